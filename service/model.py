@@ -1,0 +1,170 @@
+"""The vocabulary: frozen values, states and ids, and the rules that need no I/O."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Self
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from service.errors import UnknownTimezone
+
+LOCAL_FORMAT = "%Y-%m-%d %H:%M:%S"
+END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+"""Stands for "no end": the driver stores it as `infinity`."""
+
+
+class ExportStatus(StrEnum):
+    """The states of an export job; the drawing of their transitions heads the migration that makes the table."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def pending(self) -> bool:
+        """True while the job can still become something else by being worked on."""
+        return self in (ExportStatus.QUEUED, ExportStatus.PROCESSING)
+
+
+class Scope(StrEnum):
+    """What an API key may be used for."""
+
+    EXPORTS_WRITE = "exports:write"
+    EXPORTS_READ = "exports:read"
+    CONTACTS_READ = "contacts:read"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The proven identity of one request: which Space, and what the key may do there."""
+
+    space_id: int
+    timezone: str
+    subscription_active: bool
+    scopes: frozenset[Scope]
+    key_id: str
+
+
+def timezone(name: str) -> ZoneInfo:
+    """The zone of that name. Raises UnknownTimezone."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise UnknownTimezone(name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A half-open interval `[start, end)` of UTC instants."""
+
+    start: datetime
+    end: datetime
+
+    @classmethod
+    def from_local(cls, start: datetime, end: datetime, zone: ZoneInfo) -> Self:
+        """The window of two naive local times, both inclusive to the whole second (contract: "the window").
+
+        In a DST overlap the start takes the earlier instant and the end the later; in a gap both take the first valid
+        instant after it. Raises OverflowError where an instant does not exist in the years 1 to 9999 of UTC.
+        """
+        first, last = instant(start, zone, later=False), instant(end, zone, later=True)
+        try:
+            return cls(first, last + timedelta(seconds=1))
+        except OverflowError:
+            return cls(first, END_OF_TIME)
+
+
+def instant(local: datetime, zone: ZoneInfo, *, later: bool) -> datetime:
+    """The UTC instant of a naive local time; `later` chooses in an overlap. Raises OverflowError."""
+    chosen = local.replace(tzinfo=zone, fold=int(later)).astimezone(UTC)
+    if chosen.astimezone(zone).replace(tzinfo=None, fold=0) == local:
+        return chosen
+    # A time in a gap does not survive the round trip. Read with the offset after the gap it lies before the
+    # transition, read with the offset before the gap it lies behind it.
+    before = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
+    behind = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    offset_before = before.astimezone(zone).utcoffset()
+    while behind - before > timedelta(seconds=1):
+        middle = (before + (behind - before) / 2).replace(microsecond=0)
+        if middle.astimezone(zone).utcoffset() == offset_before:
+            before = middle
+        else:
+            behind = middle
+    return behind
+
+
+def exists(local: datetime, zone: ZoneInfo) -> bool:
+    """Whether a naive local time is an instant in the years 1 to 9999 of UTC."""
+    try:
+        instant(local, zone, later=False), instant(local, zone, later=True)
+    except (OverflowError, ValueError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What a caller asked for: naive local times of the Space, `end` after `start`, and the two options."""
+
+    start_date: datetime
+    end_date: datetime
+    include_comet_tokens: bool = False
+    include_all_emails: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """The facts about a completed file. `size` and `sha256` (hex) are of the compressed bytes."""
+
+    row_count: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """A stored export as its Space sees it."""
+
+    export_id: int
+    space_id: int
+    status: ExportStatus
+    created_at: datetime
+    window: Window
+    timezone: str
+    rows_read: int
+    rows_estimated: int | None
+    finished_at: datetime | None
+    snapshot_at: datetime | None
+    complete_until: datetime | None
+    object_name: str | None
+    file: StoredFile | None
+    file_expires_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+
+    @property
+    def filename(self) -> str:
+        """The name a browser saves the file under (contract: "The file")."""
+        return f"contacts-{self.export_id}.ndjson.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Proof of ownership of one attempt: every later write names `claim_id`, which is never used twice."""
+
+    claim_id: UUID
+    export_id: int
+    space_id: int
+    attempt: int
+    max_attempts: int
+    alone: bool
+    """True for a job whose leases were lost repeatedly: nothing else may run beside it in the same process."""
+    object_name: str
+    window: Window
+    timezone: str
+    include_comet_tokens: bool
+    include_all_emails: bool
