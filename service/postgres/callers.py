@@ -1,0 +1,95 @@
+"""Spaces and API keys in Postgres."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import asyncpg
+
+from service.errors import SpaceNotFound
+from service.model import Caller, Scope
+from service.postgres.pool import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A stored key that is neither revoked nor expired: the hash to compare with, and who has proved to be by it."""
+
+    key_sha256: bytes
+    caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A tenant as operators list it."""
+
+    space_id: int
+    name: str
+    timezone: str
+    subscription_active: bool
+    max_running_exports: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key as operators list it; the key itself is not stored."""
+
+    key_id: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class CallerStore:
+    """Every method raises DatabaseUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def live_credential(self, key_id: str) -> Credential | None:
+        """The credential behind the public part of a key, None when unknown, revoked or expired."""
+        row = await self._database.read_row("live_api_key", key_id)
+        return None if row is None else _credential(row)
+
+    async def add_space(self, name: str, timezone: str) -> int:
+        """Store a Space and return its id."""
+        row = await self._database.fetch_row("insert_space", name, timezone)
+        assert row is not None
+        return int(row["id"])
+
+    async def spaces(self) -> list[Space]:
+        """All Spaces, by id."""
+        return [
+            Space(row["id"], row["name"], row["timezone"], row["subscription_active"], row["max_running_exports"])
+            for row in await self._database.fetch("list_spaces")
+        ]
+
+    async def add_key(
+        self, key_id: str, space_id: int, key_sha256: bytes, scopes: list[str], lifetime: timedelta | None
+    ) -> None:
+        """Store a key's hash. Raises SpaceNotFound."""
+        if await self._database.fetch_row("insert_api_key", key_id, space_id, key_sha256, scopes, lifetime) is None:
+            raise SpaceNotFound
+
+    async def keys(self, space_id: int) -> list[KeyRow]:
+        """The keys of a Space, newest first."""
+        return [
+            KeyRow(row["key_id"], tuple(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"])
+            for row in await self._database.fetch("list_api_keys", space_id)
+        ]
+
+    async def revoke_key(self, key_id: str) -> bool:
+        """Refuse this key from now on; False when there is none."""
+        return await self._database.fetch_row("revoke_api_key", key_id) is not None
+
+    async def shared_secret(self, name: str) -> bytes:
+        """A secret that the first migration made for all replicas."""
+        row = await self._database.read_row("shared_secret", name)
+        assert row is not None
+        return bytes(row["value"])
+
+
+def _credential(row: asyncpg.Record) -> Credential:
+    scopes = frozenset(Scope(scope) for scope in row["scopes"])
+    caller = Caller(row["space_id"], row["timezone"], row["subscription_active"], scopes, row["key_id"])
+    return Credential(row["key_sha256"], caller)

@@ -1,0 +1,160 @@
+"""One snapshot of the contacts, read batch by batch on a connection of its own."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+from asyncpg.cursor import Cursor
+from asyncpg.transaction import Transaction
+
+from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
+from service.model import Claim
+from service.postgres.pool import describe
+from service.postgres.relations import check_relations
+from sql import statement
+
+APPLICATION_NAME = "contact-exports export"
+"""Names our own snapshots in pg_stat_activity, so that they can be told from transactions that write."""
+
+BATCH_ROWS = 500
+"""Rows a fetch brings: more hold the event loop longer for no gain in throughput, and fill the socket's buffers."""
+_CALL_TIMEOUT = 10.0
+
+Batch = Sequence[asyncpg.Record]
+
+
+@dataclass(frozen=True, slots=True)
+class ContactSource:
+    """Where the contacts are. `fetch_timeout` bounds each read, in seconds, on both sides of the connection."""
+
+    dsn: str
+    fetch_timeout: float
+
+    async def check(self) -> None:
+        """Raises SchemaMismatch where the three relations do not fit the contract, SourceUnavailable."""
+        connection = await self._connect()
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                await check_relations(connection)
+        except SchemaMismatch:
+            raise
+        except Exception as error:
+            raise _translated(error) from error
+        finally:
+            connection.terminate()
+
+    @asynccontextmanager
+    async def snapshot(self, claim: Claim) -> AsyncIterator["Snapshot"]:
+        """One REPEATABLE READ, READ ONLY transaction for one attempt. Raises SourceUnavailable, SourceData.
+
+        The connection is closed, never returned to a pool: `async with connection.transaction()` would hang in ROLLBACK
+        on a half-open one, and terminating needs no answer.
+        """
+        connection = await self._connect()
+        try:
+            snapshot = Snapshot(connection, claim, self.fetch_timeout)
+            await snapshot.begin()
+            yield snapshot
+        finally:
+            connection.terminate()
+
+    async def _connect(self) -> asyncpg.Connection:
+        milliseconds = str(int(self.fetch_timeout * 1000))
+        try:
+            return await asyncpg.connect(
+                self.dsn,
+                timeout=_CALL_TIMEOUT,
+                command_timeout=self.fetch_timeout,
+                statement_cache_size=0,
+                server_settings={
+                    "application_name": APPLICATION_NAME,
+                    "default_transaction_read_only": "on",
+                    "statement_timeout": milliseconds,
+                    "idle_in_transaction_session_timeout": "600s",
+                    "jit": "off",
+                    # A process that is stopped cannot be told from a slow one by anything but the unacknowledged bytes.
+                    "tcp_keepalives_idle": "30",
+                    "tcp_keepalives_interval": "10",
+                    "tcp_keepalives_count": "3",
+                    "tcp_user_timeout": "60000",
+                },
+            )
+        except Exception as error:
+            raise _translated(error) from error
+
+
+class Snapshot:
+    """The contacts of one claim at one instant."""
+
+    def __init__(self, connection: asyncpg.Connection, claim: Claim, fetch_timeout: float) -> None:
+        self._connection = connection
+        self._claim = claim
+        self._fetch_timeout = fetch_timeout
+        self._transaction: Transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+        self._range = (claim.space_id, claim.window.start, claim.window.end)
+        self.taken_at: datetime
+        """No contact committed before this instant is missing."""
+        self.complete_until: datetime | None
+        """No contact created before this instant can appear later; None where that is unknown."""
+        self.rows_estimated: int
+
+    async def begin(self) -> None:
+        """Take the snapshot."""
+        try:
+            async with asyncio.timeout(_CALL_TIMEOUT):
+                horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME)
+                await self._transaction.start()
+                self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
+                plan = json.loads(await self._connection.fetchval(statement("estimate_contacts"), *self._range))
+        except Exception as error:
+            raise _translated(error) from error
+        self.complete_until = None if horizon is None else min(horizon, self._claim.window.end)
+        self.rows_estimated = int(plan[0]["Plan"]["Plan Rows"])
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """The contacts in the file's order; the next batch is fetched while the consumer works on this one.
+
+        Columns: id, email, name, phone, location [, tokens and addresses as JSON text].
+        """
+        try:
+            cursor = await self._open_cursor()
+            batch: Batch = await cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout)
+            while batch:
+                following = asyncio.create_task(cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout))
+                try:
+                    yield batch
+                    batch = await following
+                finally:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
+        except ExportFailure:
+            raise
+        except Exception as error:
+            raise _translated(error) from error
+
+    def close(self) -> None:
+        """Give the snapshot back early: it holds up the vacuum of every table. May be called twice."""
+        self._connection.terminate()
+
+    async def _open_cursor(self) -> "Cursor[Any]":
+        claim = self._claim
+        if not (claim.include_comet_tokens or claim.include_all_emails):
+            return await self._connection.cursor(statement("read_contacts"), *self._range)
+        unique = await self._connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
+        options = (claim.include_comet_tokens, claim.include_all_emails, unique)
+        return await self._connection.cursor(statement("read_contacts_with_extras"), *self._range, *options)
+
+
+def _translated(error: Exception) -> ExportFailure:
+    """What the driver reports, as one of the two ways in which a source can fail."""
+    detail = f"contacts database: {describe(error)}"
+    if isinstance(error, UnicodeError) or (
+        isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in ("22", "54")
+    ):
+        return SourceData(detail=detail)
+    return SourceUnavailable(detail=detail)

@@ -1,0 +1,114 @@
+"""Connections with deadlines, and the translation of the driver's errors.
+
+A connection that saw any error but a refused statement is terminated, never reused: after a restart of the server idle
+connections fail with errors of every class, and a half-open one would hang in its own clean-up.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.errors import DatabaseUnavailable
+from sql import statement
+
+CALL_TIMEOUT = 5.0
+"""Seconds one statement may take; below a lease less its renewal interval, so that one slow call loses no claim."""
+_RELEASE_TIMEOUT = 3.0
+_IDLE_SECONDS = 60.0
+"""Idle connections are closed before load balancers and NAT tables forget them."""
+
+_UNAVAILABLE_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
+"""SQLSTATE classes in which the server, not the statement, is at fault: connection, read-only after a failover,
+rollback by deadlock, resources, lock timeout, operator intervention, system error."""
+
+
+def unavailable(error: BaseException) -> bool:
+    """Whether this error says that the database cannot serve us now, rather than that a statement is wrong."""
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "")[:2] in _UNAVAILABLE_CLASSES or isinstance(
+            error, asyncpg.InvalidAuthorizationSpecificationError | asyncpg.InvalidCatalogNameError
+        )
+    return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | TimeoutError)
+
+
+class Database:
+    """A pool on one database. `pooler` means that a transaction pooler stands between: no prepared statements then."""
+
+    def __init__(self, dsn: str, *, application_name: str, size: int, pooler: bool = False) -> None:
+        self._pool = asyncpg.create_pool(
+            dsn,
+            min_size=0,
+            max_size=size,
+            max_inactive_connection_lifetime=_IDLE_SECONDS,
+            command_timeout=CALL_TIMEOUT,
+            timeout=CALL_TIMEOUT,
+            statement_cache_size=0 if pooler else 100,
+            server_settings=None if pooler else {"application_name": application_name},
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            async with asyncio.timeout(_RELEASE_TIMEOUT):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
+        """A connection for a few statements. Raises DatabaseUnavailable; a refused statement raises as it is."""
+        try:
+            connection = await self._pool.acquire(timeout=CALL_TIMEOUT)
+        except Exception as error:
+            if unavailable(error):
+                raise DatabaseUnavailable(detail=describe(error)) from error
+            raise
+        usable = False
+        try:
+            yield connection
+            usable = True
+        except Exception as error:
+            usable = isinstance(error, asyncpg.PostgresError) and not unavailable(error)
+            if unavailable(error):
+                raise DatabaseUnavailable(detail=describe(error)) from error
+            raise
+        finally:
+            if not usable:
+                connection.terminate()
+            await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
+
+    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        """All rows of a named statement."""
+        async with self.connection() as connection:
+            return await connection.fetch(statement(name), *arguments)
+
+    async def fetch_row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """The first row of a named statement, or None."""
+        async with self.connection() as connection:
+            return await connection.fetchrow(statement(name), *arguments)
+
+    async def read_row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
+        """`fetch_row` for statements that change nothing: asked once more where the first connection proved dead."""
+        try:
+            return await self.fetch_row(name, *arguments)
+        except DatabaseUnavailable:
+            return await self.fetch_row(name, *arguments)
+
+
+def describe(error: BaseException) -> str:
+    """The error for operators: class and SQLSTATE, and the server's own words where they hold no data of rows."""
+    if isinstance(error, asyncpg.PostgresError):
+        return f"{type(error).__name__} {error.sqlstate}: {error.message if unavailable(error) else ''}".rstrip(": ")
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__

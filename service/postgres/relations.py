@@ -1,0 +1,54 @@
+"""The check of the three contact relations, tables or views, that the export reads."""
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from service.errors import SchemaMismatch
+from sql import statement
+
+_ID = ("bigint", "integer")
+_TEXT = ("text", "character varying")
+_INSTANT = ("timestamp with time zone",)
+
+CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "contacts": {
+        "id": _ID,
+        "space_id": _ID,
+        "created_at": _INSTANT,
+        "email": _TEXT,
+        "name": _TEXT,
+        "phone": _TEXT,
+        "location": _TEXT,
+        "merged_into": _ID,
+    },
+    "contact_emails": {"contact_id": _ID, "email": _TEXT, "last_seen_at": _INSTANT},
+    "comet_tokens": {"contact_id": _ID, "token": _TEXT, "last_seen_at": _INSTANT},
+}
+"""Names and columns are a contract: adopters map their own tables onto them."""
+
+
+async def check_relations(connection: asyncpg.Connection) -> None:
+    """Raises SchemaMismatch naming every relation and column that is missing or of another type."""
+    found = await found_relations(connection)
+    faults = []
+    for relation, columns in CONTRACT.items():
+        if relation not in found:
+            faults.append(f"{relation} is missing")
+            continue
+        for column, types in columns.items():
+            actual = found[relation].get(column)
+            if actual is None:
+                faults.append(f"{relation}.{column} is missing")
+            elif actual not in types:
+                faults.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
+    if faults:
+        raise SchemaMismatch("The contacts cannot be read: " + "; ".join(faults) + ".")
+
+
+async def found_relations(connection: asyncpg.Connection) -> dict[str, dict[str, str]]:
+    """Columns, with their types, of whatever stands under the three names."""
+    found: dict[str, dict[str, str]] = {}
+    for row in await connection.fetch(statement("contact_relations")):
+        found.setdefault(row["relation"], {})[row["column"]] = row["type"]
+    return found
