@@ -1,0 +1,204 @@
+"""A Postgres server of our own, for the demonstration, the tests and a first try of the service.
+
+It has no network port and no password: whoever may open its directory may connect as the superuser.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Literal, Self
+from urllib.parse import quote
+
+from service.embedded import EmbeddedError
+from service.embedded.binaries import find_binaries, psql_path, runnable_by, server_version
+from service.embedded.cluster import SOCKET_NAME, ClusterDirectory
+
+__all__ = ["EmbeddedPostgres", "find_binaries", "psql_path"]
+
+StopMode = Literal["smart", "fast", "immediate"]
+
+_START_SECONDS = 60.0
+"""Covers making a cluster on a slow disk (0.6 s on a fast one) and the recovery after a crash."""
+_STOP_SECONDS = 30.0
+"""Before a stop is repeated in the next harsher way."""
+_POLL_SECONDS = 0.02
+
+_STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+_PARAMETERS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    # Statements and the details of constraint errors hold personal data.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
+}
+
+
+class EmbeddedPostgres:
+    """One server over `data_directory`, started by `start()` or by entering it as a context manager.
+
+    It keeps its data from start to start, and ends with this process even if that is killed (on Linux). Where
+    another process already runs a server over the same directory, `start()` joins that one and `stop()`
+    leaves it running; `joined` tells. `parameters` are server settings, such as `{"fsync": "off"}`; the
+    defaults are durable.
+    """
+
+    def __init__(
+        self,
+        data_directory: Path,
+        *,
+        binaries: Path | None = None,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.joined = False
+        self._directory = ClusterDirectory(data_directory)
+        self._binaries = binaries or find_binaries()
+        self._parameters = {**_PARAMETERS, **parameters}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._socket_directory = self._directory.path
+        self._ownership: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the postmaster. Raises EmbeddedError before a start and after a stop."""
+        if self._pid is None:
+            raise EmbeddedError(f"the Postgres in {self._directory.path} is not started")
+        return self._pid
+
+    @property
+    def version(self) -> str:
+        """The version of the programs, such as "15.18"."""
+        return server_version(self._binaries)
+
+    def dsn(self, database: str = "postgres") -> str:
+        """The address of `database` for the superuser, as asyncpg and psql take it."""
+        host = quote(str(self._socket_directory))
+        # The port is only part of the socket's name; without it a PGPORT in the environment would count.
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port=5432"
+
+    def start(self) -> None:
+        """Start the server, or join the one that runs here; returns, after 0.03 to 60 s, when it is ready.
+
+        Raises EmbeddedError, with the end of the server's log, when it does not come up within a minute, when
+        the directory is another user's or holds something else, and when its data are of another major
+        version than the programs.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.stop()
+        deadline = time.monotonic() + _START_SECONDS
+        with self._directory.entered():
+            if not self._lock_or_join(deadline):
+                return
+            try:
+                self._ownership = self._directory.own()
+                self._launch(deadline)
+                self._wait_until_ready(deadline)
+            except BaseException:
+                self.stop("immediate")
+                raise
+
+    def stop(self, mode: StopMode = "fast") -> None:
+        """Stop the server and wait for its end; does nothing to a joined one, or where none runs.
+
+        `smart` lets connected clients finish, `fast` ends their connections and writes everything down,
+        `immediate` leaves it to the next start to recover. Each gives way to the next after half a minute.
+        """
+        process, self._process = self._process, None
+        self._pid, self.joined = None, False
+        if process is not None:
+            self._end(process, mode)
+        if self._ownership is not None:
+            os.close(self._ownership)
+            self._ownership = None
+
+    def kill(self) -> None:
+        """End our postmaster without warning, as a crash would; the next start recovers."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _end(self, process: subprocess.Popen[bytes], mode: StopMode) -> None:
+        ways = [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL]
+        for way in ways[ways.index(_STOP_SIGNALS[mode]) :]:
+            process.send_signal(way)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_SECONDS)
+                break
+        self._directory.remove_socket_directory(self._socket_directory)
+
+    def _lock_or_join(self, deadline: float) -> bool:
+        """True with the lock, so that nobody else works here; False after joining the server that does."""
+        while not self._directory.lock():
+            if self._join():
+                return False
+            if time.monotonic() > deadline:
+                problem = f"another process works in {self._directory.path}, but no server answers there"
+                raise EmbeddedError(problem + self._directory.log_tail())
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _join(self) -> bool:
+        found = self._directory.postmaster()
+        if found is None or not found.ready or not self._directory.is_owned():
+            return False
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as client:
+            try:
+                client.connect(str(found.socket_directory / SOCKET_NAME))
+            except OSError:
+                return False
+        self._pid, self._socket_directory, self.joined = found.pid, found.socket_directory, True
+        return True
+
+    def _launch(self, deadline: float) -> None:
+        directory = self._directory
+        if directory.account is not None:
+            self._binaries = runnable_by(directory.account, self._binaries)
+        durable = self._parameters.get("fsync") != "off"
+        directory.make_cluster(self._binaries, durable=durable, seconds=deadline - time.monotonic())
+        directory.forget_dead_postmaster()
+        self._socket_directory = directory.make_socket_directory()
+        in_here = self._socket_directory == directory.path
+        sockets = str(directory.inside if in_here else self._socket_directory).replace('"', '""')
+        parameters = {**self._parameters, "unix_socket_directories": f'"{sockets}"', "port": "5432"}
+        settings = [f"--{name}={value}" for name, value in parameters.items()]
+        # Nothing may hold it up after our death: SIGQUIT ends it at once, and the next start recovers.
+        self._process = directory.run(
+            [str(self._binaries / "postgres"), "-D", str(directory.inside / "cluster"), *settings],
+            death_signal=signal.SIGQUIT,
+        )
+        self._pid = self._process.pid
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        process = self._process
+        while process is not None:
+            found = self._directory.postmaster()
+            if found is not None and found.pid == process.pid and found.ready:
+                return
+            if (code := process.poll()) is not None:
+                problem = f"Postgres ended at its start with exit code {code}"
+            elif time.monotonic() > deadline:
+                problem = f"Postgres did not come up within {_START_SECONDS:.0f} s"
+            else:
+                time.sleep(_POLL_SECONDS)
+                continue
+            raise EmbeddedError(problem + self._directory.log_tail())
