@@ -1,0 +1,54 @@
+"""The application: the order of the middlewares and the table of routes."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from service.callers import Callers
+from service.exports import Exports
+from service.model import Scope
+from service.storage.links import FILES_PATH
+from service.web.handlers import EXPORTS_PATH, ExportHandlers, FileHandlers, HealthHandlers, LocalFiles, Readiness
+from service.web.middleware import Gate, answer_errors, finish, identify
+from service.web.payloads import MAXIMUM_BODY
+from service.web.server import SERVER_OPTIONS
+from service.web.throttle import Bucket, Throttle
+
+EXPORT_PATH = f"{EXPORTS_PATH}/{{export_id}}"
+FILE_PATH = f"{FILES_PATH}{{object_name:.+}}"
+
+
+def create_app(
+    *,
+    callers: Callers,
+    exports: Exports,
+    throttle: Throttle,
+    ready: Callable[[], Awaitable[Readiness]],
+    started: Callable[[], None],
+    local_files: LocalFiles | None,
+    public_url: str | None,
+) -> web.Application:
+    """The HTTP side of the service.
+
+    `started` raises a ServiceError, such as Starting, as long as the API cannot work yet. `local_files` is
+    `DirectoryStore.open_link` where files are in a directory. `public_url` has no slash at its end.
+    """
+    app = web.Application(
+        middlewares=[identify, answer_errors],
+        client_max_size=MAXIMUM_BODY,
+        handler_args=SERVER_OPTIONS,
+    )
+    app.on_response_prepare.append(finish)
+    gate = Gate(callers, throttle, started)
+    export, health = ExportHandlers(exports, public_url), HealthHandlers(ready)
+    app.add_routes(
+        [
+            web.post(EXPORTS_PATH, gate.guard(export.create, Scope.EXPORTS_WRITE, Bucket.CREATE_EXPORT)),
+            web.get(EXPORT_PATH, gate.guard(export.show, Scope.EXPORTS_READ, Bucket.GET_EXPORT)),
+            web.get("/healthz", health.alive),
+            web.get("/readyz", health.ready),
+        ]
+    )
+    if local_files is not None:
+        app.add_routes([web.get(FILE_PATH, FileHandlers(local_files).download)])
+    return app

@@ -1,0 +1,101 @@
+"""One handler for each route: parse to a value, call one use case, render."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from service.exports import Exports
+from service.model import Caller
+from service.storage.directory import LocalFile
+from service.storage.names import CONTENT_TYPE, content_disposition
+from service.web import payloads
+from service.web.middleware import REQUEST_ID
+from service.web.problems import MalformedHost
+
+EXPORTS_PATH = "/public-api/v1/contacts/exports"
+
+LocalFiles = Callable[[str, Mapping[str, str]], LocalFile]
+"""`DirectoryStore.open_link`: the file behind an object's name and a link's query."""
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?", re.ASCII)
+_POLL_SECONDS = 2
+"""Between two looks at an export: thirty calls a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this process can work: `checks` maps what it stands on to None, or to a sentence about what is wrong."""
+
+    checks: Mapping[str, str | None]
+
+    @property
+    def ready(self) -> bool:
+        """True where nothing is wrong."""
+        return not any(self.checks.values())
+
+
+class ExportHandlers:
+    """The export API. `public_url` is our own address for links, None for the one that the request named."""
+
+    def __init__(self, exports: Exports, public_url: str | None) -> None:
+        self._exports = exports
+        self._public_url = public_url
+
+    async def create(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """POST /contacts/exports"""
+        asked = payloads.export_request(await payloads.json_object(request))
+        job = await self._exports.create(caller, asked, request_id=request[REQUEST_ID])
+        headers = {"Location": f"{EXPORTS_PATH}/{job.export_id}", "Retry-After": str(_POLL_SECONDS)}
+        return _answer(payloads.created(job), status=202, headers=headers)
+
+    async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """GET /contacts/exports/{export_id}"""
+        export_id = payloads.export_id(request.match_info["export_id"])
+        view = await self._exports.status(caller, export_id, origin=self._origin(request))
+        headers = {"Retry-After": str(_POLL_SECONDS)} if view.job.status.pending else {}
+        return _answer(payloads.status(view), headers=headers)
+
+    def _origin(self, request: web.Request) -> str:
+        if self._public_url is not None:
+            return self._public_url
+        if not _HOST.fullmatch(request.host):
+            raise MalformedHost
+        return f"{request.scheme}://{request.host}"
+
+
+class FileHandlers:
+    """The files of a local store."""
+
+    def __init__(self, local_files: LocalFiles) -> None:
+        self._local_files = local_files
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        """GET and HEAD /files/{object_name}, with ranges"""
+        file = await asyncio.to_thread(self._local_files, request.match_info["object_name"], request.query)
+        headers = {"Content-Type": CONTENT_TYPE, "Content-Disposition": content_disposition(file.filename)}
+        return web.FileResponse(file.path, headers=headers)
+
+
+class HealthHandlers:
+    """What orchestrators ask."""
+
+    def __init__(self, ready: Callable[[], Awaitable[Readiness]]) -> None:
+        self._ready = ready
+
+    async def alive(self, _: web.Request) -> web.StreamResponse:
+        """GET /healthz: whatever this stands on may be down, restarting us would not mend it"""
+        return _answer({"status": "ok"})
+
+    async def ready(self, _: web.Request) -> web.StreamResponse:
+        """GET /readyz"""
+        readiness = await self._ready()
+        return _answer(payloads.readiness(readiness.checks), status=200 if readiness.ready else 503)
+
+
+def _answer(body: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
