@@ -1,0 +1,166 @@
+"""Files in a local directory that any number of processes on this machine may share.
+
+    <root>/uploads/<upload id>.<object name>   unfinished: parts are written at their offsets
+    <root>/objects/<object name>.object        complete: linked into place, never overwritten
+
+Object names are percent-encoded into one flat file name. The suffix keeps files from ending in `.gz`, beside which
+aiohttp's FileResponse would look for, and serve, another file.
+"""
+
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote, unquote
+from uuid import uuid4
+
+import structlog
+
+from service.errors import ExportFailure, FileNotFound
+from service.storage import Link, StoredObject, UnfinishedUpload, files
+from service.storage.links import LinkSigner
+from service.storage.names import checked_object_name
+from service.storage.parts import PartSizes
+from service.storage.scope import CLEANUP_SECONDS, upload_scope
+
+_STARTED = "%Y%m%dT%H%M%SZ"
+_UPLOAD_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{32}", re.ASCII)
+_SUFFIX = ".object"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file to be served, and the name that its receiver shall save it under."""
+
+    path: Path
+    filename: str
+
+
+class DirectoryUpload:
+    """One upload: a file in `uploads` until it is complete."""
+
+    def __init__(self, upload_id: str, unfinished: Path, target: Path, part_size: int) -> None:
+        self.upload_id = upload_id
+        self.completed = False
+        self.unfinished = unfinished
+        self._target = target
+        self._parts = PartSizes(part_size)
+
+    async def put_part(self, number: int, data: bytes) -> None:
+        """See `Upload`."""
+        offset = self._parts.offset(number, len(data))
+        await files.in_thread("write part", partial(files.write_at, self.unfinished, offset, data))
+        self._parts.record(number, len(data))
+
+    async def complete(self) -> None:
+        """See `Upload`. Raises StorageRefused if there is an object of that name already."""
+        size = self._parts.total()
+        if not self.completed:
+            await files.in_thread("complete", partial(files.publish, self.unfinished, self._target, size))
+            self.completed = True
+
+
+class DirectoryStore:
+    """An `ObjectStore` below `root`; its links are served by this service and signed with `secret`.
+
+    The secret may come later, by `sign_with`: it can be one that is kept in the database. Links raise Starting until then.
+    """
+
+    def __init__(self, root: Path, *, secret: bytes | None, link_lifetime: timedelta) -> None:
+        self._root = root
+        self._uploads = root / "uploads"
+        self._objects = root / "objects"
+        self._signer = LinkSigner(secret, link_lifetime)
+
+    def sign_with(self, secret: bytes) -> None:
+        """Sign and check links with this secret from now on."""
+        self._signer.secret = secret
+
+    def upload(
+        self, object_name: str, *, part_size: int, filename: str, metadata: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[DirectoryUpload]:
+        """See `ObjectStore`. `filename` and `metadata` are not kept: the link carries the one, the job row the other."""
+        return upload_scope(partial(self._begin, object_name, part_size), self._abandon)
+
+    async def abort_upload(self, object_name: str, upload_id: str) -> None:
+        """See `ObjectStore`."""
+        unfinished = self._unfinished(object_name, upload_id)
+        if _UPLOAD_ID.fullmatch(upload_id):  # else it was begun in another store
+            await files.in_thread("abort upload", partial(files.remove, unfinished))
+
+    async def delete(self, object_name: str) -> None:
+        """See `ObjectStore`."""
+        await files.in_thread("delete", partial(files.remove, self._object(object_name)))
+
+    async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
+        """See `ObjectStore`."""
+        return self._signer.link(checked_object_name(object_name), filename, origin)
+
+    def open_link(self, object_name: str, query: Mapping[str, str]) -> LocalFile:
+        """The file behind a link, given the decoded name and query of the address. Blocks for a look at the disk.
+
+        Raises LinkForged, LinkExpired, FileNotFound where the file has been removed, or an error of the disk.
+        """
+        filename = self._signer.verified_filename(object_name, query)
+        path = self._object(object_name)
+        try:
+            if files.exists(path):
+                return LocalFile(path, filename)
+        except OSError as error:
+            raise files.failure("open link", error) from error
+        raise FileNotFound
+
+    async def unfinished_uploads(self) -> AsyncIterator[UnfinishedUpload]:
+        """See `ObjectStore`."""
+        for entry, _ in await files.in_thread("list uploads", partial(files.entries, self._uploads)):
+            upload_id, _, encoded = entry.partition(".")
+            if _UPLOAD_ID.fullmatch(upload_id):
+                started_at = datetime.strptime(upload_id.partition("-")[0], _STARTED).replace(tzinfo=UTC)
+                yield UnfinishedUpload(unquote(encoded), upload_id, started_at)
+
+    async def objects(self) -> AsyncIterator[StoredObject]:
+        """See `ObjectStore`."""
+        for entry, stat in await files.in_thread("list objects", partial(files.entries, self._objects)):
+            if entry.endswith(_SUFFIX):
+                modified_at = datetime.fromtimestamp(stat.st_mtime, UTC)
+                yield StoredObject(unquote(entry.removesuffix(_SUFFIX)), stat.st_size, modified_at)
+
+    async def probe(self) -> None:
+        """See `ObjectStore`. Goes on to an object, since some file systems cannot link a file into place."""
+        object_name = f".probe/{uuid4().hex}"
+        async with self.upload(object_name, part_size=1, filename="probe", metadata={}) as upload:
+            await upload.put_part(1, b"x")
+            await upload.complete()
+        await self.delete(object_name)
+
+    async def adopt(self) -> None:
+        """Take an empty directory into use. For the start only: later an empty one is a disk that is not mounted."""
+        await files.in_thread("adopt", partial(files.make_inside_empty, self._root, self._uploads, self._objects))
+
+    async def create(self) -> None:
+        """See `ObjectStore`. Only this user may look inside."""
+        await files.in_thread("create", partial(files.make_private, self._uploads, self._objects))
+
+    async def _begin(self, object_name: str, part_size: int) -> DirectoryUpload:
+        upload_id = f"{time.strftime(_STARTED, time.gmtime())}-{uuid4().hex}"
+        unfinished = self._unfinished(object_name, upload_id)
+        await files.in_thread("begin upload", partial(files.make_empty, unfinished))
+        return DirectoryUpload(upload_id, unfinished, self._object(object_name), part_size)
+
+    async def _abandon(self, upload: DirectoryUpload) -> None:
+        try:
+            await files.in_thread("abort upload", partial(files.remove, upload.unfinished), seconds=CLEANUP_SECONDS)
+        except ExportFailure as failure:
+            log.warning("upload_not_aborted", upload_id=upload.upload_id, detail=failure.detail)
+
+    def _object(self, object_name: str) -> Path:
+        return self._objects / f"{quote(checked_object_name(object_name), safe='')}{_SUFFIX}"
+
+    def _unfinished(self, object_name: str, upload_id: str) -> Path:
+        return self._uploads / f"{upload_id}.{quote(checked_object_name(object_name), safe='')}"
