@@ -1,0 +1,77 @@
+"""Chunks become parts of one constant size; at most two are on their way at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from service.errors import TooLarge
+
+IN_FLIGHT = 2
+"""Parts handed over and not yet stored. Memory of an upload is this many parts and the one being filled."""
+
+PutPart = Callable[[int, bytes], Awaitable[None]]
+
+
+class PartWriter:
+    """Cuts a stream into parts and hands them over with back-pressure. Leaving the block early cancels what is on its way.
+
+    `stored` is called with the bytes of each part that the store has accepted. Raises TooLarge beyond `maximum_parts`, and
+    whatever `put_part` raises, at the next `write` or at `finish`.
+    """
+
+    def __init__(self, put_part: PutPart, *, part_size: int, maximum_parts: int, stored: Callable[[int], None]) -> None:
+        self._put_part = put_part
+        self._part_size = part_size
+        self._maximum_parts = maximum_parts
+        self._stored = stored
+        self._buffer = bytearray()
+        self._number = 0
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._sending: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+
+    async def write(self, chunk: bytes) -> None:
+        """Add a chunk; waits while two parts are on their way."""
+        self._buffer += chunk
+        while len(self._buffer) >= self._part_size:
+            await self._hand_over(self._part_size)
+
+    async def finish(self) -> None:
+        """Hand over what is left, at least one part even if it is empty, and wait until all parts are stored."""
+        if self._buffer or not self._number:
+            await self._hand_over(len(self._buffer))
+        await asyncio.gather(*self._sending)
+
+    async def _hand_over(self, size: int) -> None:
+        # Room first, the part after: a part that waits for room would be one more in memory.
+        await self._room.acquire()
+        self._raise_failure()
+        if self._number == self._maximum_parts:
+            raise TooLarge(detail=f"more than {self._maximum_parts} parts of {self._part_size} bytes")
+        self._number += 1
+        part = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        task = asyncio.create_task(self._send(self._number, part))
+        self._sending.add(task)
+
+    async def _send(self, number: int, part: bytes) -> None:
+        try:
+            await self._put_part(number, part)
+            self._stored(len(part))
+        finally:
+            self._room.release()
+
+    def _raise_failure(self) -> None:
+        for task in [task for task in self._sending if task.done()]:
+            self._sending.remove(task)
+            task.result()

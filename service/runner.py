@@ -1,0 +1,176 @@
+"""The in-process job runner: free slots, wake-ups, and the loops that must not stop.
+
+It holds no state that matters: whatever it forgets is in the table, and any replica finds it there.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from service.attempt import Attempts
+from service.errors import DatabaseUnavailable
+from service.lease import Ending, Leases, clock
+from service.model import Claim
+from service.postgres.claims import Claims
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerLimits:
+    """Times in seconds."""
+
+    slots: int
+    space_slots: int
+    lease: timedelta
+    poll: float
+    rescue: float
+
+
+@dataclass(frozen=True, slots=True)
+class Chore:
+    """Something every replica does now and then; `seconds` apart, spread by a third so that replicas rarely meet."""
+
+    name: str
+    step: Callable[[], Awaitable[object]]
+    seconds: float
+
+
+class Runner:
+    """Claims exports while there are free slots. `wake` says that a job was queued here; others are found by the poll."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        leases: Leases,
+        attempts: Attempts,
+        rescue: Callable[[], Awaitable[bool]],
+        chores: Sequence[Chore],
+        *,
+        worker: str,
+        limits: RunnerLimits,
+    ) -> None:
+        self._claims = claims
+        self._leases = leases
+        self._attempts = attempts
+        self._rescue_exports = rescue
+        self._chores = chores
+        self._worker = worker
+        self._limits = limits
+        self._running: dict[asyncio.Task[None], Claim] = {}
+        self._work = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self.started = False
+        """Whether `run` has begun: before that there is nothing to wait for."""
+
+    def wake(self) -> None:
+        """Look for work at once."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Work until `stop` has been called and everything is settled or handed back."""
+        self.started = True
+        periodic = [
+            asyncio.create_task(_forever("renew", self._leases.renew, self._leases.interval, spread=0)),
+            asyncio.create_task(_forever("rescue", self._rescue, self._limits.rescue, spread=0.3)),
+            *(asyncio.create_task(_forever(each.name, each.step, each.seconds, spread=0.3)) for each in self._chores),
+        ]
+        try:
+            while not self._stopping.is_set():
+                await self._claim_one()
+            await self._settled()
+        finally:
+            for task in [*periodic, *self._running]:
+                task.cancel()
+            await asyncio.gather(*periodic, *self._running, return_exceptions=True)
+
+    def stop(self) -> None:
+        """Claim nothing any more; what runs goes on."""
+        self._stopping.set()
+        self.wake()
+
+    def hand_back(self) -> None:
+        """End what runs and give it back, for another process to claim at once."""
+        self._leases.end_all(Ending.SHUTDOWN)
+
+    @property
+    def running(self) -> int:
+        """Exports this process works on now."""
+        return len(self._running)
+
+    async def _settled(self) -> None:
+        while self._running:
+            await asyncio.wait(self._running)
+
+    async def _claim_one(self) -> None:
+        """Wait for a free slot, claim, or wait for work. An error is logged and the loop goes on after a pause."""
+        self._work.clear()
+        if not self._has_room():
+            await self._work.wait()
+            return
+        sent = clock()
+        try:
+            claim = await self._claims.claim(
+                self._worker,
+                lease=self._limits.lease,
+                space_slots=self._limits.space_slots,
+                alone=not self._running,
+            )
+        except DatabaseUnavailable as error:
+            log.warning("claim_failed", detail=error.detail)
+            claim = None
+        except Exception:
+            log.exception("claim_crashed")
+            claim = None
+        if claim is not None:
+            self._start(claim, sent)
+        else:
+            await self._wait_for_work()
+
+    def _has_room(self) -> bool:
+        return len(self._running) < self._limits.slots and not any(claim.alone for claim in self._running.values())
+
+    def _start(self, claim: Claim, sent: float) -> None:
+        log.info(
+            "export_claimed",
+            export_id=claim.export_id,
+            space_id=claim.space_id,
+            attempt=claim.attempt,
+            claim_id=str(claim.claim_id),
+        )
+        task = asyncio.create_task(self._attempts.run(claim, sent=sent))
+        self._running[task] = claim
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        if not task.cancelled() and task.exception() is not None:
+            log.error("attempt_not_settled", exc_info=task.exception())
+        self.wake()
+
+    async def _wait_for_work(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.poll * random.uniform(0.8, 1.2)):
+                await self._work.wait()
+        except TimeoutError:
+            pass
+
+    async def _rescue(self) -> None:
+        if await self._rescue_exports():
+            self.wake()
+
+
+async def _forever(name: str, step: Callable[[], Awaitable[object]], seconds: float, *, spread: float) -> None:
+    """Repeat a step for as long as the process lives: nothing but cancellation ends it."""
+    while True:
+        await asyncio.sleep(seconds * random.uniform(1 - spread, 1 + spread))
+        try:
+            await step()
+        except DatabaseUnavailable as error:
+            log.warning("loop_waits_for_database", loop=name, detail=error.detail)
+        except Exception:
+            log.exception("loop_step_failed", loop=name)

@@ -1,0 +1,71 @@
+"""Periodic tidying. Every replica does all of it: each step is idempotent and asks the row before it touches the store."""
+
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from service.errors import ExportFailure
+from service.postgres.claims import Claims, Garbage
+from service.storage import ObjectStore, UnfinishedUpload
+
+ABANDONED_AFTER = timedelta(hours=1)
+"""Age at which an upload that no attempt recorded is taken for abandoned; far above the time between begin and record."""
+_ASKED_AT_ONCE = 500
+
+log = structlog.get_logger()
+
+
+class Sweep:
+    """`grace`: how long after its end an attempt's own calls may still be on their way to the store."""
+
+    def __init__(self, claims: Claims, store: ObjectStore, *, grace: timedelta, retry_pause: timedelta) -> None:
+        self._claims = claims
+        self._store = store
+        self._grace = grace
+        self._retry_pause = retry_pause
+
+    async def rescue(self) -> bool:
+        """Queue again what dead or stalled workers hold; True if anything was found. Raises DatabaseUnavailable."""
+        rescued = await self._claims.rescue(pause=self._retry_pause)
+        for each in rescued:
+            log.warning(
+                "export_rescued",
+                export_id=each.export_id,
+                claim_id=str(each.claim_id),
+                worker=each.worker,
+                status=each.status,
+            )
+        return bool(rescued)
+
+    async def clean(self) -> None:
+        """Remove what recorded attempts left in the store. Raises DatabaseUnavailable."""
+        for garbage in await self._claims.garbage(grace=self._grace):
+            try:
+                await self._remove(garbage)
+            except ExportFailure as error:
+                log.warning("clean_failed", export_id=garbage.export_id, error_code=error.code, detail=error.detail)
+            else:
+                await self._claims.record_cleaned(garbage)
+
+    async def abort_abandoned(self) -> None:
+        """Abort uploads that no attempt recorded: a process died, or an answer was lost, between begin and record.
+
+        The store is listed first and the database asked after, so that a claim made meanwhile is seen.
+        """
+        before = datetime.now(UTC) - ABANDONED_AFTER
+        old = [upload async for upload in self._store.unfinished_uploads() if upload.started_at < before]
+        for start in range(0, len(old), _ASKED_AT_ONCE):
+            await self._abort_unused(old[start : start + _ASKED_AT_ONCE])
+
+    async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
+        used = await self._claims.objects_in_use(upload.object_name for upload in uploads)
+        for upload in uploads:
+            if upload.object_name not in used:
+                await self._store.abort_upload(upload.object_name, upload.upload_id)
+                log.info("abandoned_upload_aborted", object_name=upload.object_name)
+
+    async def _remove(self, garbage: Garbage) -> None:
+        # Abort before delete: whichever way a racing completion goes, nothing stays.
+        if garbage.upload_id is not None:
+            await self._store.abort_upload(garbage.object_name, garbage.upload_id)
+        await self._store.delete(garbage.object_name)
