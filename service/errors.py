@@ -100,6 +100,12 @@ class SchemaMismatch(ServiceError):
     code = "schema_mismatch"
 
 
+class CannotListen(ServiceError):
+    """The service cannot listen at its address."""
+
+    code = "cannot_listen"
+
+
 class Starting(ServiceError):
     """The service is still starting."""
 

@@ -137,8 +137,8 @@ class Settings(StorageSettings):
     rate_limit_storage_url: Annotated[str, AfterValidator(_rate_limit_storage_url)] = Field(
         "async+postgres://", description="async+postgres:// (the main database), async+redis://… or async+memory://"
     )
-    create_limit: int = Field(5, ge=1, le=10_000, description="Exports a Space may create a minute.")
-    status_limit: int = Field(30, ge=1, le=10_000, description="Status calls a Space may make a minute.")
+    create_limit_per_minute: int = Field(5, ge=1, le=10_000, description="Exports a Space may create within a minute.")
+    status_limit_per_minute: int = Field(30, ge=1, le=10_000, description="Status calls a Space may make within a minute.")
     max_range_days: int | None = Field(None, ge=1, description="Longest range an export may ask for; default none.")
 
     slots: int = Field(4, ge=0, le=64, description="Exports this process runs at once; 0 takes requests only.")

@@ -9,7 +9,8 @@ from uuid import UUID
 import asyncpg
 
 from service.errors import ExportFailure, WorkerLost
-from service.model import Claim, StoredFile, Window
+from service.model import Claim, StoredFile
+from service.postgres.export_jobs import stored_window
 from service.postgres.pool import Database
 
 
@@ -157,7 +158,7 @@ def _claim(row: asyncpg.Record) -> Claim:
         max_attempts=row["max_attempts"],
         alone=row["alone"],
         object_name=row["object_name"],
-        window=Window(row["window_from"], row["window_to"]),
+        window=stored_window(row),
         timezone=row["timezone"],
         include_comet_tokens=row["include_comet_tokens"],
         include_all_emails=row["include_all_emails"],

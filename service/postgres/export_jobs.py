@@ -2,7 +2,7 @@
 
 import asyncpg
 
-from service.model import ExportJob, ExportRequest, ExportStatus, StoredFile, Window
+from service.model import END_OF_TIME, ExportJob, ExportRequest, ExportStatus, StoredFile, Window
 from service.postgres.pool import Database
 
 
@@ -45,13 +45,19 @@ class ExportJobs:
         return None if row is None else _job(row)
 
 
+def stored_window(row: asyncpg.Record) -> Window:
+    """The window of a job. The driver takes END_OF_TIME for `infinity`, but gives that back without a timezone."""
+    end = row["window_to"]
+    return Window(row["window_from"], END_OF_TIME if end.tzinfo is None else end)
+
+
 def _job(row: asyncpg.Record) -> ExportJob:
     return ExportJob(
         export_id=row["id"],
         space_id=row["space_id"],
         status=ExportStatus(row["status"]),
         created_at=row["created_at"],
-        window=Window(row["window_from"], row["window_to"]),
+        window=stored_window(row),
         timezone=row["timezone"],
         rows_read=row["rows_read"],
         rows_estimated=row["rows_estimated"],

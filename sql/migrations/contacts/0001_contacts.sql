@@ -53,8 +53,9 @@ BEGIN
     RAISE EXCEPTION 'merge_contacts(%, %): a contact cannot be merged into itself', _survivor, _merged
       USING ERRCODE = 'check_violation';
   END IF;
-  -- Lock by id, whatever the direction: two opposite merges cannot deadlock. What was merged away by a session we waited for
-  -- is seen only after the lock; the walk then goes on from its survivor.
+  -- Merges within a Space take turns: each locks rows along chains, in an order that another one could cross. What was
+  -- merged away by a session we waited for is seen only after the lock; the walk then goes on from its survivor.
+  PERFORM pg_advisory_xact_lock(hashtext('contact-exports merge'), hashtext(space_id::text)) FROM contacts WHERE id = _survivor;
   LOOP
     PERFORM FROM contacts WHERE id IN (_survivor, _merged) ORDER BY id FOR UPDATE;
     SELECT * INTO _target FROM contacts WHERE id = _survivor;

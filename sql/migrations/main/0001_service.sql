@@ -123,6 +123,7 @@ CREATE TABLE export_jobs (
 
 -- No index holds lease_until or the progress columns: renewals stay HOT.
 CREATE INDEX export_jobs_waiting ON export_jobs (space_id, id) WHERE status = 'queued';
+CREATE INDEX export_jobs_waiting_alone ON export_jobs (space_id, id) WHERE status = 'queued' AND lost_leases >= 2;
 CREATE UNIQUE INDEX export_jobs_running ON export_jobs (space_id, slot) WHERE status = 'processing';
 CREATE UNIQUE INDEX export_jobs_claim ON export_jobs (claim_id) WHERE claim_id IS NOT NULL;
 CREATE INDEX export_jobs_expiry ON export_jobs (file_expires_at) WHERE status = 'completed';
@@ -270,11 +271,12 @@ BEGIN
           WHERE q.status = 'queued' AND q.space_id = room.space_id AND q.run_after <= now() AND q.lost_leases >= 2
           ORDER BY q.id LIMIT 1)) h
   ), pick AS MATERIALIZED (
-    SELECT j.id, heads.slots, heads.taken, heads.poison FROM heads JOIN export_jobs j ON j.id = heads.id
-     WHERE j.status = 'queued' AND (_alone OR NOT heads.poison)
-       AND (_alone OR NOT EXISTS (SELECT FROM heads overdue WHERE overdue.overdue))
-     ORDER BY heads.overdue DESC, heads.running, heads.id
-     LIMIT 1 FOR UPDATE OF j SKIP LOCKED
+    SELECT j.id, fair.slots, fair.taken, fair.poison
+      FROM (SELECT * FROM heads
+             WHERE _alone OR NOT (heads.poison OR EXISTS (SELECT FROM heads other WHERE other.overdue))
+             ORDER BY heads.overdue DESC, heads.running, heads.id) fair,
+           LATERAL (SELECT q.id FROM export_jobs q WHERE q.id = fair.id AND q.status = 'queued' FOR UPDATE SKIP LOCKED) j
+     LIMIT 1
   )
   SELECT pick.id, free.slot, pick.poison INTO _job, _slot, _poison
     FROM pick, LATERAL (SELECT min(s)::smallint AS slot FROM generate_series(1, pick.slots) s

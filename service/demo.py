@@ -1,0 +1,190 @@
+"""The demonstration: a real Postgres, a directory as object store, the real service, and a consumer that calls it."""
+
+import asyncio
+import contextlib
+import fcntl
+import gzip
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import asyncpg
+import click
+from pydantic import SecretStr
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from service import logs
+from service import main as program
+from service.callers import Callers
+from service.client import ClientError, Download, ExportClient
+from service.embedded import EmbeddedError
+from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
+from service.embedded.sample import create_contacts
+from service.model import Scope
+from service.postgres.callers import CallerStore
+from service.postgres.migrate import migrate
+from service.postgres.pool import Database
+from service.settings import Settings
+
+TIMEZONE = "Europe/Berlin"
+"""Has daylight saving time, so that local dates and UTC differ in the way that matters."""
+FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
+START_DATE, END_DATE = "2024-01-01 00:00:00", "2024-12-31 23:59:59"
+_PREFIX = "contact-exports-demo-"
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+@click.command()
+@click.option("--contacts", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Sample contacts.")
+@click.option("--keep", is_flag=True, help="Stay up afterwards, and print commands to try by hand.")
+def demo(contacts: int, keep: bool) -> None:
+    """Watch a real export happen: everything is made for it and removed afterwards."""
+    logs.set_up(level="warning", form="console")
+    try:
+        with _private_directory() as directory, EmbeddedPostgres(directory / "postgres") as postgres:
+            console.print(f"[bold]Postgres {postgres.version}[/] on a unix socket, files in {directory / 'files'}")
+            asyncio.run(_Demonstration(directory, postgres.dsn(), contacts, keep).run())
+    except (ClientError, EmbeddedError) as error:
+        raise click.ClickException(str(error)) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise SystemExit(130) from None
+
+
+class _Demonstration:
+    def __init__(self, directory: Path, dsn: str, contacts: int, keep: bool) -> None:
+        self._directory = directory
+        self._dsn = dsn
+        self._contacts = contacts
+        self._keep = keep
+        self._stop = program.Stop()
+
+    async def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._interrupt, asyncio.current_task())
+        await migrate(self._dsn)
+        key = await self._seed()
+        async with self._service() as address, ExportClient(address, key) as client:
+            await client.ready()
+            console.print(f"[bold]Service[/] at {address}\n")
+            started = time.monotonic()
+            status = await self._export(client)
+            seconds = time.monotonic() - started
+            path = self._directory / f"contacts-{status['export_id']}.ndjson.gz"
+            self._report(await client.download(status, path), seconds)
+            self._show_commands(address, key, status)
+            if self._keep:
+                console.print("\n[bold]The service stays up.[/] Ctrl-C ends it and removes everything.")
+                await asyncio.Event().wait()
+
+    @staticmethod
+    def _interrupt(task: "asyncio.Task[None] | None") -> None:
+        if task is not None:
+            task.cancel()
+
+    async def _seed(self) -> str:
+        started = time.monotonic()
+        connection = await asyncpg.connect(self._dsn)
+        try:
+            async with Database(self._dsn, application_name="demo", size=1) as database:
+                callers = Callers(CallerStore(database))
+                space_id = await callers.create_space("Demonstration", TIMEZONE)
+                key = await callers.create_key(space_id, Scope)
+            await create_contacts(
+                connection,
+                space_id=space_id,
+                count=self._contacts,
+                first_created_at=FIRST_DAY,
+                last_created_at=FIRST_DAY + timedelta(days=364),
+            )
+        finally:
+            await connection.close()
+        console.print(f"{self._contacts:,} sample contacts in {time.monotonic() - started:.1f} s")
+        return key
+
+    @asynccontextmanager
+    async def _service(self) -> AsyncIterator[str]:
+        files = self._directory / "files"
+        settings = Settings(
+            database_url=SecretStr(self._dsn), storage_url=files.as_uri(), port=0, poll_seconds=1, shutdown_grace_seconds=2
+        )
+        files.mkdir()
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        running = asyncio.create_task(program.run(settings, self._stop, listening=address.set_result))
+        try:
+            await asyncio.wait(cast(list[asyncio.Future[Any]], [running, address]), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            yield address.result()
+        finally:
+            self._stop.ask()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _export(self, client: ExportClient) -> dict[str, Any]:
+        bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        with bar:
+            task = bar.add_task("queued", total=self._contacts)
+            export_id = await client.create(
+                start_date=START_DATE, end_date=END_DATE, include_comet_tokens=1, include_all_emails=1
+            )
+            async for status in client.statuses(export_id):
+                done = status.get("row_count", status.get("progress", {}).get("rows", 0))
+                bar.update(task, description=status["status"], completed=done, total=status.get("row_count", self._contacts))
+        if status["status"] != "completed":
+            raise ClientError(f"the export ended as {status['status']}: {status['message']}")
+        return status
+
+    def _report(self, file: Download, seconds: float) -> None:
+        console.print(f"\n[bold green]Completed and verified[/] in {seconds:.1f} s: {file.lines / seconds:,.0f} rows/s")
+        console.print(f"  rows    {file.lines:,}\n  bytes   {file.size:,}\n  sha256  {file.sha256} [green](verified)[/]\n")
+        with gzip.open(file.path, "rt", encoding="utf-8") as lines:
+            for line in islice(lines, 3):
+                console.print(f"  {escape(line.strip())}")
+
+    def _show_commands(self, address: str, key: str, status: dict[str, Any]) -> None:
+        url = f"{address}/public-api/v1/contacts/exports"
+        body = f'{{"start_date": "{START_DATE}", "end_date": "{END_DATE}"}}'
+        console.print("\n[bold]By hand[/]" + ("" if self._keep else " (while the service runs: ./run demo --keep)"))
+        for command in (
+            f"curl -X POST {url} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'",
+            f"curl {url}/{status['export_id']} -H 'Authorization: Bearer {key}'",
+            f"{shutil.which('psql') or psql_path(find_binaries())} '{self._dsn}' -x -c 'SELECT * FROM export_overview'",
+        ):
+            console.print(f"  {escape(command)}")
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    """A directory of our own, removed at the end; what killed demonstrations left behind is removed at the start."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), _locked(left):
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    with _locked(directory):
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process. Raises OSError where another process holds it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

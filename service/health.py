@@ -1,0 +1,63 @@
+"""Whether this process can work: asked by orchestrators, answered without a cost that grows with their impatience."""
+
+import time
+
+from service.errors import ServiceError
+from service.postgres.pool import Database
+from service.startup import Startup
+from service.storage import ObjectStore
+from service.web.handlers import Readiness
+
+_PROBE_SECONDS = 15.0
+"""How long the answer of the store holds: a probe begins and aborts an upload."""
+
+
+class Health:
+    """Checks of the database, the store, and of the process itself."""
+
+    def __init__(self, database: Database, store: ObjectStore, startup: Startup) -> None:
+        self._database = database
+        self._store = store
+        self._startup = startup
+        self._stopping = False
+        self._probed: tuple[float, str | None] | None = None
+
+    def stop(self) -> None:
+        """From now on not ready: load balancers shall look elsewhere."""
+        self._stopping = True
+
+    async def ready(self) -> Readiness:
+        """All checks, each None where it is well."""
+        return Readiness(
+            {
+                "process": "The service is stopping." if self._stopping else None,
+                "schema": self._schema(),
+                "database": await self._ask_database(),
+                "store": await self._ask_store(),
+            }
+        )
+
+    def _schema(self) -> str | None:
+        try:
+            self._startup.check()
+        except ServiceError as error:
+            return error.sentence
+        return None
+
+    async def _ask_database(self) -> str | None:
+        try:
+            await self._database.read_row("ping")
+        except ServiceError as error:
+            return error.sentence
+        return None
+
+    async def _ask_store(self) -> str | None:
+        now = time.monotonic()
+        if self._probed is None or now - self._probed[0] > _PROBE_SECONDS:
+            fault = None
+            try:
+                await self._store.probe()
+            except ServiceError as error:
+                fault = error.sentence
+            self._probed = (now, fault)
+        return self._probed[1]

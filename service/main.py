@@ -1,0 +1,266 @@
+"""The running program: opens things in order, closes them in reverse. No behaviour of its own."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import structlog
+from aiohttp import web
+from limits.aio.storage import Storage as RateLimitStorage
+
+from service.attempt import AttemptLimits, Attempts
+from service.callers import Callers
+from service.errors import CannotListen, ExportFailure
+from service.exports import Exports
+from service.health import Health
+from service.lease import Leases
+from service.postgres.callers import CallerStore
+from service.postgres.claims import Claims
+from service.postgres.contacts import ContactSource
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
+from service.postgres.rate_limits import PostgresStorage, open_storage
+from service.runner import Chore, Runner, RunnerLimits
+from service.settings import DatabaseSettings, Settings, StorageSettings
+from service.startup import Startup
+from service.storage import ObjectStore
+from service.storage.directory import DirectoryStore
+from service.storage.s3 import S3Store
+from service.sweep import Sweep
+from service.web.app import create_app
+from service.web.throttle import Throttle
+
+_POOL_SIZE = 8
+_SETTLE_SECONDS = 15.0
+"""What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
+_ABANDONED_SECONDS = 600.0
+"""How often the store is listed for uploads that no attempt recorded."""
+_PRUNE_SECONDS = 60.0
+_CONNECTION_SECONDS = 1.0
+"""How long requests under way may take once nothing runs any more."""
+_SWEEP_GRACE_LEASES = 2
+"""An attempt's own calls may be on their way for this many leases after its end; each has a deadline below that."""
+
+log = structlog.get_logger()
+
+
+class Stop:
+    """The wish to end: politely at first, at once when repeated."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.repeated = asyncio.Event()
+
+    def ask(self) -> None:
+        """Called by each SIGTERM or SIGINT."""
+        (self.repeated if self.asked.is_set() else self.asked).set()
+
+
+async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None] = lambda _: None) -> None:
+    """Serve and work until asked to stop. `listening` is called with the service's address once it accepts requests.
+
+    Raises SchemaMismatch where only a person can make the database fit.
+    """
+    tune_garbage_collector()
+    async with open_database(settings) as database, open_renewals(settings) as renewals, open_store(settings) as store:
+        source = ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds)
+        startup = Startup(
+            settings.direct_dsn,
+            source,
+            store,
+            own_contacts=settings.contacts_database_url is None,
+            may_migrate=settings.migrate_on_start,
+        )
+        health = Health(database, store, startup)
+        windows = open_storage(settings.rate_limit_storage_url, database)
+        runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows)
+        async with serve_http(settings, database, store, windows, startup, health, runner, listening):
+            working = asyncio.create_task(_work(settings, database, startup, store, runner))
+            stopping = asyncio.create_task(stop.asked.wait())
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            health.stop()
+            await _drain(working, runner, stop, settings.shutdown_grace_seconds)
+
+
+async def _work(settings: Settings, database: Database, startup: Startup, store: ObjectStore, runner: Runner) -> None:
+    await startup.schema()
+    if isinstance(store, DirectoryStore):
+        if settings.link_secret is None:
+            store.sign_with(await CallerStore(database).shared_secret("links"))
+        with contextlib.suppress(ExportFailure):  # the probe says what is wrong
+            await store.adopt()
+    reachable = await startup.contacts()
+    await startup.store()
+    startup.finish()
+    log.info("started")
+    running = asyncio.create_task(runner.run())
+    checking = None if reachable else asyncio.create_task(startup.contacts_later())
+    try:
+        if checking is not None:
+            await asyncio.wait({running, checking}, return_when=asyncio.FIRST_COMPLETED)
+            if checking.done():
+                checking.result()
+        await running
+    finally:
+        for task in (running, checking):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(running, *([checking] if checking else []), return_exceptions=True)
+
+
+async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: float) -> None:
+    """Let running exports go on for the grace period, then hand them back. Raises what ended the work before its time."""
+    runner.stop()
+    if not runner.started:
+        working.cancel()
+    elif not working.done():
+        log.info("stopping", running=runner.running)
+        hurry = asyncio.create_task(stop.repeated.wait())
+        await asyncio.wait({working, hurry}, timeout=grace if runner.running else 0, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        runner.hand_back()
+        await asyncio.wait({working}, timeout=_SETTLE_SECONDS)
+        working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def serve_http(
+    settings: Settings,
+    database: Database,
+    store: ObjectStore,
+    windows: RateLimitStorage,
+    startup: Startup,
+    health: Health,
+    runner: Runner,
+    listening: Callable[[str], None],
+) -> AsyncIterator[None]:
+    """Accept requests inside the block."""
+    throttle = Throttle(
+        windows,
+        create_export=f"{settings.create_limit_per_minute}/minute",
+        get_export=f"{settings.status_limit_per_minute}/minute",
+    )
+    exports = Exports(
+        ExportJobs(database),
+        store,
+        max_attempts=settings.max_attempts,
+        max_range_days=settings.max_range_days,
+        created=runner.wake,
+    )
+    app = create_app(
+        callers=Callers(CallerStore(database)),
+        exports=exports,
+        throttle=throttle,
+        ready=health.ready,
+        started=startup.check,
+        local_files=store.open_link if isinstance(store, DirectoryStore) else None,
+        public_url=settings.public_url,
+    )
+    # The default access log would print signed links; the application logs its requests itself.
+    runner_of_app = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CONNECTION_SECONDS)
+    await runner_of_app.setup()
+    try:
+        try:
+            await web.TCPSite(runner_of_app, settings.host, settings.port).start()
+        except OSError as error:
+            raise CannotListen(detail=f"{settings.host}:{settings.port}: {error.strerror}") from None
+        host, port = runner_of_app.addresses[0][:2]
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening", address=address)
+        listening(address)
+        yield
+    finally:
+        await runner_of_app.cleanup()
+
+
+def make_runner(
+    settings: Settings, claims: Claims, source: ContactSource, store: ObjectStore, windows: RateLimitStorage
+) -> Runner:
+    """The job runner of this process, under a name that operators can tell it by."""
+    lease = timedelta(seconds=settings.lease_seconds)
+    retry_pause = timedelta(seconds=settings.retry_seconds)
+    leases = Leases(claims, duration=lease, no_progress=timedelta(seconds=settings.no_progress_seconds))
+    limits = AttemptLimits(
+        part_size=settings.part_size_mib * 1024 * 1024,
+        duration=timedelta(seconds=settings.max_export_seconds),
+        retry_pause=retry_pause,
+        file_lifetime=timedelta(hours=settings.file_lifetime_hours),
+    )
+    sweep = Sweep(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
+    chores = [
+        Chore("clean", sweep.clean, settings.sweep_seconds),
+        Chore("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
+    ]
+    if isinstance(windows, PostgresStorage):
+        chores.append(Chore("rate_limits", windows.prune, _PRUNE_SECONDS))
+    return Runner(
+        claims,
+        leases,
+        Attempts(claims, leases, source, store, limits),
+        sweep.rescue,
+        chores,
+        worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
+        limits=RunnerLimits(
+            slots=settings.slots,
+            space_slots=settings.space_slots,
+            lease=lease,
+            poll=settings.poll_seconds,
+            rescue=settings.sweep_seconds,
+        ),
+    )
+
+
+def open_database(settings: DatabaseSettings) -> Database:
+    """The pool that everything but renewals and snapshots uses."""
+    return Database(
+        settings.database_url.get_secret_value(),
+        application_name="contact-exports",
+        size=_POOL_SIZE,
+        pooler=settings.database_direct_url is not None,
+    )
+
+
+def open_renewals(settings: DatabaseSettings) -> Database:
+    """One connection that nothing else can keep renewals waiting for."""
+    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1)
+
+
+@asynccontextmanager
+async def open_store(settings: StorageSettings) -> AsyncIterator[ObjectStore]:
+    """The object store that STORAGE_URL names."""
+    lifetime = timedelta(seconds=settings.link_lifetime_seconds)
+    url = urlsplit(settings.storage_url)
+    if url.scheme == "file":
+        secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
+        yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
+        return
+    async with S3Store.open(
+        bucket=url.netloc,
+        prefix=url.path.strip("/"),
+        endpoint_url=settings.s3_endpoint_url,
+        public_endpoint_url=settings.s3_public_endpoint_url,
+        region=settings.s3_region,
+        addressing_style=settings.s3_addressing_style,
+        checksums=settings.s3_checksums,
+        sign_payload=settings.s3_sign_payload,
+        link_lifetime=lifetime,
+    ) as store:
+        yield store
+
+
+def tune_garbage_collector() -> None:
+    """A batch makes a thousand short-lived dictionaries; the default threshold walks them again and again for nothing."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
