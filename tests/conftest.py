@@ -1,0 +1,51 @@
+"""The fixtures; what they do is in `tests.support`."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support import postgres
+from tests.support import s3 as s3_support
+from tests.support.s3 import S3Access
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of the session's Postgres."""
+    with postgres.server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: str) -> Iterator[str]:
+    """The name of the session's migrated template; nobody connects to it."""
+    with postgres.migrated_template(postgres_server) as name:
+        yield name
+
+
+@pytest.fixture
+async def database_url(postgres_server: str, template_database: str) -> AsyncIterator[str]:
+    """The URL of a migrated database of the test's own."""
+    async with postgres.database(postgres_server, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: str) -> AsyncIterator[str]:
+    """The URL of a database of the test's own to which no migration was applied."""
+    async with postgres.database(postgres_server, "template0") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Access]:
+    """The session's S3 store."""
+    with s3_support.store() as access:
+        yield access
+
+
+@pytest.fixture
+async def bucket(s3: S3Access) -> AsyncIterator[str]:
+    """The name of a bucket of the test's own."""
+    async with s3_support.bucket(s3) as name:
+        yield name

@@ -1,0 +1,193 @@
+"""The main job, from POST to the bytes of the file, by the real program on both stores."""
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+from yarl import URL
+
+from service.client import Download, ExportClient
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
+from tests.support.program import running
+from tests.support.stores import StoreUnderTest
+
+
+async def export(address: str, space: Tenant, path: Path, **body: object) -> tuple[dict[str, Any], Download]:
+    """Ask, wait and download as a consumer does; the client checks size, checksum and number of lines."""
+    async with ExportClient(address, space.key) as client:
+        export_id = await client.create(**(WHOLE_RANGE | body))
+        async with asyncio.timeout(30):
+            async for status in client.statuses(export_id):
+                pass
+        assert status["status"] == "completed", status
+        return status, await client.download(status, path)
+
+
+@pytest.mark.parametrize(("tokens", "emails"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+async def test_a_file_holds_what_a_plain_query_finds(
+    database_url: str,
+    connection: asyncpg.Connection,
+    space: Tenant,
+    store: StoreUnderTest,
+    tmp_path: Path,
+    tokens: int,
+    emails: int,
+) -> None:
+    await add_contacts(connection, space.space_id, 1501)
+    await connection.execute("SELECT merge_contacts(5, 6), merge_contacts(7, 5), merge_contacts(20, 30)")
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        status, file = await export(
+            program.address, space, tmp_path / "file", include_comet_tokens=tokens, include_all_emails=emails
+        )
+    lines = lines_of(file.path)
+    assert lines == await expected_lines(connection, space.space_id, tokens=bool(tokens), emails=bool(emails))
+    assert len(lines) == status["row_count"] == 1498
+    assert list(lines[0]) == ["id", "email", "name", "phone", "location"] + ["comet_tokens"] * tokens + ["emails"] * emails
+
+
+AWKWARD = [
+    'quote " backslash \\ slash /',
+    '},{"id":1,"email":',
+    "tab\tnewline\nreturn\rformfeed\fbackspace\b",
+    "control \x01\x02\x1f\x7f\x80\x9f",
+    "line\u2028and\u2029paragraph\x85separators",
+    "\U0001f9d1\U0001f3fd\u200d\U0001f680 \U0001f1ea\U0001f1fa",
+    "\u0645\u0631\u062d\u0628\u0627 \u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd",
+    "\ufeffmark \ufffd \uffff \U0010ffff",
+    "'; DROP TABLE contacts; --",
+    " ",
+    "",
+]
+
+
+async def test_every_character_that_postgres_can_store_survives_in_a_line_that_parses(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    for text in AWKWARD:
+        contact = await connection.fetchval(
+            "INSERT INTO contacts (space_id, created_at, email, name, phone, location)"
+            " VALUES ($1, '2024-05-05', $2, $2, $2, $2) RETURNING id",
+            space.space_id,
+            text,
+        )
+        await connection.execute(
+            "INSERT INTO contact_emails (contact_id, email) VALUES ($1, $2), ($1, $2 || 'x')", contact, text
+        )
+        await connection.execute("INSERT INTO comet_tokens (contact_id, token) VALUES ($1, $2)", contact, text)
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        _, file = await export(program.address, space, tmp_path / "file", include_comet_tokens=1, include_all_emails=1)
+    lines = lines_of(file.path)
+    assert [line["name"] for line in lines] == AWKWARD
+    assert lines == await expected_lines(connection, space.space_id, tokens=True, emails=True)
+
+
+async def test_a_space_without_contacts_gets_a_valid_gzip_of_nothing(
+    database_url: str, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        status, file = await export(program.address, space, tmp_path / "file")
+    assert lines_of(file.path) == []
+    assert status["row_count"] == 0
+
+
+async def test_a_completed_status_has_the_fields_of_the_contract_in_its_order(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 10)
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        status, file = await export(program.address, space, tmp_path / "file")
+        async with aiohttp.request("GET", URL(status["download_url"], encoded=True), auto_decompress=False) as response:
+            headers = response.headers
+    assert list(status) == [
+        *("export_id", "status", "created_at", "completed_at", "download_url", "expires_at"),
+        *("window", "row_count", "file_size", "sha256", "snapshot_at", "complete_until", "file_expires_at"),
+    ]
+    assert status["window"] == {"from": "2023-12-31T23:00:00Z", "to": "2024-12-31T23:00:00Z", "timezone": "Europe/Berlin"}
+    lifetime = datetime.fromisoformat(status["expires_at"]) - datetime.now(UTC)
+    assert 880 < lifetime.total_seconds() <= 900
+    assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
+    assert headers["Content-Type"] == "application/gzip"
+    assert headers["Content-Disposition"] == f'attachment; filename="contacts-{status["export_id"]}.ndjson.gz"'
+    assert "Content-Encoding" not in headers
+
+
+async def test_a_link_works_until_it_expires_and_each_status_call_makes_a_new_one(
+    database_url: str, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    settings = {"DATABASE_URL": database_url, "LINK_LIFETIME_SECONDS": "2", **store.settings}
+    async with running(settings) as program, aiohttp.ClientSession() as session:
+        status, _ = await export(program.address, space, tmp_path / "file")
+        first = status["download_url"]
+        async with asyncio.timeout(10):
+            while (answer := await fetch_status(session, first)) == 200:
+                await asyncio.sleep(0.1)
+        assert answer == 403
+        assert datetime.fromisoformat(status["expires_at"]) <= datetime.now(UTC)
+        async with ExportClient(program.address, space.key) as client:
+            async for status in client.statuses(status["export_id"]):
+                pass
+        assert status["download_url"] != first
+        assert await fetch_status(session, status["download_url"]) == 200
+
+
+async def test_forged_and_tampered_links_are_refused(
+    database_url: str, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program, aiohttp.ClientSession() as session:
+        status, _ = await export(program.address, space, tmp_path / "file")
+        url = URL(status["download_url"], encoded=True)
+        assert await fetch_status(session, str(url)) == 200
+        for name, value in url.query.items():
+            # Each parameter of a link is signed, or is the signature: none may be changed.
+            changed = value[:-1] + ("1" if value[-1] == "0" else "0")
+            assert await fetch_status(session, str(url.update_query({name: changed}))) in (400, 403), name
+        other = str(url).replace(f"/{status['export_id']}/", f"/{status['export_id'] + 1}/")
+        assert await fetch_status(session, other) == 403
+
+
+async def fetch_status(session: aiohttp.ClientSession, url: str) -> int:
+    """The HTTP status that a link answers."""
+    async with session.get(URL(url, encoded=True), auto_decompress=False) as response:
+        await response.read()
+        return response.status
+
+
+async def test_the_database_holds_one_readable_row_for_each_export(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 10)
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        status, _ = await export(program.address, space, tmp_path / "file")
+    row = await connection.fetchrow("SELECT * FROM export_overview")
+    assert row is not None
+    assert (row["export_id"], row["space"], row["status"]) == (status["export_id"], "Tests", "completed")
+    assert row["summary"].startswith("10 contacts in ")
+    assert await store.objects() == [row["object_name"]]
+    assert await store.uploads() == []
+    attempts = await connection.fetch("SELECT outcome, cleaned_at IS NOT NULL AS clean FROM export_attempts")
+    assert [tuple(attempt) for attempt in attempts] == [("completed", True)]
+
+
+async def test_a_snapshot_never_waits_for_writers_nor_sees_them(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path, store: StoreUnderTest
+) -> None:
+    await add_contacts(connection, space.space_id, 2000)
+    before = await expected_lines(connection, space.space_id, tokens=True, emails=True)
+    writer = await asyncpg.connect(database_url)
+    try:
+        async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+            transaction = writer.transaction()
+            await transaction.start()
+            await writer.execute(
+                "UPDATE contacts SET name = 'changed'; DELETE FROM comet_tokens; DELETE FROM contacts WHERE id < 100"
+            )
+            _, file = await export(program.address, space, tmp_path / "file", include_comet_tokens=1, include_all_emails=1)
+            await transaction.commit()
+    finally:
+        await writer.close()
+    assert lines_of(file.path) == before

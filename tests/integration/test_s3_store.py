@@ -1,0 +1,372 @@
+"""What only the S3 store promises, against a real S3 server, with faults made by a proxy in between."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from hashlib import md5
+from urllib.parse import urlsplit
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.storage.s3 import etags
+from tests.support import s3_faults
+from tests.support.object_stores import PART, Place, fetch, s3_place, use_credentials
+from tests.support.s3 import S3Access
+from tests.support.s3_faults import S3Faults
+
+NAME = "12/34/0d9a7c1e-8f5b-4d7a-9c63-2f1f6f0c1f11.ndjson.gz"
+
+
+@pytest.fixture(autouse=True)
+def _credentials(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_credentials(monkeypatch, s3)
+
+
+@pytest.fixture
+async def faults(s3: S3Access) -> AsyncIterator[S3Faults]:
+    async with s3_faults.s3_faults(s3.endpoint_url) as faults:
+        yield faults
+
+
+@pytest.fixture
+async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
+    """A store behind the proxy, with deadlines that a test can wait for."""
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=8, complete_timeout=12) as place:
+        yield place
+
+
+@pytest.fixture
+async def hasty(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
+    """A store behind the proxy that gives up after a second."""
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1, complete_timeout=1) as place:
+        yield place
+
+
+# What the store keeps ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign_payload", [True, False])
+@pytest.mark.parametrize("checksums", ["when_required", "when_supported"])
+async def test_an_object_carries_its_headers_and_metadata(
+    s3: S3Access, bucket: str, checksums: str, sign_payload: bool
+) -> None:
+    metadata = {"export-id": "7", "window": "2024-01-15T00:00:00Z/2024-01-16T00:00:00Z"}
+    async with s3_place(s3, bucket, checksums=checksums, sign_payload=sign_payload) as place:
+        async with place.store.upload(NAME, part_size=PART, filename="contacts-7.ndjson.gz", metadata=metadata) as upload:
+            await upload.put_part(2, b"the end")
+            await upload.put_part(1, bytes(PART))
+            await upload.complete()
+        assert (await place.fetch(NAME)).body == bytes(PART) + b"the end"
+    async with s3.client() as client:
+        head = await client.head_object(Bucket=bucket, Key=f"a/{NAME}")
+    assert head["Metadata"] == metadata
+    assert head["ContentType"] == "application/gzip"
+    assert head["ContentDisposition"] == 'attachment; filename="contacts-7.ndjson.gz"'
+    assert "ContentEncoding" not in head
+
+
+async def test_a_store_does_not_see_what_lies_beside_its_prefix(s3: S3Access, bucket: str) -> None:
+    async with (
+        s3_place(s3, bucket, prefix="a") as a,
+        s3_place(s3, bucket, prefix="/ab/") as ab,
+        s3_place(s3, bucket, prefix="") as whole,
+    ):
+        await a.put("one", b"1")
+        await ab.put("two", b"22")
+        async with a.begin("three"), ab.begin("four"):
+            assert await a.uploads() == ["three"]
+            assert await ab.uploads() == ["four"]
+            assert sorted(await whole.uploads()) == ["a/three", "ab/four"]
+        assert await a.objects() == {"one": 1}
+        assert await ab.objects() == {"two": 2}
+        assert await whole.objects() == {"a/one": 1, "ab/two": 2}
+
+
+async def test_the_etag_that_a_completion_is_recognised_by_is_the_stores(s3: S3Access, bucket: str) -> None:
+    parts = (bytes(PART), b"the end")
+    async with s3_place(s3, bucket) as place:
+        await place.put(NAME, *parts)
+    async with s3.client() as client:
+        head = await client.head_object(Bucket=bucket, Key=f"a/{NAME}")
+    assert head["ETag"].strip('"') == etags.of_parts([md5(part, usedforsecurity=False).digest() for part in parts])
+
+
+# Links ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_links_name_the_public_endpoint(s3: S3Access, bucket: str) -> None:
+    async with s3_place(s3, bucket, public_endpoint_url="https://files.example.org") as place:
+        await place.put(NAME, b"x")
+        link = await place.link(NAME)
+    assert urlsplit(link.url)._replace(query="").geturl() == f"https://files.example.org/{bucket}/a/{NAME}"
+
+
+async def test_a_link_ends_with_the_credentials_that_signed_it(
+    s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The credentials come from a container's credentials service, as they do in production."""
+    ends_at = datetime.now(UTC) + timedelta(minutes=5, microseconds=250_000)
+
+    async def credentials(_: web.Request) -> web.Response:
+        answer = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": "token"}
+        return web.json_response({**answer, "Expiration": ends_at.isoformat()})
+
+    app = web.Application()
+    app.router.add_get("/credentials", credentials)
+    async with TestServer(app) as server:
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", str(server.make_url("/credentials")))
+        async with s3_place(s3, bucket) as place:
+            assert (await place.link(NAME)).expires_at == ends_at.replace(microsecond=0)
+        async with s3_place(s3, bucket, link_lifetime=timedelta(minutes=1)) as place:
+            assert (await place.link(NAME)).expires_at < ends_at - timedelta(minutes=3)
+
+
+# Refusals ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_wrong_secret_is_refused(s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    async with s3_place(s3, bucket) as place:
+        with pytest.raises(StorageRefused) as caught:
+            await place.store.probe()
+        assert "SignatureDoesNotMatch" in (caught.value.detail or "")
+        await place.link(NAME)
+        assert (await fetch((await place.link(NAME)).url)).status == 403
+
+
+async def test_missing_credentials_are_refused(s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    async with s3_place(s3, bucket) as place:
+        with pytest.raises(StorageRefused) as caught:
+            await place.store.probe()
+        assert "NoCredentialsError" in (caught.value.detail or "")
+        with pytest.raises(StorageRefused):
+            await place.link(NAME)
+
+
+async def test_a_profile_that_does_not_exist_is_refused_when_the_store_is_opened(
+    s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    with pytest.raises(StorageRefused, match="ProfileNotFound"):
+        async with s3_place(s3, bucket):
+            pytest.fail("the store was opened")
+
+
+async def test_a_bucket_that_cannot_be_written_to_says_so(place: Place, bucket: str, faults: S3Faults) -> None:
+    faults.always("CreateMultipartUpload", s3_faults.answer(403, "AccessDenied"))
+    with pytest.raises(StorageRefused) as caught:
+        await place.store.probe()
+    assert caught.value.detail == (
+        f"the bucket {bucket} cannot be written to: CreateMultipartUpload: AccessDenied (HTTP 403)"
+    )
+
+
+async def test_a_bucket_whose_uploads_cannot_be_aborted_says_so(place: Place, faults: S3Faults) -> None:
+    faults.always("AbortMultipartUpload", s3_faults.answer(403, "AccessDenied"))
+    with pytest.raises(StorageRefused, match="AbortMultipartUpload: AccessDenied"):
+        await place.store.probe()
+
+
+async def test_an_error_of_the_store_becomes_one_of_ours(place: Place, faults: S3Faults) -> None:
+    cases: list[tuple[str, int, type[ExportFailure]]] = [
+        ("RequestTimeTooSkewed", 403, StorageRefused),
+        ("InvalidAccessKeyId", 403, StorageRefused),
+        ("QuotaExceeded", 403, StorageFull),
+        ("InsufficientStorage", 507, StorageFull),
+        ("ExpiredToken", 400, StorageUnavailable),
+        ("NoSuchUpload", 404, StorageUnavailable),
+    ]
+    for code, status, expected in cases:
+        faults.always("UploadPart", s3_faults.answer(status, code))
+        with pytest.raises(expected, match=f"UploadPart: {code}"):
+            await place.put(NAME, b"x")
+    assert await place.uploads() == []
+
+
+async def test_a_bucket_name_of_somebody_else_is_refused(place: Place, faults: S3Faults) -> None:
+    faults.next("CreateBucket", s3_faults.answer(409, "BucketAlreadyExists"))
+    faults.next("HeadBucket", s3_faults.answer(403, "Forbidden"))
+    with pytest.raises(StorageRefused):
+        await place.store.create()
+
+
+async def test_a_store_that_calls_our_own_bucket_anybodys_is_believed_when_we_can_see_it(
+    place: Place, faults: S3Faults
+) -> None:
+    faults.next("CreateBucket", s3_faults.answer(409, "BucketAlreadyExists"))
+    await place.store.create()
+    assert faults.seen == ["CreateBucket", "HeadBucket"]
+
+
+# A store that fails now and then -------------------------------------------------------------------------------------
+
+
+async def test_an_endpoint_that_nobody_listens_at_is_unavailable_within_the_deadline(s3: S3Access, bucket: str) -> None:
+    async with s3_faults.s3_faults(s3.endpoint_url) as closed:
+        pass
+    async with s3_place(s3, bucket, endpoint_url=closed.endpoint_url, operation_timeout=2) as place:
+        started = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            await place.store.probe()
+        assert time.monotonic() - started < 4
+
+
+async def test_passing_faults_are_tried_again_without_anybody_noticing(place: Place, faults: S3Faults) -> None:
+    operations = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
+    faults.next("CreateMultipartUpload", s3_faults.lose_request)
+    faults.next("UploadPart", s3_faults.answer(503, "SlowDown"), s3_faults.answer(503, "SlowDown"))
+    faults.next("CompleteMultipartUpload", s3_faults.answer(500, "InternalError"))
+    await place.put(NAME, b"x")
+    assert [faults.seen.count(operation) for operation in operations] == [2, 3, 2]
+    assert (await place.fetch(NAME)).body == b"x"
+
+
+async def test_a_store_that_is_always_busy_is_unavailable(place: Place, faults: S3Faults) -> None:
+    faults.always("UploadPart", s3_faults.answer(503, "SlowDown"))
+    with pytest.raises(StorageUnavailable) as caught:
+        await place.put(NAME, b"x")
+    assert caught.value.detail == "UploadPart: SlowDown (HTTP 503)"
+    assert faults.seen.count("UploadPart") == 4
+    assert await place.uploads() == []
+    assert await place.objects() == {}
+
+
+@pytest.mark.parametrize(
+    "operation",
+    ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "ListObjectsV2", "DeleteObject"],
+)
+async def test_a_store_that_hangs_is_unavailable_within_the_deadline(hasty: Place, faults: S3Faults, operation: str) -> None:
+    async def use() -> None:
+        await hasty.put(NAME, b"x")
+        await hasty.objects()
+        await hasty.store.delete(NAME)
+
+    faults.always(operation, s3_faults.hang)
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailable, match=operation):
+        await use()
+    assert time.monotonic() - started < 4
+    assert await hasty.uploads() == []
+
+
+async def test_an_upload_that_cannot_be_aborted_does_not_hide_what_went_wrong(hasty: Place, faults: S3Faults) -> None:
+    faults.always("AbortMultipartUpload", s3_faults.answer(503, "SlowDown"))
+    with pytest.raises(ZeroDivisionError):
+        async with hasty.begin(NAME):
+            raise ZeroDivisionError
+    assert await hasty.uploads() == [NAME]
+
+
+async def test_a_part_that_was_changed_on_the_way_is_sent_again(place: Place, faults: S3Faults) -> None:
+    faults.next("UploadPart", s3_faults.flip_a_byte)
+    data = os.urandom(PART)
+    await place.put(NAME, data)
+    assert faults.seen.count("UploadPart") == 2
+    assert (await place.fetch(NAME)).body == data
+
+
+async def test_a_part_that_is_changed_whenever_it_is_sent_is_given_up(place: Place, faults: S3Faults) -> None:
+    faults.always("UploadPart", s3_faults.flip_a_byte)
+    with pytest.raises(StorageUnavailable):
+        await place.put(NAME, b"data")
+    assert await place.objects() == {}
+
+
+async def test_a_part_whose_answer_was_lost_is_stored_once(place: Place, faults: S3Faults) -> None:
+    faults.next("UploadPart", s3_faults.lose_answer)
+    await place.put(NAME, b"x")
+    assert (await place.fetch(NAME)).body == b"x"
+
+
+# The answer to a completion ------------------------------------------------------------------------------------------
+
+
+async def test_a_completion_whose_answer_was_lost_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
+    faults.next("CompleteMultipartUpload", s3_faults.lose_answer)
+    faults.always("CompleteMultipartUpload", s3_faults.answer(404, "NoSuchUpload"))
+    await place.put(NAME, b"x" * PART, b"y")
+    assert faults.seen[-3:] == ["CompleteMultipartUpload", "CompleteMultipartUpload", "HeadObject"]
+    assert await place.objects() == {NAME: PART + 1}
+
+
+async def test_a_completion_that_never_answers_is_found_to_have_succeeded(hasty: Place, faults: S3Faults) -> None:
+    faults.always("CompleteMultipartUpload", s3_faults.hang_after)
+    await hasty.put(NAME, b"x")
+    assert await hasty.objects() == {NAME: 1}
+    assert "AbortMultipartUpload" not in faults.seen
+
+
+async def test_a_completion_may_be_silent_for_longer_than_other_calls(s3: S3Access, bucket: str, faults: S3Faults) -> None:
+    faults.next("CompleteMultipartUpload", s3_faults.answer_late(2))
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1) as place:
+        await place.put(NAME, b"x")
+    assert faults.seen.count("CompleteMultipartUpload") == 1
+
+
+async def test_a_completion_that_fails_inside_a_success_is_tried_again(place: Place, faults: S3Faults) -> None:
+    faults.next("CompleteMultipartUpload", s3_faults.error_in_success)
+    await place.put(NAME, b"x")
+    assert faults.seen.count("CompleteMultipartUpload") == 2
+    assert (await place.fetch(NAME)).body == b"x"
+
+
+@pytest.mark.parametrize("there", [b"another length", b"y"], ids=["size", "bytes"])
+async def test_a_lost_completion_is_not_taken_for_a_success_by_other_bytes_of_that_name(
+    place: Place, faults: S3Faults, there: bytes
+) -> None:
+    await place.put(NAME, there)
+    faults.always("CompleteMultipartUpload", s3_faults.answer(404, "NoSuchUpload"))
+    with pytest.raises(StorageUnavailable, match="NoSuchUpload"):
+        await place.put(NAME, b"x")
+
+
+# Cancelling in each phase --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [s3_faults.hang, s3_faults.hang_after], ids=["not-arrived", "arrived"])
+@pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
+async def test_cancelling_while_the_store_is_silent_leaves_no_unfinished_upload(
+    place: Place, faults: S3Faults, operation: str, fault: s3_faults.Fault
+) -> None:
+    faults.always(operation, fault)
+    running = asyncio.create_task(place.put(NAME, b"x"))
+    await faults.reached(operation)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await place.uploads() == []
+    assert await place.objects() in ({}, {NAME: 1})
+
+
+async def test_cancelling_while_an_upload_is_begun_waits_for_it_and_aborts_it(place: Place, faults: S3Faults) -> None:
+    faults.always("CreateMultipartUpload", s3_faults.answer_late(0.5))
+    running = asyncio.create_task(place.put(NAME, b"x"))
+    await faults.reached("CreateMultipartUpload")
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert faults.seen == ["CreateMultipartUpload", "AbortMultipartUpload"]
+    assert await place.uploads() == []
+
+
+async def test_a_part_that_is_still_on_its_way_when_the_block_is_left_is_ended(place: Place, faults: S3Faults) -> None:
+    faults.always("UploadPart", s3_faults.hang)
+    async with place.begin(NAME) as upload:
+        sending = asyncio.create_task(upload.put_part(1, b"x"))
+        await faults.reached("UploadPart")
+    assert await place.uploads() == []
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    with pytest.raises(RuntimeError, match="left"):
+        await upload.put_part(2, b"x")

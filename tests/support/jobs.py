@@ -1,0 +1,134 @@
+"""The job table as tests see it: what the service does with it, and plain SQL beside that."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+
+from service.model import Claim, ExportRequest, StoredFile, Window
+from service.postgres.claims import Claims, Progress, Renewal
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
+
+FILE = StoredFile(row_count=3, size=100, sha256="ab" * 32)
+AT = datetime(2024, 1, 16, 9, 30, tzinfo=UTC)
+LEASE = timedelta(minutes=5)
+REQUEST = ExportRequest(datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59), include_all_emails=True)
+WINDOW = Window(datetime(2024, 1, 15, tzinfo=UTC), datetime(2024, 1, 16, tzinfo=UTC))
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A plain connection, terminated at the end whatever it is doing."""
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        connection.terminate()
+
+
+@dataclass(frozen=True)
+class JobTable:
+    """`sql` is a connection of the test's own; `claims` are on others."""
+
+    url: str
+    database: Database
+    claims: Claims
+    sql: asyncpg.Connection
+
+    async def space(self, *, max_running: int | None = None) -> int:
+        """The id of a new Space."""
+        insert = "INSERT INTO spaces (name, timezone, max_running_exports) VALUES ('a space', 'UTC', $1) RETURNING id"
+        return int(await self.sql.fetchval(insert, max_running))
+
+    async def queue(self, space_id: int, *, max_attempts: int = 5, **columns: object) -> int:
+        """The id of a new export, queued as the API does it; then these columns are set."""
+        job = await ExportJobs(self.database).insert(
+            space_id, REQUEST, timezone="UTC", window=WINDOW, max_attempts=max_attempts, request_id="a request"
+        )
+        await self.set(job.export_id, **columns)
+        return job.export_id
+
+    async def set(self, export_id: int, **columns: object) -> None:
+        """Change columns of an export by hand. Values are SQL expressions where they are text."""
+        for name, value in columns.items():
+            await self.sql.execute(f"UPDATE export_jobs SET {name} = {value} WHERE id = $1", export_id)
+
+    async def try_claim(
+        self, worker: str = "a worker", *, lease: timedelta = LEASE, space_slots: int = 64, alone: bool = True
+    ) -> Claim | None:
+        """What a worker gets that asks now."""
+        return await self.claims.claim(worker, lease=lease, space_slots=space_slots, alone=alone)
+
+    async def claim(self, worker: str = "a worker", *, lease: timedelta = LEASE, space_slots: int = 64) -> Claim:
+        """The claim of a worker that asks now; there must be one."""
+        claim = await self.try_claim(worker, lease=lease, space_slots=space_slots)
+        assert claim is not None
+        return claim
+
+    async def claimed(self, *, max_attempts: int = 5, **columns: object) -> Claim:
+        """The claim of a new export of a new Space; then these columns are set. Nothing else may be waiting."""
+        export_id = await self.queue(await self.space(), max_attempts=max_attempts)
+        claim = await self.claim()
+        assert claim.export_id == export_id
+        await self.set(export_id, **columns)
+        return claim
+
+    async def complete(self, claim: Claim) -> bool:
+        """Publish a file that was never written."""
+        return await self.claims.complete(
+            claim, FILE, snapshot_at=AT, complete_until=None, file_lifetime=timedelta(hours=24)
+        )
+
+    async def renew(self, claim: Claim, progress: Progress | None = None) -> Renewal:
+        """What a renewal of this claim says."""
+        answer = await self.claims.renew({claim.claim_id: progress or Progress()}, lease=LEASE)
+        return answer[claim.claim_id]
+
+    async def lose(self, claim: Claim) -> None:
+        """Let the lease run out and be noticed."""
+        await self.set(claim.export_id, lease_until="now() - interval '1 second'")
+        rescued = await self.claims.rescue(pause=timedelta(0))
+        assert [each.claim_id for each in rescued] == [claim.claim_id]
+
+    async def cancel(self, export_id: int) -> None:
+        """What a cancellation changes."""
+        cancelled = await self.sql.execute(
+            "UPDATE export_jobs SET status = 'cancelled', finished_at = now(), claim_id = NULL, lease_until = NULL,"
+            " slot = NULL, phase = NULL WHERE id = $1 AND status IN ('queued', 'processing')",
+            export_id,
+        )
+        assert cancelled == "UPDATE 1"
+
+    async def job(self, export_id: int) -> asyncpg.Record:
+        """The row of an export."""
+        row = await self.sql.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
+        assert row is not None
+        return row
+
+    async def attempt(self, claim: Claim) -> asyncpg.Record:
+        """The row of an attempt."""
+        row = await self.sql.fetchrow("SELECT * FROM export_attempts WHERE claim_id = $1", claim.claim_id)
+        assert row is not None
+        return row
+
+    async def everything(self) -> list[list[tuple[Any, ...]]]:
+        """All that both tables hold, to be compared."""
+        return [
+            [tuple(row) for row in await self.sql.fetch(f"SELECT * FROM {table} ORDER BY 1")]
+            for table in ("export_jobs", "export_attempts")
+        ]
+
+
+@asynccontextmanager
+async def job_table(url: str, *, connections: int = 5) -> AsyncIterator[JobTable]:
+    """The job table of this database; claims are made on up to so many connections at once."""
+    async with (
+        Database(url, application_name="tests", size=connections) as database,
+        Database(url, application_name="tests renewals", size=1) as renewals,
+        connect(url) as sql,
+    ):
+        yield JobTable(url, database, Claims(database, renewals=renewals), sql)

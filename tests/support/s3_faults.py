@@ -1,0 +1,180 @@
+"""A reverse proxy before a real S3 store that fails on command: the wire is faked, never the client or the store.
+
+Requests pass unchanged, the Host header included, because that is what clients sign.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+Forward = Callable[[], Awaitable[web.Response]]
+Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
+"""Gives the answer to a request, or none by ending its connection; `Forward` asks the store."""
+
+_OF_ONE_CONNECTION = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
+
+
+def answer(status: int, code: str) -> Fault:
+    """Answer with an S3 error; the request does not reach the store."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        return _error(status, code)
+
+    return fault
+
+
+async def lose_request(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """End the connection before the store has seen the request."""
+    _reset(request)
+    return web.Response()
+
+
+async def lose_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Let the store do it, then end the connection without an answer."""
+    await forward()
+    _reset(request)
+    return web.Response()
+
+
+async def hang(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Neither pass the request on nor answer, until the client gives up."""
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError
+
+
+async def hang_after(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Let the store do it, then say nothing until the client gives up."""
+    await forward()
+    return await hang(request, forward)
+
+
+async def error_in_success(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Answer 200 with an error in the body, as S3 may when a completion fails late; nothing reaches the store."""
+    error = _error(200, "InternalError")
+    error.set_status(200)
+    return error
+
+
+async def flip_a_byte(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Pass the body on with its first byte changed."""
+    body = await request.read()
+    request._read_bytes = bytes([body[0] ^ 1]) + body[1:]
+    return await forward()
+
+
+def answer_late(seconds: float) -> Fault:
+    """Let the store do it and answer after a silence."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        reply = await forward()
+        await asyncio.sleep(seconds)
+        return reply
+
+    return fault
+
+
+@dataclass
+class S3Faults:
+    """The proxy while it runs. A fault is for one operation, named as S3 names it."""
+
+    endpoint_url: str = ""
+    seen: list[str] = field(default_factory=list)
+    """The operations that were asked for, in their order."""
+    _planned: dict[str, deque[Fault]] = field(default_factory=dict)
+    _always: dict[str, Fault] = field(default_factory=dict)
+    _change: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def next(self, operation: str, *faults: Fault) -> None:
+        """Let the next requests for `operation` meet these faults, one each."""
+        self._planned.setdefault(operation, deque()).extend(faults)
+
+    def always(self, operation: str, fault: Fault) -> None:
+        """Let every request for `operation` meet this fault."""
+        self._always[operation] = fault
+
+    async def reached(self, operation: str) -> None:
+        """Wait until `operation` has been asked for."""
+        async with self._change:
+            await self._change.wait_for(lambda: operation in self.seen)
+
+    async def take(self, operation: str) -> Fault | None:
+        """Note a request; the fault it is to meet."""
+        async with self._change:
+            self.seen.append(operation)
+            self._change.notify_all()
+        planned = self._planned.get(operation)
+        return planned.popleft() if planned else self._always.get(operation)
+
+
+@asynccontextmanager
+async def s3_faults(upstream: str) -> AsyncIterator[S3Faults]:
+    """A proxy on a free loopback port before the store at `upstream`, for the length of the block."""
+    faults = S3Faults()
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            async def forward() -> web.Response:
+                return await _forward(session, upstream, request)
+
+            fault = await faults.take(operation(request))
+            return await (fault(request, forward) if fault else forward())
+
+        app = web.Application(client_max_size=0)
+        app.router.add_route("*", "/{path:.*}", handle)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0][:2]
+            faults.endpoint_url = f"http://{host}:{port}"
+            yield faults
+        finally:
+            await runner.cleanup()
+
+
+def operation(request: web.Request) -> str:
+    """S3's name for what a request of path style asks for; its method and path where we need no name."""
+    _, _, key = request.path.removeprefix("/").partition("/")
+    query = request.query
+    if not key:
+        listing = "ListMultipartUploads" if "uploads" in query else "ListObjectsV2"
+        return {"PUT": "CreateBucket", "HEAD": "HeadBucket", "GET": listing}.get(request.method, request.method)
+    if "partNumber" in query:
+        return "UploadPart"
+    if "uploadId" in query:
+        return {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}[request.method]
+    if "uploads" in query:
+        return "CreateMultipartUpload"
+    return {"HEAD": "HeadObject", "GET": "GetObject", "DELETE": "DeleteObject"}.get(request.method, request.method)
+
+
+async def _forward(session: aiohttp.ClientSession, upstream: str, request: web.Request) -> web.Response:
+    url = URL(upstream + request.raw_path, encoded=True)
+    headers = CIMultiDict(request.headers)
+    for name in _OF_ONE_CONNECTION:
+        headers.popall(name, None)
+    body = BytesIO(await request.read())
+    async with session.request(request.method, url, headers=headers, data=body, allow_redirects=False) as reply:
+        answered = CIMultiDict(reply.headers)
+        for name in _OF_ONE_CONNECTION[:-1]:
+            answered.popall(name, None)
+        return web.Response(status=reply.status, headers=answered, body=await reply.read() or None)
+
+
+def _reset(request: web.Request) -> None:
+    assert request.transport is not None
+    request.transport.abort()
+
+
+def _error(status: int, code: str) -> web.Response:
+    text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>as planned</Message></Error>'
+    return web.Response(status=status, text=text, content_type="application/xml")

@@ -1,0 +1,96 @@
+"""Which failures of a store can pass, which need a person, and which need room."""
+
+import errno
+import threading
+
+import pytest
+
+from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.storage import files
+from service.storage.s3 import etags
+from service.storage.s3.failures import failure
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("AccessDenied", 403, StorageRefused),
+        ("NoSuchBucket", 404, StorageRefused),
+        ("InvalidAccessKeyId", 403, StorageRefused),
+        ("SignatureDoesNotMatch", 403, StorageRefused),
+        ("RequestTimeTooSkewed", 403, StorageRefused),
+        ("AuthorizationHeaderMalformed", 400, StorageRefused),
+        ("PermanentRedirect", 301, StorageRefused),
+        ("InvalidRequest", 400, StorageRefused),
+        ("MissingContentLength", 411, StorageRefused),
+        ("NotImplemented", 501, StorageRefused),
+        ("403", 403, StorageRefused),
+        ("QuotaExceeded", 403, StorageFull),
+        ("EntityTooLarge", 413, StorageFull),
+        ("XMinioStorageFull", 507, StorageFull),
+        ("SomethingNew", 507, StorageFull),
+        ("NoSuchUpload", 404, StorageUnavailable),
+        ("InvalidPart", 400, StorageUnavailable),
+        ("BadDigest", 400, StorageUnavailable),
+        ("ExpiredToken", 400, StorageUnavailable),
+        ("RequestTimeout", 400, StorageUnavailable),
+        ("OperationAborted", 409, StorageUnavailable),
+        ("SlowDown", 503, StorageUnavailable),
+        ("TooManyRequests", 429, StorageUnavailable),
+        ("InternalError", 500, StorageUnavailable),
+        ("502", 502, StorageUnavailable),
+    ],
+)
+def test_an_answer_of_an_s3_store_is_understood(code: str, status: int, expected: type[ExportFailure]) -> None:
+    result = failure("UploadPart", code, status)
+    assert type(result) is expected
+    assert (result.detail or "").startswith(f"UploadPart: {code} (HTTP {status})")
+
+
+def test_a_wrong_clock_is_called_that() -> None:
+    assert "clock" in (failure("UploadPart", "RequestTimeTooSkewed", 403).detail or "")
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, StorageFull),
+        (errno.EDQUOT, StorageFull),
+        (errno.EFBIG, StorageFull),
+        (errno.EACCES, StorageRefused),
+        (errno.EPERM, StorageRefused),
+        (errno.EROFS, StorageRefused),
+        (errno.ENOENT, StorageRefused),
+        (errno.EEXIST, StorageRefused),
+        (errno.EIO, StorageUnavailable),
+        (errno.ESTALE, StorageUnavailable),
+        (errno.EMFILE, StorageUnavailable),
+    ],
+)
+def test_an_error_of_the_file_system_is_understood(number: int, expected: type[ExportFailure]) -> None:
+    assert type(files.failure("write part", OSError(number, "", "/files/uploads"))) is expected
+
+
+async def test_a_disk_that_does_not_answer_is_unavailable() -> None:
+    answered = threading.Event()
+    with pytest.raises(StorageUnavailable, match="did not answer"):
+        await files.in_thread("write part", answered.wait, seconds=0.05)
+    answered.set()
+
+
+def test_an_etag_tells_whether_it_is_of_parts() -> None:
+    assert etags.is_of_parts(etags.of_parts([bytes(16), bytes(16)]))
+    assert not etags.is_of_parts(bytes(16).hex())
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({}, True),
+        ({"ServerSideEncryption": "AES256"}, True),
+        ({"ServerSideEncryption": "aws:kms"}, False),
+        ({"SSECustomerAlgorithm": "AES256"}, False),
+    ],
+)
+def test_only_some_etags_are_md5s(answer: dict[str, str], expected: bool) -> None:
+    assert etags.is_md5(answer) is expected

@@ -1,0 +1,157 @@
+"""Errors as answers: one status for each code, nothing internal in a body, and two forms of it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from service import errors
+from service.errors import ServiceError
+from service.web import problems
+from service.web.problems import Problem
+
+OURS_TO_MEND = {
+    "internal",
+    "rate_limit_storage_unusable",
+    "source_data",
+    "source_unavailable",
+    "space_not_found",
+    "storage_full",
+    "timed_out",
+    "too_large",
+    "unknown_timezone",
+    "worker_lost",
+}
+"""Codes that no call raises to its caller: if one does, that is a fault of the service."""
+
+
+def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """All kinds of errors, those of the web layer included."""
+    yield base
+    for kind in base.__subclasses__():
+        yield from kinds(kind)
+
+
+def body(problem: Problem, accept: str = "") -> dict[str, Any]:
+    """The rendered body."""
+    rendered = problems.render(problem, accept=accept, request_id="the-id").body
+    assert isinstance(rendered, bytes)
+    parsed = orjson.loads(rendered)
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+def error_of(kind: type[ServiceError]) -> ServiceError:
+    """An error of that kind, with a detail that must not get out."""
+    match kind:
+        case errors.InvalidParameters:
+            return errors.InvalidParameters({"start_date": ["is wrong"]})
+        case errors.RateLimited:
+            return errors.RateLimited(17)
+        case errors.UnknownTimezone:
+            return errors.UnknownTimezone("Mars/Olympus")
+    return kind(detail="password=secret")
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+def test_every_kind_of_error_has_a_status_or_is_known_as_ours_to_mend(kind: type[ServiceError]) -> None:
+    problem = problems.of_service_error(error_of(kind))
+    assert (problem == problems.INTERNAL) == (kind.code in OURS_TO_MEND)
+    assert "secret" not in problem.message
+
+
+def test_the_sentence_of_an_error_without_a_status_stays_inside() -> None:
+    problem = problems.of_service_error(errors.SourceData("row 5 holds a zero byte"))
+    assert (problem.status, "row" in problem.message) == (500, False)
+
+
+def test_every_unavailability_says_when_to_come_back() -> None:
+    for error in (
+        errors.DatabaseUnavailable(),
+        errors.Starting(),
+        errors.StorageUnavailable(),
+        errors.RateLimitsUnavailable(),
+    ):
+        problem = problems.of_service_error(error)
+        assert problem.status == 503
+        assert int(dict(problem.headers)["Retry-After"]) >= 1
+
+
+def test_a_link_that_cannot_be_made_is_not_told_as_an_export_that_failed() -> None:
+    assert "stored" not in problems.of_service_error(errors.StorageUnavailable()).message
+
+
+def test_a_refused_rate_says_how_long_to_wait() -> None:
+    problem = problems.of_service_error(errors.RateLimited(17))
+    assert (problem.status, problem.headers) == (429, (("Retry-After", "17"),))
+
+
+def test_a_missing_key_says_how_to_authenticate() -> None:
+    assert problems.of_service_error(errors.Unauthenticated()).headers == (("WWW-Authenticate", "Bearer"),)
+
+
+def test_invalid_parameters_are_named_field_by_field() -> None:
+    error = errors.InvalidParameters({"start_date": ["A."], "end_date": ["B.", "C."]})
+    assert body(problems.of_service_error(error)) == {
+        "message": "A. B. C.",
+        "errors": {"start_date": ["A."], "end_date": ["B.", "C."]},
+    }
+
+
+def test_a_wrong_method_keeps_the_list_of_the_right_ones() -> None:
+    problem = problems.of_http_error(web.HTTPMethodNotAllowed("PUT", ["GET", "HEAD"]))
+    assert (problem.status, dict(problem.headers)) == (405, {"Allow": "GET,HEAD"})
+
+
+def test_a_status_without_a_sentence_of_ours_is_named_by_its_phrase() -> None:
+    assert body(problems.of_http_error(web.HTTPExpectationFailed())) == {"message": "Expectation Failed."}
+
+
+def test_only_a_server_error_names_the_request_in_its_body() -> None:
+    assert body(problems.INTERNAL)["request_id"] == "the-id"
+    assert list(body(problems.of_service_error(errors.ExportNotFound()))) == ["message"]
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/problem+json",
+        "Application/Problem+JSON",
+        "application/json, application/problem+json;q=0.9",
+        "application/problem+json ; q=1.0",
+    ],
+)
+def test_a_consumer_that_names_problem_json_gets_it(accept: str) -> None:
+    problem = problems.of_service_error(errors.InvalidParameters({"end_date": ["B."]}))
+    answer = problems.render(problem, accept=accept, request_id="the-id")
+    assert answer.content_type == "application/problem+json"
+    members = body(problem, accept)
+    title = members.pop("title")
+    assert title.startswith("Unprocessable")
+    assert members == {
+        "type": "about:blank",
+        "status": 422,
+        "detail": "B.",
+        "message": "B.",
+        "errors": {"end_date": ["B."]},
+    }
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "",
+        "*/*",
+        "application/*",
+        "application/json",
+        "application/problem+json;q=0",
+        "application/problem+json; q=0.00",
+        "\udcff",
+    ],
+)
+def test_any_other_consumer_gets_plain_json(accept: str) -> None:
+    problem = problems.of_service_error(errors.ExportNotFound())
+    answer = problems.render(problem, accept=accept, request_id="the-id")
+    assert (answer.content_type, body(problem, accept)) == ("application/json", {"message": "Export not found."})
