@@ -150,8 +150,8 @@ class Attempts:
     async def _settle(self, lease: Lease, outcome: str, write: Callable[[], Awaitable[bool]]) -> bool:
         """Write until there is an answer or the lease is over; True if the outcome stands in the attempt's receipt.
 
-        A write whose answer was lost may have been committed; sent again it changes nothing, so the receipt is asked. Nothing
-        is deleted here in any case: if the outcome stays unknown, the sweep decides from the row.
+        A write whose answer was lost may have been committed; sent again it changes nothing, so the receipt is asked.
+        Nothing is deleted here in any case: if the outcome stays unknown, the sweep decides from the row.
         """
         while True:
             try:

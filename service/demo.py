@@ -160,7 +160,7 @@ class _Demonstration:
         for command in (
             f"curl -X POST {url} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'",
             f"curl {url}/{status['export_id']} -H 'Authorization: Bearer {key}'",
-            f"{shutil.which('psql') or psql_path(find_binaries())} '{self._dsn}' -x -c 'SELECT * FROM export_overview'",
+            f"{shutil.which('psql') or psql_path(find_binaries())} '{self._dsn}' -x -c 'TABLE export_overview'",
         ):
             console.print(f"  {escape(command)}")
 

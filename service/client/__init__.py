@@ -78,6 +78,10 @@ class ExportClient:
             await asyncio.sleep(min(pause, asked) if response.status == 200 else asked)
             pause *= 2
 
+    async def ended(self, export_id: int) -> dict[str, Any]:
+        """The status of an export once it has ended."""
+        return [status async for status in self.statuses(export_id)][-1]
+
     async def download(self, status: dict[str, Any], path: Path) -> Download:
         """Fetch the file of a completed export. Raises ClientError unless size, checksum and lines are as promised."""
         digest, size = hashlib.sha256(), 0

@@ -99,13 +99,12 @@ async def test_pausing_a_space_and_going_on_is_what_the_recipe_does(
     async with (
         stores.directory_store(tmp_path / "files") as store,
         running({"DATABASE_URL": database_url, **store.settings}) as program,
+        ExportClient(program.address, space.key) as client,
     ):
-        async with ExportClient(program.address, space.key) as client:
-            export_id = await client.create(**WHOLE_RANGE)
-            summary = await connection.fetchval("SELECT summary FROM export_overview")
-            assert summary == "waiting: the Space is paused"
-            await connection.execute(pause.replace("= 0", "= NULL"))
-            assert (await until_ended(connection, export_id))["status"] == "completed"
+        export_id = await client.create(**WHOLE_RANGE)
+        assert await connection.fetchval("SELECT summary FROM export_overview") == "waiting: the Space is paused"
+        await connection.execute(pause.replace("= 0", "= NULL"))
+        assert (await until_ended(connection, export_id))["status"] == "completed"
     await connection.close()
 
 
@@ -125,8 +124,7 @@ async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_mo
             settings.pop("LINK_SECRET")
             async with running(settings) as program, ExportClient(program.address, space.key) as client:
                 export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
-                async for status in client.statuses(export_id):
-                    pass
+                status = await client.ended(export_id)
                 assert status["status"] == "completed"
                 assert status["complete_until"] is not None
                 await client.download(status, tmp_path / "file")

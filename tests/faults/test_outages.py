@@ -21,7 +21,7 @@ from tests.support.program import Program, environment, running, started
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_ended, until_row
 
-BODY = WHOLE_RANGE | {"include_comet_tokens": 1}
+BODY: dict[str, Any] = WHOLE_RANGE | {"include_comet_tokens": 1}
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ async def test_contacts_that_do_not_fit_end_the_service_with_every_fault_named(
     database_url: str, connection: asyncpg.Connection, files: StoreUnderTest
 ) -> None:
     await connection.execute(
-        "DROP TABLE comet_tokens; ALTER TABLE contacts DROP COLUMN phone; ALTER TABLE contacts ALTER created_at TYPE timestamp"
+        "DROP TABLE comet_tokens; ALTER TABLE contacts DROP COLUMN phone, ALTER created_at TYPE timestamp"
     )
     async with started({"DATABASE_URL": database_url, **files.settings}) as program:
         assert await program.ended() == 2
@@ -220,9 +220,8 @@ async def test_an_export_fails_with_a_sentence_when_the_store_refuses_it_to_the_
 
 async def test_a_port_that_is_taken_ends_the_service_with_a_sentence(database_url: str, files: StoreUnderTest) -> None:
     settings = {"DATABASE_URL": database_url, **files.settings}
-    async with running(settings) as first:
-        async with started(settings | {"PORT": first.address.rpartition(":")[2]}) as second:
-            assert await second.ended() == 2
+    async with running(settings) as first, started(settings | {"PORT": first.address.rpartition(":")[2]}) as second:
+        assert await second.ended() == 2
     text = "".join(entry["text"] for entry in second.events("text"))
     assert "cannot listen" in text
     assert "Traceback" not in text

@@ -1,6 +1,5 @@
 """What becomes of an export whose process dies, stalls or is told to end."""
 
-import hashlib
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -52,13 +51,11 @@ async def assert_file_is_right(
 ) -> None:
     """One correct file is published, and nothing else is left in the store or open on the database."""
     async with ExportClient(program.address, space.key) as client:
-        async for status in client.statuses(export_id):
-            pass
-        file = await client.download(status, path)
+        file = await client.download(await client.ended(export_id), path)
     assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
     row = await connection.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
     assert row is not None
-    assert row["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert row["sha256"] == file.sha256
 
     async def only_the_file_is_left() -> bool:
         return await store.uploads() == [] and await store.objects() == [row["object_name"]]

@@ -19,7 +19,8 @@ def blocks(language: str) -> list[str]:
 
 def settings_table() -> str:
     """The table of settings as the code knows them."""
-    rows = [f"| `{name.upper()}` | {_default(field)} | {field.description} |" for name, field in Settings.model_fields.items()]
+    fields = Settings.model_fields.items()
+    rows = [f"| `{name.upper()}` | {_default(field)} | {field.description} |" for name, field in fields]
     return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
 
 
