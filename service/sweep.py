@@ -9,7 +9,7 @@ from service.postgres.claims import Claims, Garbage
 from service.storage import ObjectStore, UnfinishedUpload
 
 ABANDONED_AFTER = timedelta(hours=1)
-"""Age at which an upload that no attempt recorded is taken for abandoned; far above the time between begin and record."""
+"""Age at which an upload that no row names is taken for abandoned."""
 _ASKED_AT_ONCE = 500
 
 log = structlog.get_logger()
@@ -48,7 +48,7 @@ class Sweep:
                 await self._claims.record_cleaned(garbage)
 
     async def abort_abandoned(self) -> None:
-        """Abort uploads that no attempt recorded: a process died, or an answer was lost, between begin and record.
+        """Abort uploads of attempts that are in no row any more, or never were.
 
         The store is listed first and the database asked after, so that a claim made meanwhile is seen.
         """
@@ -65,7 +65,10 @@ class Sweep:
                 log.info("abandoned_upload_aborted", object_name=upload.object_name)
 
     async def _remove(self, garbage: Garbage) -> None:
-        # Abort before delete: whichever way a racing completion goes, nothing stays.
+        # Abort before delete: whichever way a racing completion goes, nothing stays. The listing finds what was begun and
+        # not recorded, because the process died in between or its client began a second one after a lost answer.
         if garbage.upload_id is not None:
             await self._store.abort_upload(garbage.object_name, garbage.upload_id)
+        async for upload in self._store.unfinished_uploads(garbage.object_name):
+            await self._store.abort_upload(upload.object_name, upload.upload_id)
         await self._store.delete(garbage.object_name)

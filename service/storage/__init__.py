@@ -81,8 +81,8 @@ class ObjectStore(Protocol):
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
         """A fresh download address for GET. `origin` (scheme://host) is for stores that the service itself serves."""
 
-    def unfinished_uploads(self) -> AsyncIterator[UnfinishedUpload]:
-        """All uploads in progress below the prefix, of any process."""
+    def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
+        """All uploads in progress below the prefix, of any process; or those of one object."""
 
     def objects(self) -> AsyncIterator[StoredObject]:
         """All completed objects below the prefix."""

@@ -116,11 +116,11 @@ class DirectoryStore:
             raise files.failure("open link", error) from error
         raise FileNotFound
 
-    async def unfinished_uploads(self) -> AsyncIterator[UnfinishedUpload]:
+    async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
         """See `ObjectStore`."""
         for entry, _ in await files.in_thread("list uploads", partial(files.entries, self._uploads)):
             upload_id, _, encoded = entry.partition(".")
-            if _UPLOAD_ID.fullmatch(upload_id):
+            if _UPLOAD_ID.fullmatch(upload_id) and unquote(encoded) == (object_name or unquote(encoded)):
                 started_at = datetime.strptime(upload_id.partition("-")[0], _STARTED).replace(tzinfo=UTC)
                 yield UnfinishedUpload(unquote(encoded), upload_id, started_at)
 

@@ -93,13 +93,15 @@ class S3Store:
         async with translated("link", self._seconds):
             return await self._signer.link(self._bucket.name, self._key(object_name))
 
-    async def unfinished_uploads(self) -> AsyncIterator[UnfinishedUpload]:
+    async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
         """See `ObjectStore`."""
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket.name, Prefix=self._folder)
+        prefix = self._folder + object_name
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket.name, Prefix=prefix)
         async for page in self._each("ListMultipartUploads", pages):
             for upload in page.get("Uploads", []):
                 name = upload["Key"].removeprefix(self._folder)
-                yield UnfinishedUpload(name, upload["UploadId"], upload["Initiated"])
+                if name == (object_name or name):
+                    yield UnfinishedUpload(name, upload["UploadId"], upload["Initiated"])
 
     async def objects(self) -> AsyncIterator[StoredObject]:
         """See `ObjectStore`."""

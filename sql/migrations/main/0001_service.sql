@@ -54,7 +54,7 @@ VALUES ('links', uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) ||
 
 CREATE TABLE export_jobs (
   id                   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  space_id             bigint NOT NULL REFERENCES spaces ON DELETE CASCADE,
+  space_id             bigint NOT NULL REFERENCES spaces,
   status               text NOT NULL DEFAULT 'queued'
                        CHECK (status IN ('queued', 'processing', 'completed', 'failed', 'cancelled', 'expired')),
   -- what was asked
@@ -103,6 +103,8 @@ CREATE TABLE export_jobs (
 
   CONSTRAINT window_is_not_empty CHECK (window_to > window_from AND end_date > start_date),
   CONSTRAINT attempts_within_limit CHECK (attempts BETWEEN 0 AND max_attempts AND max_attempts > 0),
+  CONSTRAINT queued_may_be_tried CHECK (status <> 'queued' OR attempts < max_attempts),
+  CONSTRAINT processing_is_an_attempt CHECK (status <> 'processing' OR attempts > 0),
   CONSTRAINT counts_are_not_negative CHECK (lost_leases >= 0 AND handed_back >= 0 AND rows_read >= 0 AND bytes_stored >= 0),
   CONSTRAINT claim_while_processing CHECK ((status = 'processing') = (claim_id IS NOT NULL)),
   CONSTRAINT lease_while_processing CHECK ((status = 'processing') = (lease_until IS NOT NULL)),
@@ -193,11 +195,17 @@ CREATE INDEX export_attempts_of_job ON export_attempts (job_id);
 CREATE INDEX export_attempts_unclean ON export_attempts (started_at) WHERE cleaned_at IS NULL;
 COMMENT ON TABLE export_attempts IS 'One row per claim: history for operators, receipt of the outcome, work list of the sweep.';
 COMMENT ON COLUMN export_attempts.claim_id IS 'The claim of this attempt.';
+COMMENT ON COLUMN export_attempts.job_id IS 'The export.';
 COMMENT ON COLUMN export_attempts.attempt IS 'Which attempt of the job it was, counted from 1; one handed back is counted again.';
+COMMENT ON COLUMN export_attempts.worker IS 'The process that made it.';
 COMMENT ON COLUMN export_attempts.object_name IS 'The file this attempt writes; garbage unless it is the job''s.';
 COMMENT ON COLUMN export_attempts.upload_id IS 'The store''s name of the multipart upload.';
+COMMENT ON COLUMN export_attempts.started_at IS 'When it was claimed.';
+COMMENT ON COLUMN export_attempts.ended_at IS 'When its claim was given up or taken; null while it runs, and after a cancellation.';
 COMMENT ON COLUMN export_attempts.outcome IS 'How it ended; null while it runs.';
+COMMENT ON COLUMN export_attempts.error_code IS 'Why it ended in error or was lost.';
 COMMENT ON COLUMN export_attempts.error_detail IS 'For operators.';
+COMMENT ON COLUMN export_attempts.rows_read IS 'Contacts read until it ended.';
 COMMENT ON COLUMN export_attempts.cleaned_at IS 'Nothing of this attempt is left in the store but a published file.';
 
 CREATE UNLOGGED TABLE rate_limit_windows (

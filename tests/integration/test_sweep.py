@@ -1,0 +1,116 @@
+"""What dead attempts left in the store is removed, and nothing else, whatever was recorded of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.model import Claim
+from service.postgres.claims import Claims
+from service.postgres.pool import Database
+from service.sweep import Sweep
+from tests.e2e.conftest import connection, space, store
+from tests.support.contacts import Tenant
+from tests.support.stores import StoreUnderTest
+
+__all__ = ["connection", "space", "store"]
+
+PART = 5 * 1024 * 1024
+_LEFT: list[AsyncExitStack] = []
+"""Uploads that are never ended: kept here, because one that is forgotten is closed, and so aborted."""
+
+
+@pytest.fixture
+async def claims(database_url: str) -> AsyncIterator[Claims]:
+    """The claims of the test's database."""
+    async with Database(database_url, application_name="tests", size=2) as database:
+        yield Claims(database, renewals=database)
+
+
+@pytest.fixture
+def sweep(claims: Claims, store: StoreUnderTest) -> Sweep:
+    """A sweep that waits for nothing."""
+    return Sweep(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0))
+
+
+async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tenant) -> Claim:
+    """A claim whose worker was lost: the export is queued again."""
+    await connection.execute(
+        """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,
+             include_comet_tokens, include_all_emails, max_attempts)
+           VALUES ($1, '2024-01-01', '2024-02-01', 'UTC', '2024-01-01Z', '2024-02-01Z', false, false, 5)""",
+        space.space_id,
+    )
+    claim = await claims.claim("tests", lease=timedelta(0), space_slots=10, alone=True)
+    assert claim is not None
+    return claim
+
+
+async def leave_upload(store: StoreUnderTest, name: str) -> str:
+    """Begin an upload as a process does that is killed before it ends it."""
+    left = AsyncExitStack()
+    upload = await left.enter_async_context(store.store.upload(name, part_size=PART, filename="x", metadata={}))
+    await upload.put_part(1, b"x" * PART)
+    _LEFT.append(left)
+    return upload.upload_id
+
+
+async def leave_object(store: StoreUnderTest, name: str) -> None:
+    """Complete an upload as a process does that is killed before it publishes it."""
+    async with store.store.upload(name, part_size=PART, filename="x", metadata={}) as upload:
+        await upload.put_part(1, b"x")
+        await upload.complete()
+
+
+async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+) -> None:
+    claim = await dead_claim(connection, claims, space)
+    await leave_upload(store, claim.object_name)
+    await leave_upload(store, claim.object_name)
+    await leave_upload(store, claim.object_name + "x")
+    await sweep.rescue()
+    await sweep.clean()
+    assert await store.uploads() == [claim.object_name + "x"]
+    assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
+
+
+async def test_a_complete_file_that_was_never_published_is_removed(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+) -> None:
+    claim = await dead_claim(connection, claims, space)
+    await claims.record_upload(claim, await leave_upload(store, claim.object_name))
+    await leave_object(store, claim.object_name)
+    await sweep.rescue()
+    await sweep.clean()
+    assert (await store.uploads(), await store.objects()) == ([], [])
+
+
+async def test_what_a_running_attempt_stores_is_left_alone(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+) -> None:
+    claim = await dead_claim(connection, claims, space)
+    await claims.record_upload(claim, await leave_upload(store, claim.object_name))
+    await leave_object(store, claim.object_name)
+    await sweep.clean()
+    await sweep.abort_abandoned()
+    assert (await store.uploads(), await store.objects()) == ([claim.object_name], [claim.object_name])
+
+
+async def test_a_store_that_is_away_is_asked_again(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, tmp_path: Path
+) -> None:
+    from service.storage.directory import DirectoryStore
+
+    await dead_claim(connection, claims, space)
+    away = DirectoryStore(tmp_path / "away", secret=b"x" * 16, link_lifetime=timedelta(minutes=1))
+    sweep = Sweep(claims, away, grace=timedelta(0), retry_pause=timedelta(0))
+    await sweep.rescue()
+    await sweep.clean()
+    assert not await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
+    await away.create()
+    await sweep.clean()
+    assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
