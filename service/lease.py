@@ -73,6 +73,8 @@ class Lease:
         Work that is done before it notices the end counts as done: whether its result still matters is for the fence to say.
         """
         self._work = task = asyncio.create_task(work)
+        if self.ending is not None:
+            task.cancel()
         try:
             while not task.done():
                 if self.ending is None and not self.believed:
@@ -88,11 +90,11 @@ class Lease:
                 await asyncio.wait({task})
 
     def end(self, ending: Ending) -> None:
-        """End the work, once: the first reason stays."""
+        """End the work, once: the first reason stays. Work that finds out itself is left to clean up."""
         if self.ending is not None:
             return
         self.ending = ending
-        if self._work is not None:
+        if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()
 
     def stalled_for(self) -> float:

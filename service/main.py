@@ -29,7 +29,7 @@ from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
 from service.runner import Chore, Runner, RunnerLimits
-from service.settings import DatabaseSettings, Settings, StorageSettings
+from service.settings import Settings
 from service.startup import Startup
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
@@ -79,7 +79,7 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
             may_migrate=settings.migrate_on_start,
         )
         health = Health(database, store, startup)
-        windows = open_storage(settings.rate_limit_storage_url, database)
+        windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
         runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows)
         async with serve_http(settings, database, store, windows, startup, health, runner, listening):
             working = asyncio.create_task(_work(settings, database, startup, store, runner))
@@ -87,7 +87,7 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             health.stop()
-            await _drain(working, runner, stop, settings.shutdown_grace_seconds)
+            await _drain(working, runner, stop, settings.grace_seconds)
 
 
 async def _work(settings: Settings, database: Database, startup: Startup, store: ObjectStore, runner: Runner) -> None:
@@ -148,8 +148,8 @@ async def serve_http(
     """Accept requests inside the block."""
     throttle = Throttle(
         windows,
-        create_export=f"{settings.create_limit_per_minute}/minute",
-        get_export=f"{settings.status_limit_per_minute}/minute",
+        create_export=settings.rate_limit_create,
+        get_export=settings.rate_limit_status,
     )
     exports = Exports(
         ExportJobs(database),
@@ -192,7 +192,7 @@ def make_runner(
     retry_pause = timedelta(seconds=settings.retry_seconds)
     leases = Leases(claims, duration=lease, no_progress=timedelta(seconds=settings.no_progress_seconds))
     limits = AttemptLimits(
-        part_size=settings.part_size_mib * 1024 * 1024,
+        part_size=settings.part_size,
         duration=timedelta(seconds=settings.max_export_seconds),
         retry_pause=retry_pause,
         file_lifetime=timedelta(hours=settings.file_lifetime_hours),
@@ -212,7 +212,7 @@ def make_runner(
         chores,
         worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
         limits=RunnerLimits(
-            slots=settings.slots,
+            slots=settings.export_slots,
             space_slots=settings.space_slots,
             lease=lease,
             poll=settings.poll_seconds,
@@ -221,26 +221,26 @@ def make_runner(
     )
 
 
-def open_database(settings: DatabaseSettings) -> Database:
+def open_database(settings: Settings) -> Database:
     """The pool that everything but renewals and snapshots uses."""
     return Database(
-        settings.database_url.get_secret_value(),
+        settings.dsn,
         application_name="contact-exports",
         size=_POOL_SIZE,
         pooler=settings.database_direct_url is not None,
     )
 
 
-def open_renewals(settings: DatabaseSettings) -> Database:
+def open_renewals(settings: Settings) -> Database:
     """One connection that nothing else can keep renewals waiting for."""
     return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1)
 
 
 @asynccontextmanager
-async def open_store(settings: StorageSettings) -> AsyncIterator[ObjectStore]:
+async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
     """The object store that STORAGE_URL names."""
-    lifetime = timedelta(seconds=settings.link_lifetime_seconds)
-    url = urlsplit(settings.storage_url)
+    lifetime = timedelta(seconds=settings.link_seconds)
+    url = urlsplit(settings.files_url)
     if url.scheme == "file":
         secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
         yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
@@ -255,7 +255,7 @@ async def open_store(settings: StorageSettings) -> AsyncIterator[ObjectStore]:
         public_endpoint_url=settings.s3_public_endpoint_url,
         region=settings.s3_region,
         addressing_style=settings.s3_addressing_style,
-        checksums=settings.s3_checksums,
+        checksums=settings.s3_checksum,
         sign_payload=settings.s3_sign_payload,
         link_lifetime=lifetime,
     ) as store:

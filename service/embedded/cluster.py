@@ -29,6 +29,7 @@ from service.embedded.binaries import ENVIRONMENT, server_version
 
 SOCKET_NAME = ".s.PGSQL.5432"
 """The name Postgres makes of port 5432."""
+_SHORT_DIRECTORY = "/tmp"  # noqa: S108 - mkdtemp makes a private one in it; TMPDIR itself may be too long for a socket
 _SOCKET_PATH_LIMIT = 103
 """Bytes of a socket's path: Linux has room for 108 with the closing zero (unix(7)), macOS for 104."""
 _SOCKET_PREFIX = "contact-exports-socket-"
@@ -196,14 +197,15 @@ class ClusterDirectory:
         too_long = len(os.fsencode(self.path / SOCKET_NAME)) > _SOCKET_PATH_LIMIT
         if not too_long and "," not in str(self.path):  # a comma separates hosts in a URL
             return self.path
-        directory = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))
+        roomy = len(os.fsencode(tempfile.gettempdir())) < _SOCKET_PATH_LIMIT // 2
+        directory = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir=None if roomy else _SHORT_DIRECTORY))
         if self.account is not None:
             os.chown(directory, self.account.uid, self.account.gid)
         return directory
 
     def remove_socket_directory(self, directory: Path) -> None:
         """Remove a directory that `make_socket_directory` made; leaves any other alone."""
-        if directory.parent == Path(tempfile.gettempdir()) and directory.name.startswith(_SOCKET_PREFIX):
+        if directory.parent in (Path(tempfile.gettempdir()), Path(_SHORT_DIRECTORY)) and directory.name.startswith(_SOCKET_PREFIX):
             shutil.rmtree(directory, ignore_errors=True)
 
     def _check_major(self, cluster: str, server: str) -> None:

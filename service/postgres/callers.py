@@ -34,6 +34,7 @@ class KeyRow:
     """A key as operators list it; the key itself is not stored."""
 
     key_id: str
+    space_id: int
     scopes: tuple[str, ...]
     created_at: datetime
     expires_at: datetime | None
@@ -71,10 +72,17 @@ class CallerStore:
         if await self._database.fetch_row("insert_api_key", key_id, space_id, key_sha256, scopes, lifetime) is None:
             raise SpaceNotFound
 
-    async def keys(self, space_id: int) -> list[KeyRow]:
-        """The keys of a Space, newest first."""
+    async def set_subscription(self, space_id: int, *, active: bool) -> None:
+        """Suspend a Space or end its suspension. Raises SpaceNotFound."""
+        if await self._database.fetch_row("set_subscription", space_id, active) is None:
+            raise SpaceNotFound
+
+    async def keys(self, space_id: int | None = None) -> list[KeyRow]:
+        """The keys, or those of one Space, newest first."""
         return [
-            KeyRow(row["key_id"], tuple(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"])
+            KeyRow(
+                row["key_id"], row["space_id"], tuple(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"]
+            )
             for row in await self._database.fetch("list_api_keys", space_id)
         ]
 

@@ -77,6 +77,8 @@ class ContactSource:
                     "statement_timeout": milliseconds,
                     "idle_in_transaction_session_timeout": "600s",
                     "jit": "off",
+                    # Terminating closes the socket; a server that is busy with a statement would notice at its end.
+                    "client_connection_check_interval": "2s",
                     # A process that is stopped cannot be told from a slow one by anything but the unacknowledged bytes.
                     "tcp_keepalives_idle": "30",
                     "tcp_keepalives_interval": "10",

@@ -6,6 +6,10 @@ INSERT INTO spaces (name, timezone) VALUES ($1, $2) RETURNING id;
 -- All tenants.
 SELECT id, name, timezone, subscription_active, max_running_exports FROM spaces ORDER BY id;
 
+-- name: set_subscription
+-- Suspend a Space or end its suspension; no row when there is none.
+UPDATE spaces SET subscription_active = $2 WHERE id = $1 RETURNING id;
+
 -- name: insert_api_key
 -- A new key; no row when there is no such Space.
 INSERT INTO api_keys (key_id, space_id, key_sha256, scopes, expires_at)
@@ -13,8 +17,9 @@ SELECT $1, id, $3, $4, now() + $5::interval FROM spaces WHERE id = $2
 RETURNING key_id;
 
 -- name: list_api_keys
--- The keys of a Space, newest first.
-SELECT key_id, scopes, created_at, expires_at, revoked_at FROM api_keys WHERE space_id = $1 ORDER BY created_at DESC, key_id;
+-- The keys, of one Space or of all, newest first.
+SELECT key_id, space_id, scopes, created_at, expires_at, revoked_at FROM api_keys
+ WHERE space_id = $1 OR $1::bigint IS NULL ORDER BY created_at DESC, key_id;
 
 -- name: revoke_api_key
 -- From now on the key is refused; no row when it is unknown.

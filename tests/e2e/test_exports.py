@@ -118,7 +118,7 @@ async def test_a_completed_status_has_the_fields_of_the_contract_in_its_order(
 async def test_a_link_works_until_it_expires_and_each_status_call_makes_a_new_one(
     database_url: str, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
-    settings = {"DATABASE_URL": database_url, "LINK_LIFETIME_SECONDS": "2", **store.settings}
+    settings = {"DATABASE_URL": database_url, "LINK_SECONDS": "2", **store.settings}
     async with running(settings) as program, aiohttp.ClientSession() as session:
         status, _ = await export(program.address, space, tmp_path / "file")
         first = status["download_url"]

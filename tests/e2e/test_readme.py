@@ -1,10 +1,8 @@
 """Every command of the README is run: here, or by continuous integration (`./run demo`, `./run test`, the install lines)."""
 
-import asyncio
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import asyncpg
@@ -13,22 +11,12 @@ import pytest
 from service.client import ExportClient
 from tests.support import readme, stores
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
-from tests.support.program import environment, running, started
+from tests.support.program import running, started
+from tests.support.shell import shell
 from tests.support.waiting import until_ended
 
-BIN = Path(sys.executable).parent
-RUN_BY_CI = ("./run demo\n", "./run test\n")
-
-
-async def shell(script: str, settings: dict[str, str]) -> str:
-    """Run a block as a person would paste it, and return what it prints."""
-    environ = environment(settings) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    process = await asyncio.create_subprocess_exec(
-        "sh", "-euc", script, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
-    return output.decode()
+ROOT = Path(__file__).parents[2]
+RUN_BY_CI = ("./run demo\n", "./run test\n", "./run serve\n")
 
 
 def block(containing: str) -> str:
@@ -46,35 +34,46 @@ def test_every_shell_block_is_run_by_something() -> None:
 
 def test_the_install_lines_are_those_of_the_run_script() -> None:
     lines = block("pip install").splitlines()
-    script = (Path(__file__).parents[2] / "run").read_text()
+    script = (ROOT / "run").read_text()
     assert lines[1] == ".venv/bin/pip install -c constraints.txt -e '.[embedded]'"
     assert 'install -c constraints.txt -e ".[$extras]"' in script
     assert "prepare embedded\n" in script
 
 
-async def test_a_newcomer_gets_from_an_empty_database_to_a_file_with_the_commands_of_the_readme(
-    empty_database_url: str, tmp_path: Path
-) -> None:
-    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}
-    *prepare, serve = [line for line in block("contact-exports serve").splitlines() if not line.startswith("export ")]
-    assert serve == "contact-exports serve"
-    await shell("\n".join(prepare), settings)
+async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_readme(tmp_path: Path) -> None:
+    settings = {"STATE_DIR": str(tmp_path / "state")}
     async with running(settings) as program:
-        made = await shell(block("spaces create"), settings)
-        space_id, key = made.split()
+        by_hand = block("spaces create").replace("./run ", "contact-exports ")
+        space_id, key = (await shell(by_hand, settings)).split()
         assert space_id == "1"
-        connection = await asyncpg.connect(empty_database_url)
-        await add_contacts(connection, 1, 50)
         calls = settings | {"URL": program.address, "KEY": key}
         assert json.loads(await shell(block("curl -X POST"), calls)) == json.loads(readme.blocks("json")[0])
-        await until_ended(connection, 1)
-        await connection.close()
+        async with ExportClient(program.address, key) as client:
+            await client.ended(1)
         status = json.loads(await shell(block('/exports/1"'), calls))
         assert list(status) == list(json.loads(readme.blocks("json")[1]))
+        assert status["row_count"] == 9800
         lines = await shell(f"cd {tmp_path}\n" + block("gunzip"), calls | {"LINK": status["download_url"]})
     assert [list(json.loads(line)) for line in lines.splitlines()] == [
         ["id", "email", "name", "phone", "location", "comet_tokens", "emails"]
     ] * 3
+
+
+async def test_the_commands_for_a_real_database_bring_the_service_up(empty_database_url: str, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}
+    exported, prepare, serve = [], [], ""
+    for line in block("storage init").splitlines():
+        command = line.partition("#")[0].strip()
+        if command.startswith("export "):
+            exported.append(command.split()[1].partition("=")[0])
+        elif command.endswith(" serve"):
+            serve = command
+        else:
+            prepare.append(command)
+    assert (exported, serve) == (list(settings), "contact-exports serve")
+    await shell("\n".join(prepare), settings)
+    async with running(settings):
+        pass
 
 
 @pytest.fixture

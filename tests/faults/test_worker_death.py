@@ -91,7 +91,7 @@ async def test_another_process_takes_over_from_a_killed_one(
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     settings = {"DATABASE_URL": database_url, **store.settings}
-    async with running(settings | {"SLOTS": "0"}) as other_api, running(settings) as victim:
+    async with running(settings | {"EXPORT_SLOTS": "0"}) as other_api, running(settings) as victim:
         async with held_up(database_url):
             export_id = await create(other_api, space)
             await until_in_the_middle(connection)
@@ -106,7 +106,7 @@ async def test_sigterm_lets_a_running_export_finish_within_the_grace_period(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
-    async with running({"DATABASE_URL": database_url, "SHUTDOWN_GRACE_SECONDS": "20", **store.settings}) as program:
+    async with running({"DATABASE_URL": database_url, "GRACE_SECONDS": "20", **store.settings}) as program:
         async with held_up(database_url):
             export_id = await create(program, space)
             await until_in_the_middle(connection)
@@ -121,7 +121,7 @@ async def test_sigterm_hands_back_what_does_not_finish_and_uses_up_no_attempt(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
-    settings = {"DATABASE_URL": database_url, "SHUTDOWN_GRACE_SECONDS": "0.3", **store.settings}
+    settings = {"DATABASE_URL": database_url, "GRACE_SECONDS": "0.3", **store.settings}
     async with held_up(database_url):
         async with running(settings) as program:
             export_id = await create(program, space)
@@ -140,7 +140,7 @@ async def test_sigterm_hands_back_what_does_not_finish_and_uses_up_no_attempt(
 async def test_a_second_sigterm_does_not_wait_for_the_grace_period(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
-    settings = {"DATABASE_URL": database_url, "SHUTDOWN_GRACE_SECONDS": "600", **store.settings}
+    settings = {"DATABASE_URL": database_url, "GRACE_SECONDS": "600", **store.settings}
     async with held_up(database_url), running(settings) as program:
         await create(program, space)
         await until_in_the_middle(connection)

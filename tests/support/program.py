@@ -19,8 +19,8 @@ _FOR_TESTS = {
     "SWEEP_SECONDS": "0.5",
     "POLL_SECONDS": "0.2",
     "RETRY_SECONDS": "0.2",
-    "CREATE_LIMIT_PER_MINUTE": "1000",
-    "STATUS_LIMIT_PER_MINUTE": "10000",
+    "RATE_LIMIT_CREATE": "1000/minute",
+    "RATE_LIMIT_STATUS": "10000/minute",
     "PORT": "0",
 }
 

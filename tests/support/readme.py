@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from pydantic import ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -25,8 +26,13 @@ def settings_table() -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default is PydanticUndefined:
-        return "required"
-    if field.default is None:
+    value = field.default
+    if value is PydanticUndefined:
+        return "`~/.local/state/contact-exports`"
+    if value is None:
         return ""
-    return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, ByteSize):
+        value = value.human_readable(separator="")
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -1,0 +1,123 @@
+"""What every command starts from: the settings, the embedded parts where there are none, and faults as one line."""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import asyncpg
+import click
+from pydantic import SecretStr
+
+from service import logs
+from service import main as program
+from service.embedded import EmbeddedError
+from service.embedded.postgres import EmbeddedPostgres, find_binaries
+from service.errors import DatabaseUnavailable, SchemaMismatch, ServiceError
+from service.postgres.migrate import check_schema, migrate
+from service.postgres.pool import Database, describe
+from service.settings import Settings, SettingsError, load
+
+EXIT_FAILED = 1
+EXIT_NEEDS_A_PERSON = 2
+"""The settings, the address or the database's schema have to be changed before it can work."""
+
+_OTHER_COMMAND_SECONDS = 60.0
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Run a coroutine as a command: what it raises becomes one line on standard error and an exit code."""
+
+    @wraps(work)
+    def run(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return asyncio.run(work(*arguments, **options))
+        except SettingsError as error:
+            _exit(f"The settings cannot be used:\n{error}", EXIT_NEEDS_A_PERSON)
+        except EmbeddedError as error:
+            _exit(str(error), EXIT_NEEDS_A_PERSON)
+        except ServiceError as error:
+            sentence = f"{error.sentence} ({error.detail})" if error.detail else error.sentence
+            needs_a_person = error.code in ("schema_mismatch", "cannot_listen")
+            _exit(sentence, EXIT_NEEDS_A_PERSON if needs_a_person else EXIT_FAILED)
+        except KeyboardInterrupt:
+            _exit("interrupted", 130)
+
+    return run
+
+
+@contextmanager
+def settings(*, alone: bool = False) -> Iterator[Settings]:
+    """The settings of the environment; with neither DATABASE_URL nor STORAGE_URL those of the embedded parts.
+
+    `alone` waits until no other command uses the embedded Postgres, which ends with the command that started it.
+    """
+    given = load()
+    logs.set_up(level=given.log_level, form=given.log_format)
+    if given.database_url is not None or given.storage_url is not None:
+        yield given
+        return
+    files = given.state_dir / "files"
+    files.mkdir(parents=True, exist_ok=True)
+    with _embedded(given.state_dir, alone=alone) as postgres:
+        click.echo(
+            f"DATABASE_URL and STORAGE_URL are not set: using Postgres {postgres.version} and files in {given.state_dir}",
+            err=True,
+        )
+        parts = {"database_url": SecretStr(postgres.dsn()), "storage_url": files.absolute().as_uri()}
+        yield given.model_copy(update=parts)
+
+
+@asynccontextmanager
+async def database() -> AsyncIterator[Database]:
+    """The main database with its schema in place: made where it is embedded, otherwise the operator's to make."""
+    with settings() as given:
+        own_contacts = given.contacts_database_url is None
+        if not await check_schema(given.direct_dsn, own_contacts=own_contacts):
+            if load().database_url is not None:
+                raise SchemaMismatch("Migrations are missing; run: contact-exports migrate")
+            await migrate(given.direct_dsn, own_contacts=own_contacts)
+        async with program.open_database(given) as opened:
+            yield opened
+
+
+@asynccontextmanager
+async def contacts() -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the database that holds the contacts, for work that takes as long as it takes."""
+    with settings() as given:
+        try:
+            connection = await asyncpg.connect(given.contacts_dsn)
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            raise DatabaseUnavailable(detail=describe(error)) from error
+        try:
+            yield connection
+        finally:
+            connection.terminate()
+
+
+@contextmanager
+def _embedded(state: Path, *, alone: bool) -> Iterator[EmbeddedPostgres]:
+    try:
+        find_binaries()
+    except EmbeddedError as error:
+        raise SettingsError(f"DATABASE_URL and STORAGE_URL are required; to try the service without them: {error}") from None
+    with EmbeddedPostgres(state / "postgres") as postgres:
+        deadline = time.monotonic() + _OTHER_COMMAND_SECONDS
+        while alone and postgres.joined:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(f"another command uses the Postgres in {state}; it has to end first")
+            time.sleep(0.5)
+            postgres.stop()
+            postgres.start()
+        yield postgres
+
+
+def _exit(sentence: str, code: int) -> NoReturn:
+    click.echo(sentence, err=True)
+    sys.exit(code)

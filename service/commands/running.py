@@ -1,0 +1,55 @@
+"""serve, migrate, health: what a process supervisor calls."""
+
+import asyncio
+import signal
+
+import aiohttp
+import click
+
+from service import main as program
+from service.commands.environment import EXIT_FAILED, command, settings
+from service.postgres.migrate import migrate as apply_migrations
+from service.settings import load
+
+_HEALTH_SECONDS = 4.0
+
+
+@click.command()
+@command
+async def serve() -> None:
+    """Run the service: HTTP API and job runner.
+
+    With neither DATABASE_URL nor STORAGE_URL it brings a Postgres and a directory of its own, in STATE_DIR.
+    """
+    with settings(alone=True) as given:
+        _ = given.files_url  # with only one of the two there is nothing to guess
+        stop = program.Stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.ask)
+        await program.run(given, stop)
+
+
+@click.command()
+@command
+async def migrate() -> None:
+    """Bring the main database's schema up to date."""
+    with settings() as given:
+        applied = await apply_migrations(given.direct_dsn, own_contacts=given.contacts_database_url is None)
+        click.echo("\n".join(f"applied {name}" for name in applied) or "up to date", err=True)
+
+
+@click.command()
+@command
+async def health() -> None:
+    """Ask the service on this machine whether it is alive; exit code 0 if so."""
+    given = load()
+    host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104
+    address = f"http://{f'[{host}]' if ':' in host else host}:{given.port}/healthz"
+    try:
+        async with aiohttp.request("GET", address, timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS)) as response:
+            alive = response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        alive = False
+    if not alive:
+        click.echo(f"no healthy service at {address}", err=True)
+        raise SystemExit(EXIT_FAILED)

@@ -1,0 +1,125 @@
+"""The command line: values on standard output, everything else on standard error, faults as one line."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.client import ClientError, ExportClient
+from tests.support.contacts import WHOLE_RANGE, Tenant
+from tests.support.program import running
+from tests.support.shell import contact_exports
+
+
+async def test_an_id_and_a_key_are_all_that_is_printed(database_url: str) -> None:
+    space = await contact_exports("spaces", "create", "Eins", "--timezone", "Europe/Berlin", DATABASE_URL=database_url)
+    assert (space.code, space.output) == (0, "1\n")
+    key = await contact_exports("keys", "create", "--space", "1", DATABASE_URL=database_url)
+    assert key.code == 0
+    assert re.fullmatch(r"ce_[0-9a-f]{16}_[A-Za-z0-9_-]{43}\n", key.output)
+
+
+async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: asyncpg.Connection) -> None:
+    await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", DATABASE_URL=database_url)
+    key = (await contact_exports("keys", "create", "--space", "1", DATABASE_URL=database_url)).output.strip()
+    stored = await connection.fetchval("SELECT k::text FROM api_keys k")
+    assert key not in stored
+    assert key.rpartition("_")[2] not in stored
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "code"),
+    [
+        (("spaces", "create", "X", "--timezone", "Mars/Olympus"), "Mars/Olympus", 1),
+        (("spaces", "suspend", "99"), "no such Space", 1),
+        (("keys", "create", "--space", "99"), "no such Space", 1),
+        (("keys", "revoke", "0123456789abcdef"), "no such key", 1),
+        (("exports", "show", "99"), "no such export", 1),
+        (("seed", "--space", "99", "--contacts", "5"), "no such Space", 1),
+        (("keys", "create", "--space", "1", "--scope", "all"), "exports:write", 2),
+        (("seed", "--space", "1", "--contacts", "5", "--from", "2024-02-01", "--to", "2024-01-01"), "--from", 2),
+    ],
+)
+async def test_a_fault_is_a_sentence_and_an_exit_code(
+    database_url: str, arguments: tuple[str, ...], sentence: str, code: int
+) -> None:
+    ended = await contact_exports(*arguments, DATABASE_URL=database_url)
+    assert (ended.code, ended.output) == (code, "")
+    assert sentence in ended.errors
+    assert "Traceback" not in ended.errors
+
+
+async def test_a_database_that_cannot_be_reached_or_is_empty_is_said_in_one_line(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    away = await contact_exports("spaces", "list", DATABASE_URL=f"postgresql:///x?host={tmp_path}")
+    assert (away.code, len(away.errors.splitlines())) == (1, 1)
+    empty = await contact_exports("spaces", "list", DATABASE_URL=empty_database_url)
+    assert (empty.code, empty.errors) == (2, "Migrations are missing; run: contact-exports migrate\n")
+
+
+@pytest.mark.parametrize("given", ["DATABASE_URL", "STORAGE_URL"])
+async def test_serve_refuses_to_guess_one_of_database_and_storage(given: str, tmp_path: Path) -> None:
+    url = {"DATABASE_URL": "postgresql:///x", "STORAGE_URL": tmp_path.as_uri()}[given]
+    ended = await contact_exports("serve", **{given: url})
+    other = {"DATABASE_URL": "STORAGE_URL", "STORAGE_URL": "DATABASE_URL"}[given]
+    assert (ended.code, ended.errors) == (2, f"The settings cannot be used:\n{other} is required\n")
+
+
+async def test_secrets_can_be_files(database_url: str, tmp_path: Path) -> None:
+    secret = tmp_path / "url"
+    secret.write_text(database_url + "\n")
+    assert (await contact_exports("spaces", "list", DATABASE_URL_FILE=str(secret))).code == 0
+    missing = await contact_exports("spaces", "list", DATABASE_URL_FILE=str(tmp_path / "none"), LINK_SECRET="short")
+    assert missing.code == 2
+    assert "DATABASE_URL_FILE names a file that cannot be read" in missing.errors
+    assert "LINK_SECRET" in missing.errors
+    assert "short" not in missing.errors.replace("should have", "")
+
+
+async def test_commands_work_on_the_embedded_parts_while_serve_runs_and_while_it_does_not(tmp_path: Path) -> None:
+    state = {"STATE_DIR": str(tmp_path / "state")}
+    first = await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", **state)
+    assert first.output == "1\n"
+    assert f"using Postgres {first.errors.partition('using Postgres ')[2]}" in first.errors
+    async with running(state) as program:
+        second = await contact_exports("spaces", "create", "Zwei", "--timezone", "UTC", **state)
+        assert second.output == "2\n"
+        health = await contact_exports("health", PORT=program.address.rpartition(":")[2])
+        assert health.code == 0
+        assert await program.end() == 0
+    listed = await contact_exports("spaces", "list", **state)
+    assert listed.output == "1\tEins\tUTC\tactive\n2\tZwei\tUTC\tactive\n"
+    assert (await contact_exports("health", PORT="1")).code == 1
+
+
+async def test_operators_list_and_show_exports(database_url: str, space: Tenant, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    async with (
+        running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
+        ExportClient(program.address, space.key) as client,
+    ):
+        await client.ended(await client.create(**WHOLE_RANGE))
+    listed = await contact_exports("exports", "list", "--status", "completed", DATABASE_URL=database_url)
+    assert re.fullmatch(r"1\tTests\tcompleted\t0:00:\d\d\t0 contacts in \d+ bytes\n", listed.output)
+    assert (await contact_exports("exports", "list", "--status", "failed", DATABASE_URL=database_url)).output == ""
+    shown = await contact_exports("exports", "show", "1", DATABASE_URL=database_url)
+    assert "start_date             2024-01-01 00:00:00" in shown.output
+    assert "outcome                completed" in shown.output
+
+
+async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url: str, space: Tenant, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    async with (
+        running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
+        ExportClient(program.address, space.key) as client,
+    ):
+        export_id = await client.create(**WHOLE_RANGE)
+        await contact_exports("spaces", "suspend", str(space.space_id), DATABASE_URL=database_url)
+        with pytest.raises(ClientError, match="403"):
+            await client.ended(export_id)
+        await contact_exports("spaces", "activate", str(space.space_id), DATABASE_URL=database_url)
+        async with asyncio.timeout(20):
+            assert (await client.ended(export_id))["status"] == "completed"

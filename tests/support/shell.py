@@ -1,0 +1,48 @@
+"""Commands as operators type them."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.program import environment
+
+BIN = Path(sys.executable).parent
+_SECONDS = 60.0
+
+
+class Ended(NamedTuple):
+    """What a command left: its exit code and its two outputs."""
+
+    code: int
+    output: str
+    errors: str
+
+
+async def contact_exports(*arguments: str, **settings: str) -> Ended:
+    """Run one command of ours."""
+    return await _run([sys.executable, "-m", "service", *arguments], settings)
+
+
+async def shell(script: str, settings: dict[str, str]) -> str:
+    """Run lines as a person would paste them, and return what they print."""
+    ended = await _run(["sh", "-euc", script], settings)
+    assert ended.code == 0, ended.errors
+    return ended.output
+
+
+async def _run(command: list[str], settings: dict[str, str]) -> Ended:
+    environ = environment(settings) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            output, errors = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    assert process.returncode is not None
+    return Ended(process.returncode, output.decode(), errors.decode())
