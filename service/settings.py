@@ -1,6 +1,7 @@
 """Settings from the environment. Read by `service.__main__` and `service.main` only; everything else gets plain values."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -65,7 +66,8 @@ def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
 
 def _limit(value: str) -> str:
     try:
-        if limits.parse(value).amount > 0:
+        (limit,) = limits.parse_many(value)
+        if limit.amount > 0:
             return value
     except ValueError:
         pass
@@ -73,8 +75,11 @@ def _limit(value: str) -> str:
 
 
 def _state_dir() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "contact-exports"
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError:  # a numeric user of a container has no home
+        home = Path(tempfile.gettempdir())
+    return home / "contact-exports"
 
 
 Limit = Annotated[str, AfterValidator(_limit)]
@@ -213,7 +218,10 @@ def load() -> Settings:
     except ValidationError as error:
         for fault in error.errors(include_input=False, include_url=False, include_context=False):
             name = "".join(str(part) for part in fault["loc"][:1]).upper()
-            faults.append(f"{name} {fault['msg'].removeprefix('Value error, ')}")
+            # What is said of a size quotes its unit.
+            unit = fault["type"] == "byte_size_unit"
+            text = "must be a size such as 8MiB" if unit else fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{name} {text}")
     if faults:
         raise SettingsError("\n".join(faults))
     return settings
