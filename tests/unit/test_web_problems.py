@@ -23,6 +23,7 @@ OURS_TO_MEND = {
     "too_large",
     "unknown_timezone",
     "worker_lost",
+    "cannot_listen",
 }
 """Codes that no call raises to its caller: if one does, that is a fault of the service."""
 
