@@ -1,0 +1,169 @@
+"""The contacts that are measured: a database each, made once and kept as long as the server's directory.
+
+The measured Space shares its tables with four others, and their contacts were created in turns: neighbours in the heap
+belong to different Spaces, as in any table that many tenants write to. Addresses and tokens are those of the sample
+contacts: 1.6 (up to 6) and 3 (up to 12) each.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+import asyncpg
+
+from service.callers import Callers
+from service.embedded.postgres import EmbeddedPostgres
+from service.model import Scope
+from service.postgres.callers import CallerStore
+from service.postgres.migrate import migrate
+from service.postgres.pool import Database
+from sql import migrations, statement
+from tests.bench.workloads import YEAR, Dates
+from tests.support.contacts import Tenant
+
+PARAMETERS = {"shared_buffers": "1GB", "maintenance_work_mem": "256MB", "max_wal_size": "2GB"}
+"""Of the server, beside durable defaults: the tables are read from memory, and a checkpoint is rare. Same for all."""
+
+OTHER_SPACES = 4
+_LAST = YEAR.end - timedelta(days=1)
+_MERGED_EVERY = 50
+"""The sample merges away every fiftieth profile: that many more make the lines asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Contacts of the measured Space and of all others together; the first `with_extras` have tokens and addresses."""
+
+    measured: int
+    others: int
+    with_extras: int
+
+    @property
+    def database(self) -> str:
+        """A name that changes with anything that changes the rows or their indexes."""
+        return f"contacts_{self.measured}_{self.others}_{self.with_extras}_{_version()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """A database with contacts. The first Space is the measured one."""
+
+    dsn: str
+    spaces: tuple[Tenant, ...]
+    count: int
+
+    async def first(self, count: int, space: int = 0) -> Dates:
+        """The dates that hold the first `count` contacts of a Space, and those of the same second."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            end = await connection.fetchval(_CREATION_OF, self.spaces[space].space_id, count - 1)
+        finally:
+            await connection.close()
+        return YEAR if end is None else Dates(YEAR.start, end + timedelta(seconds=1))
+
+    async def middle(self, count: int) -> Dates:
+        """Dates that hold about `count` contacts from the middle of the measured Space."""
+        before, after = await self.first(self.count // 2), await self.first(self.count // 2 + count)
+        return Dates(before.end, after.end)
+
+
+_CREATION_OF = """
+SELECT date_trunc('second', created_at) FROM contacts WHERE space_id = $1 AND merged_into IS NULL
+ ORDER BY created_at, id OFFSET $2 LIMIT 1
+"""
+
+_SHARE = """
+CREATE FUNCTION bench_share() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  NEW.space_id := 2 + abs(hashint8((NEW.id - 1) / 2) % {other_spaces});
+  RETURN NEW;
+END $$;
+CREATE TRIGGER bench_share BEFORE INSERT ON contacts
+  FOR EACH ROW WHEN ((NEW.id - 1) / 2 * {others} % {total} < {others}) EXECUTE FUNCTION bench_share();
+"""
+"""Hands every so many contacts to other Spaces; in pairs, because a merged profile follows its survivor."""
+
+
+async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
+    """The database of this size, made if it is not there; nothing is left in its queue."""
+    await _make(server, size)
+    dsn = server.dsn(size.database)
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("TRUNCATE export_jobs, export_attempts, api_keys, rate_limit_windows")
+        await connection.execute("DELETE FROM spaces WHERE id > $1", 1 + OTHER_SPACES)
+        await connection.execute("CHECKPOINT")
+    finally:
+        await connection.close()
+    async with Database(dsn, application_name="bench", size=1) as database:
+        callers = Callers(CallerStore(database))
+        spaces = [Tenant(space, await callers.create_key(space, Scope)) for space in range(1, 2 + OTHER_SPACES)]
+    return Contacts(dsn, tuple(spaces), size.measured)
+
+
+async def new_spaces(dsn: str, count: int) -> list[Tenant]:
+    """Spaces without contacts, beside those of the data."""
+    async with Database(dsn, application_name="bench", size=1) as database:
+        callers = Callers(CallerStore(database))
+        spaces = [await callers.create_space("Bench", "UTC") for _ in range(count)]
+        return [Tenant(space, await callers.create_key(space, Scope)) for space in spaces]
+
+
+async def empty_database(server: EmbeddedPostgres, name: str) -> str:
+    """The address of a new database that holds what the migrations make; one of that name is dropped."""
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        await connection.execute(f"DROP DATABASE IF EXISTS {name}")
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
+    finally:
+        await connection.close()
+    await migrate(server.dsn(name))
+    return server.dsn(name)
+
+
+def _version() -> str:
+    texts = [migration.text for migration in migrations("main") + migrations("contacts")]
+    texts += [statement(name) for name in ("sample_contacts", "sample_emails", "sample_tokens")]
+    return hashlib.sha256("".join([*texts, _SHARE]).encode()).hexdigest()[:8]
+
+
+async def _make(server: EmbeddedPostgres, size: Size) -> None:
+    connection = await asyncpg.connect(server.dsn())
+    try:
+        names = [row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")]
+        if size.database in names:
+            return
+        for outdated in names:
+            if outdated.startswith("contacts_") and not outdated.endswith(_version()):
+                await connection.execute(f"DROP DATABASE {outdated}")
+        # It has its name only when it is whole.
+        await _fill(await empty_database(server, "being_made"), size)
+        await connection.execute(f"ALTER DATABASE being_made RENAME TO {size.database}")
+    finally:
+        await connection.close()
+
+
+async def _fill(dsn: str, size: Size) -> None:
+    total = (size.measured + size.others) * _MERGED_EVERY // (_MERGED_EVERY - 1) + 1
+    async with Database(dsn, application_name="bench", size=1) as database:
+        callers = Callers(CallerStore(database))
+        for number in range(1 + OTHER_SPACES):
+            await callers.create_space(f"Bench {number}", "UTC")
+    connection = await asyncpg.connect(dsn)
+    try:
+        indexes = await connection.fetch(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE indexdef LIKE 'CREATE INDEX%' AND tablename = ANY ($1)",
+            ["contacts", "contact_emails", "comet_tokens"],
+        )
+        await connection.execute("; ".join(f"DROP INDEX {index['indexname']}" for index in indexes))
+        share = _SHARE.format(others=size.others, total=size.measured + size.others, other_spaces=OTHER_SPACES)
+        await connection.execute(share)
+        await connection.execute(statement("sample_contacts"), 1, total, 1, YEAR.start, _LAST, 0)
+        await connection.execute("DROP FUNCTION bench_share CASCADE")
+        for name in ("sample_emails", "sample_tokens"):
+            await connection.execute(statement(name), 1, min(total, size.with_extras), _LAST, 0)
+        for index in indexes:
+            await connection.execute(index["indexdef"])
+        await connection.execute(statement("sample_vacuum"))
+    finally:
+        await connection.close()

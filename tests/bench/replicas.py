@@ -1,0 +1,47 @@
+"""Throughput of one, two and four processes that share a database and a store: eight exports of four Spaces at once."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+from statistics import median
+
+from tests.bench.bench import Bench, Figures
+from tests.bench.dataset import Contacts
+from tests.bench.ours import Export, Service
+from tests.bench.workloads import BOTH, YEAR
+
+COUNTS = (1, 2, 4)
+_EXPORTS_PER_SPACE = 2
+"""As many as may run at once."""
+_ROUNDS = 3
+_LOOK_SECONDS = 0.02
+
+
+async def measure(bench: Bench) -> Figures:
+    """Rows per second of all together, both options on. The POSTs go to the replicas in turns, as a balancer sends them."""
+    contacts = await bench.contacts()
+    figures = {}
+    for count in COUNTS:
+        bench.say(f"replicas: {count}")
+        async with AsyncExitStack() as stack:
+            services = [await stack.enter_async_context(bench.service(contacts)) for _ in range(count)]
+            await _rows_per_second(contacts, services)  # warms caches; not counted
+            rounds = min(_ROUNDS, bench.plan.rounds)
+            figures[str(count)] = median([await _rows_per_second(contacts, services) for _ in range(rounds)])
+    return {"replicas": {"rows_per_second": figures}}
+
+
+async def _rows_per_second(contacts: Contacts, services: list[Service]) -> float:
+    spaces = contacts.spaces[1:] * _EXPORTS_PER_SPACE
+    started = time.perf_counter()
+    exports: list[Export] = await asyncio.gather(
+        *(
+            services[number % len(services)].export(space, YEAR, BOTH, look=_LOOK_SECONDS)
+            for number, space in enumerate(spaces)
+        )
+    )
+    seconds = time.perf_counter() - started
+    for export in exports:
+        assert export.file is not None
+        export.file.unlink()
+    return sum(int(export.status["row_count"]) for export in exports) / seconds

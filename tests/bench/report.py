@@ -1,0 +1,88 @@
+"""The results: one object whose keys stay the same, so that runs can be compared, and a table of it for people."""
+
+import copy
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.bench import memory
+from tests.bench.bench import Bench, Figures
+from tests.bench.dataset import PARAMETERS
+from tests.bench.rivals import ALL
+from tests.bench.workloads import WORKLOADS
+
+_OF_A_WORKLOAD = ("seconds", "rows_per_second", "cpu_client_s", "cpu_server_s", "first_part_s", "size_vs_gzip6")
+_FIXED: Figures = {
+    "workloads": {name: {**dict.fromkeys(_OF_A_WORKLOAD), "ratios": dict.fromkeys(ALL)} for name in WORKLOADS},
+    "geomean": {"psql_igzip1": None},
+    "memory": {"rss_mib": {str(size): None for size in memory.SIZES}},
+    "latency": {
+        "status_p50_ms": dict.fromkeys(("idle", "exports_1", "exports_2", "exports_4")),
+        "status_p99_ms": dict.fromkeys(("idle", "exports_1", "exports_2", "exports_4")),
+        "longest_stall_ms": None,
+    },
+    "queue": {"create_to_claim_p95_ms": None, "claim_ms_at_10000": None},
+    "narrow_range_ms": {"small_table": None, "large_table": None},
+    "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
+}
+"""What was not measured is null; measurements may add keys beside these."""
+
+
+def new(bench: Bench) -> Figures:
+    """A report without a figure yet."""
+    return {
+        **copy.deepcopy(_FIXED),
+        "contacts": bench.plan.contacts,
+        "other_contacts": bench.plan.others,
+        "rounds": bench.plan.rounds,
+        "postgres_parameters": PARAMETERS,
+        "machine": _machine(bench),
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def add(report: Figures, figures: Figures) -> None:
+    """Put figures into a report, in place of nulls or beside what is there."""
+    for name, value in figures.items():
+        if isinstance(value, dict) and isinstance(report.get(name), dict):
+            add(report[name], value)
+        else:
+            report[name] = value
+
+
+def rounded(report: Figures) -> Figures:
+    """The same with every number to five significant digits: the rest is noise."""
+    return {name: _rounded(each) for name, each in report.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return rounded(value)
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _machine(bench: Bench) -> str:
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return (
+        f"{len(os.sched_getaffinity(0))} cores of {models[0] if models else platform.machine()}, {gib:.0f} GiB,"
+        f" {platform.system()} {platform.release()}, Python {platform.python_version()}, Postgres {bench.server.version}"
+    )
+
+
+def _commit() -> str | None:
+    """The commit that was measured, with a plus sign where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")

@@ -1,0 +1,96 @@
+"""Status calls at a steady rate, made by a process of its own so that nobody else's work delays them.
+
+It reads one line from standard input with the calls to make in turns, as JSON: [[url, key], …]; then lines with a rate
+(calls a second) and a duration (seconds), and answers each with the milliseconds of every call, as a JSON array.
+"""
+
+import asyncio
+import gc
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+_CONNECTIONS = 16
+"""Kept alive. More than are ever in use: a call that waits for one would be late for our own reasons."""
+
+
+class StatusCalls:
+    """The other process, seen from here."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def measure(self, *, rate: float, seconds: float) -> list[float]:
+        """Make calls for so long; milliseconds each, ascending. Raises RuntimeError when a call was not answered by 200."""
+        return sorted(json.loads(await self._ask([rate, seconds])))
+
+    async def _ask(self, line: object) -> bytes:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        await self._process.stdin.drain()
+        answer = await self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the status calls failed; the reason is above")
+        return answer
+
+
+@asynccontextmanager
+async def status_calls(calls: list[tuple[str, str]]) -> AsyncIterator[StatusCalls]:
+    """A process that makes these calls; each has been made once when the block begins."""
+    pipe = asyncio.subprocess.PIPE
+    command = [sys.executable, "-m", "tests.bench.status_calls"]
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**24)
+    try:
+        status = StatusCalls(process)
+        await status._ask(calls)
+        yield status
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def main() -> None:
+    """Answer line by line until standard input ends."""
+    gc.disable()
+    calls = json.loads(await asyncio.to_thread(sys.stdin.readline))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
+        for url, key in calls:
+            await _call(session, url, key)
+        _answer([])
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            rate, seconds = json.loads(line)
+            _answer(await _calls(session, calls, rate, seconds))
+
+
+async def _calls(session: aiohttp.ClientSession, calls: list[tuple[str, str]], rate: float, seconds: float) -> list[float]:
+    """Each call starts at its time, whether those before it have been answered or not: none hides another's wait."""
+    started = time.perf_counter()
+    pending = []
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(started + number / rate - time.perf_counter())
+        pending.append(asyncio.create_task(_call(session, *calls[number % len(calls)])))
+    return await asyncio.gather(*pending)
+
+
+async def _call(session: aiohttp.ClientSession, url: str, key: str) -> float:
+    started = time.perf_counter()
+    async with session.get(url, headers={"Authorization": f"Bearer {key}"}) as response:
+        body = await response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {body.decode()}")
+    return (time.perf_counter() - started) * 1000
+
+
+def _answer(durations: list[float]) -> None:
+    sys.stdout.write(json.dumps(durations) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
