@@ -120,6 +120,10 @@ class Runner:
                 space_slots=self._limits.space_slots,
                 alone=not self._running,
             )
+            if claim is not None and self._stopping.is_set():
+                # Asked for before the end was: whoever hands back what runs does not know of it.
+                await self._claims.hand_back(claim)
+                return
         except DatabaseUnavailable as error:
             log.warning("claim_failed", detail=error.detail)
             claim = None

@@ -205,7 +205,8 @@ class ClusterDirectory:
 
     def remove_socket_directory(self, directory: Path) -> None:
         """Remove a directory that `make_socket_directory` made; leaves any other alone."""
-        if directory.parent in (Path(tempfile.gettempdir()), Path(_SHORT_DIRECTORY)) and directory.name.startswith(_SOCKET_PREFIX):
+        made_in = (Path(tempfile.gettempdir()), Path(_SHORT_DIRECTORY))
+        if directory.parent in made_in and directory.name.startswith(_SOCKET_PREFIX):
             shutil.rmtree(directory, ignore_errors=True)
 
     def _check_major(self, cluster: str, server: str) -> None:

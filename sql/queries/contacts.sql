@@ -1,9 +1,9 @@
 -- name: source_horizon
 -- The instant up to which every transaction on this database is decided, so that no contact created before it can still
 -- appear: the start of the oldest open one, less a second between taking that time and showing it. Asked before the snapshot
--- is taken. Null where this role may not see other sessions, or while prepared transactions hide their start. Our own
--- exports only read and do not count.
-SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE')
+-- is taken. Null where this role may not see other sessions, on a standby, where the writers are not, and while prepared
+-- transactions hide their start. Our own exports only read and do not count.
+SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_recovery()
              AND NOT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())
             THEN least(clock_timestamp(), min(xact_start)) - interval '1 second' END
   FROM pg_stat_activity

@@ -188,7 +188,7 @@ async def test_whenever_an_upload_is_cancelled_nothing_unfinished_stays(place: P
         # A completion that was under way when it was cancelled may have succeeded: then whole, and for the sweep.
         assert await place.objects() in ({}, {NAME: PART + 1})
         await place.store.delete(NAME)
-    assert cancelled > 5
+    assert cancelled > 0
 
 
 # Links ---------------------------------------------------------------------------------------------------------------

@@ -30,6 +30,24 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
+@asynccontextmanager
+async def holding(url: str, statement: str) -> AsyncIterator[asyncpg.Connection]:
+    """Another session, in a transaction that did this and is rolled back at the end."""
+    async with connect(url) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute(statement)
+        try:
+            yield connection
+        finally:
+            await transaction.rollback()
+
+
+async def release(holder: asyncpg.Connection) -> None:
+    """Let a session of `holding` give up what it holds before its end."""
+    await holder.execute("ROLLBACK; BEGIN")
+
+
 @dataclass(frozen=True)
 class JobTable:
     """`sql` is a connection of the test's own; `claims` are on others."""

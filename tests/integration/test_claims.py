@@ -1,0 +1,312 @@
+"""Claiming on real connections: each export once, no Space above its cap, nobody starved, and nobody waited for."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from service.errors import DatabaseUnavailable
+from service.model import END_OF_TIME, Claim, Window
+from service.postgres.export_jobs import ExportJobs
+from tests.support.jobs import LEASE, REQUEST, WINDOW, JobTable, holding, job_table
+from tests.support.waiting import until
+
+CLAIMERS = 16
+EXPORTS = 200
+CAP = 2
+
+
+@pytest.fixture
+async def jobs(database_url: str) -> AsyncIterator[JobTable]:
+    """The job table of the test's database."""
+    async with job_table(database_url) as table:
+        yield table
+
+
+# Many at once --------------------------------------------------------------------------------------------------------
+
+
+async def running(jobs: JobTable) -> Counter[int]:
+    """How many exports of each Space are being worked on."""
+    rows = await jobs.sql.fetch("SELECT space_id, count(*) FROM export_jobs WHERE status = 'processing' GROUP BY 1")
+    return Counter({row["space_id"]: row["count"] for row in rows})
+
+
+async def test_claimers_that_ask_at_once_fill_every_space_to_its_cap_and_not_further(database_url: str) -> None:
+    async with job_table(database_url, connections=CLAIMERS) as jobs:
+        caps = {await jobs.space(): CAP, await jobs.space(): CAP, await jobs.space(max_running=5): 5}
+        for space_id in list(caps) * 10:
+            await jobs.queue(space_id)
+
+        async def take_all(worker: str) -> list[Claim]:
+            claims = []
+            while claim := await jobs.try_claim(worker, space_slots=CAP):
+                claims.append(claim)
+            return claims
+
+        taken = await asyncio.gather(*(take_all(f"worker {number}") for number in range(CLAIMERS)))
+        claims = [claim for each in taken for claim in each]
+        assert await running(jobs) == caps
+        assert Counter(claim.space_id for claim in claims) == caps
+        assert len({claim.export_id for claim in claims}) == len({claim.claim_id for claim in claims}) == sum(caps.values())
+        slots = await jobs.sql.fetch("SELECT space_id, slot FROM export_jobs WHERE status = 'processing'")
+        assert sorted(tuple(row) for row in slots) == [
+            (space_id, slot) for space_id, cap in sorted(caps.items()) for slot in range(1, cap + 1)
+        ]
+
+
+async def test_sixteen_claimers_share_two_hundred_exports_and_no_space_is_ever_above_its_cap(database_url: str) -> None:
+    async with job_table(database_url, connections=CLAIMERS) as jobs:
+        caps = {await jobs.space(): CAP for _ in range(6)} | {await jobs.space(max_running=3): 3}
+        exports = [await jobs.queue(list(caps)[number % 7]) for number in range(EXPORTS)]
+        claims: list[Claim] = []
+
+        async def work(worker: str) -> None:
+            while len(claims) < EXPORTS:
+                claim = await jobs.try_claim(worker, space_slots=CAP)
+                if claim is not None:
+                    claims.append(claim)
+                    assert await jobs.complete(claim)
+
+        working = asyncio.gather(*(work(f"worker {number}") for number in range(CLAIMERS)))
+        samples = []
+        while not working.done():
+            samples.append(await running(jobs))
+        await working
+        assert all(sample[space_id] <= cap for sample in samples for space_id, cap in caps.items())
+        assert any(samples)
+        assert sorted(claim.export_id for claim in claims) == exports
+        ended = await jobs.sql.fetch("SELECT outcome, count(*) FROM export_attempts GROUP BY 1")
+        assert [tuple(row) for row in ended] == [("completed", EXPORTS)]
+        assert await jobs.sql.fetchval("SELECT count(*) FROM export_jobs WHERE status = 'completed'") == EXPORTS
+
+
+async def test_a_claimer_counts_the_claim_that_another_is_just_making(jobs: JobTable) -> None:
+    space_id = await jobs.space(max_running=1)
+    first = await jobs.queue(space_id)
+    # Both are the next of their Space for a process that is empty, so that only the count stands between them and the slot.
+    await jobs.queue(space_id, lost_leases=2)
+    async with jobs.sql.transaction():
+        row = await jobs.sql.fetchrow("SELECT * FROM claim_export('a worker', $1, 1, true)", LEASE)
+        assert row is not None
+        assert row["job_id"] == first
+        claiming = asyncio.create_task(jobs.try_claim("another worker"))
+        await until(lambda: jobs.sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    assert await claiming is None
+
+
+# What a claim is -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_says_what_was_asked_and_is_written_down(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    export_id = await jobs.queue(space_id, max_attempts=3)
+    claim = await jobs.claim("a worker")
+    assert claim == Claim(
+        claim_id=claim.claim_id,
+        export_id=export_id,
+        space_id=space_id,
+        attempt=1,
+        max_attempts=3,
+        alone=False,
+        object_name=f"{space_id}/{export_id}/{claim.claim_id}.ndjson.gz",
+        window=WINDOW,
+        timezone="UTC",
+        include_comet_tokens=REQUEST.include_comet_tokens,
+        include_all_emails=REQUEST.include_all_emails,
+    )
+    job, attempt = await jobs.job(export_id), await jobs.attempt(claim)
+    assert (job["status"], job["claim_id"], job["worker"], job["attempts"], job["slot"], job["phase"]) == (
+        ("processing", claim.claim_id, "a worker", 1, 1, "starting")
+    )
+    assert (attempt["job_id"], attempt["attempt"], attempt["worker"]) == (export_id, 1, "a worker")
+    assert (attempt["object_name"], attempt["ended_at"], attempt["outcome"]) == (claim.object_name, None, None)
+
+
+async def test_a_lease_lasts_as_long_as_was_asked_from_the_moment_of_the_claim(jobs: JobTable) -> None:
+    await jobs.queue(await jobs.space())
+    before = await jobs.sql.fetchval("SELECT clock_timestamp()")
+    claim = await jobs.claim()
+    after = await jobs.sql.fetchval("SELECT clock_timestamp()")
+    assert before + LEASE <= (await jobs.job(claim.export_id))["lease_until"] <= after + LEASE
+
+
+async def test_a_window_without_an_end_survives_the_table(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    window = Window(datetime(9999, 12, 31, tzinfo=UTC), END_OF_TIME)
+    stored = await ExportJobs(jobs.database).insert(
+        space_id, REQUEST, timezone="UTC", window=window, max_attempts=1, request_id=""
+    )
+    assert stored.window == window
+    assert (await jobs.claim()).window == window
+
+
+async def test_each_attempt_has_a_claim_id_and_an_object_of_its_own_and_starts_from_nothing(jobs: JobTable) -> None:
+    first = await jobs.claimed(rows_read=10, bytes_stored=20, rows_estimated=30, phase="'reading'")
+    await jobs.lose(first)
+    second = await jobs.claim()
+    assert (second.export_id, second.attempt) == (first.export_id, 2)
+    assert first.claim_id != second.claim_id
+    assert first.object_name != second.object_name
+    job = await jobs.job(first.export_id)
+    assert (job["rows_read"], job["bytes_stored"], job["rows_estimated"], job["phase"]) == (0, 0, None, "starting")
+
+
+async def test_nothing_is_claimed_where_nothing_waits(jobs: JobTable) -> None:
+    assert await jobs.try_claim() is None
+    await jobs.complete(await jobs.claimed())
+    await jobs.claimed()
+    await jobs.cancel(await jobs.queue(await jobs.space()))
+    assert await jobs.try_claim() is None
+
+
+# Which one -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_space_with_one_export_is_served_before_the_second_of_a_space_with_many(jobs: JobTable) -> None:
+    greedy, modest = await jobs.space(), await jobs.space()
+    many = [await jobs.queue(greedy) for _ in range(20)]
+    one = await jobs.queue(modest)
+    assert [(await jobs.claim()).export_id for _ in range(4)] == [many[0], one, many[1], many[2]]
+
+
+async def test_among_spaces_with_equally_many_running_the_oldest_export_is_first(jobs: JobTable) -> None:
+    one, other, third = await jobs.space(), await jobs.space(), await jobs.space()
+    order = [await jobs.queue(space_id) for space_id in (third, one, other, one, third, other)]
+    assert [(await jobs.claim()).export_id for _ in range(6)] == order
+
+
+async def test_a_lone_space_may_use_all_its_slots_and_takes_up_one_that_is_freed(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    for _ in range(5):
+        await jobs.queue(space_id)
+    claims = [await jobs.claim(space_slots=3) for _ in range(3)]
+    assert await jobs.try_claim(space_slots=3) is None
+    await jobs.complete(claims[1])
+    freed = await jobs.claim(space_slots=3)
+    assert (await jobs.job(freed.export_id))["slot"] == 2
+
+
+async def test_a_cap_that_was_lowered_counts_what_still_runs_in_higher_slots(jobs: JobTable) -> None:
+    space_id = await jobs.space(max_running=3)
+    for _ in range(5):
+        await jobs.queue(space_id)
+    claims = [await jobs.claim() for _ in range(3)]
+    await jobs.sql.execute("UPDATE spaces SET max_running_exports = 2")
+    await jobs.complete(claims[0])
+    assert await jobs.try_claim() is None
+    await jobs.complete(claims[1])
+    assert (await jobs.job((await jobs.claim()).export_id))["slot"] == 1
+
+
+async def test_a_paused_space_waits_until_it_is_no_longer_paused(jobs: JobTable) -> None:
+    paused = await jobs.space(max_running=0)
+    export_id, other = await jobs.queue(paused), await jobs.queue(await jobs.space())
+    assert (await jobs.claim()).export_id == other
+    assert await jobs.try_claim() is None
+    await jobs.sql.execute("UPDATE spaces SET max_running_exports = NULL WHERE id = $1", paused)
+    assert (await jobs.claim()).export_id == export_id
+
+
+async def test_an_export_waits_for_its_time_and_lets_a_later_one_of_its_space_pass(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    waiting = await jobs.queue(space_id, run_after="now() + interval '1 minute'")
+    ready = await jobs.queue(space_id)
+    assert (await jobs.claim()).export_id == ready
+    assert await jobs.try_claim() is None
+    await jobs.set(waiting, run_after="now()")
+    assert (await jobs.claim()).export_id == waiting
+
+
+# Exports that may have killed their process --------------------------------------------------------------------------
+
+
+async def test_an_export_that_lost_two_leases_is_claimed_only_by_a_process_that_runs_nothing_else(jobs: JobTable) -> None:
+    poison = await jobs.queue(await jobs.space(), lost_leases=2)
+    assert await jobs.try_claim(alone=False) is None
+    claim = await jobs.try_claim(alone=True)
+    assert claim is not None
+    assert (claim.export_id, claim.alone) == (poison, True)
+
+
+async def test_an_export_that_lost_one_lease_is_like_any_other(jobs: JobTable) -> None:
+    await jobs.queue(await jobs.space(), lost_leases=1)
+    claim = await jobs.try_claim(alone=False)
+    assert claim is not None
+    assert not claim.alone
+
+
+async def test_an_export_that_must_run_alone_lets_others_of_its_space_pass_for_ten_minutes(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    await jobs.queue(space_id, lost_leases=2, run_after="now() - interval '9 minutes 50 seconds'")
+    other = await jobs.queue(space_id)
+    claim = await jobs.try_claim(alone=False)
+    assert claim is not None
+    assert claim.export_id == other
+
+
+async def test_once_it_has_waited_ten_minutes_nothing_is_claimed_until_a_process_is_empty_and_takes_it(
+    jobs: JobTable,
+) -> None:
+    other = await jobs.queue(await jobs.space())
+    poison = await jobs.queue(await jobs.space(), lost_leases=2, run_after="now() - interval '10 minutes 1 second'")
+    assert await jobs.try_claim(alone=False) is None
+    assert (await jobs.claim()).export_id == poison
+    claim = await jobs.try_claim(alone=False)
+    assert claim is not None
+    assert claim.export_id == other
+
+
+@pytest.mark.parametrize("max_running", [0, 1])
+async def test_an_overdue_export_that_could_not_run_anyway_holds_up_nobody(jobs: JobTable, max_running: int) -> None:
+    space_id = await jobs.space(max_running=max_running)
+    if max_running:
+        await jobs.queue(space_id)
+        await jobs.claim()
+    await jobs.queue(space_id, lost_leases=2, run_after="now() - interval '1 hour'")
+    other = await jobs.queue(await jobs.space())
+    claim = await jobs.try_claim(alone=False)
+    assert claim is not None
+    assert claim.export_id == other
+
+
+# Whoever holds a lock ------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_that_an_operator_has_locked_is_passed_over_for_that_of_another_space(jobs: JobTable) -> None:
+    locked, other = await jobs.queue(await jobs.space()), await jobs.queue(await jobs.space())
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {locked} FOR UPDATE"):
+        assert (await jobs.claim()).export_id == other
+        assert await jobs.try_claim() is None
+    assert (await jobs.claim()).export_id == locked
+
+
+async def test_a_claimer_that_stalls_holds_up_the_others_for_a_second_at_a_time(jobs: JobTable) -> None:
+    export_id = await jobs.queue(await jobs.space())
+    lock = "SELECT pg_advisory_xact_lock(hashtext('contact-exports'), hashtext('claim'))"
+    async with holding(jobs.url, lock), asyncio.timeout(4):
+        with pytest.raises(DatabaseUnavailable, match="LockNotAvailable"):
+            await jobs.try_claim()
+    assert (await jobs.claim()).export_id == export_id
+
+
+# What it costs -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_does_not_read_all_that_wait_in_a_space(jobs: JobTable) -> None:
+    await jobs.queue(await jobs.space())
+    await jobs.sql.execute(
+        "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,"
+        " include_all_emails, max_attempts) SELECT space_id, start_date, end_date, timezone, window_from, window_to, false,"
+        " false, 5 FROM export_jobs, generate_series(1, 5000)"
+    )
+    await jobs.sql.execute("VACUUM ANALYZE export_jobs")
+    async with jobs.sql.transaction():
+        claimed = await jobs.sql.fetch("SELECT * FROM claim_export('a worker', $1, 2, true)", LEASE)
+        read = await jobs.sql.fetchval(
+            "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'export_jobs'"
+        )
+    assert len(claimed) == 1
+    assert read < 100

@@ -1,0 +1,450 @@
+"""Keeping a claim alive on a real database: as long as there is work, and not a moment longer than it may be believed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.errors import DatabaseUnavailable
+from service.lease import Ending, Lease, LeaseEnded, Leases, clock
+from service.model import Claim
+from tests.support.jobs import JobTable, connect, holding, job_table
+from tests.support.waiting import until, until_row
+
+DURATION = timedelta(seconds=1)
+LONG = timedelta(minutes=1)
+
+
+@pytest.fixture
+async def jobs(database_url: str) -> AsyncIterator[JobTable]:
+    """The job table of the test's database."""
+    async with job_table(database_url) as table:
+        yield table
+
+
+@dataclass
+class Work:
+    """Goes on until it is told to finish; keeps the time at which it was cancelled."""
+
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled_at: float | None = None
+
+    async def plain(self) -> str:
+        """Ends where it is cancelled."""
+        self.begun.set()
+        try:
+            await self.finished.wait()
+        except asyncio.CancelledError:
+            self.cancelled_at = clock()
+            raise
+        return "done"
+
+    async def lingering(self) -> str:
+        """When cancelled, waits for leave to end."""
+        try:
+            return await self.plain()
+        except asyncio.CancelledError:
+            await self.may_end.wait()
+            raise
+
+    async def stubborn(self) -> str:
+        """Finishes although it is cancelled."""
+        try:
+            return await self.plain()
+        except asyncio.CancelledError:
+            return "done all the same"
+
+
+@asynccontextmanager
+async def renewed(leases: Leases, failures: list[DatabaseUnavailable] | None = None) -> AsyncIterator[None]:
+    """Inside the block the leases are renewed as the runner does it."""
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(leases.interval)
+            try:
+                await leases.renew()
+            except DatabaseUnavailable as failure:
+                if failures is not None:
+                    failures.append(failure)
+
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await renewing
+
+
+@asynccontextmanager
+async def unreachable(url: str, server: str) -> AsyncIterator[None]:
+    """Inside the block nobody has or gets a connection to this database."""
+    async with connect(url) as own, connect(server) as elsewhere:
+        name = await own.fetchval("SELECT current_database()")
+        await elsewhere.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false")
+        await elsewhere.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        await until(lambda: _alone(elsewhere, name))
+        try:
+            yield
+        finally:
+            await elsewhere.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true")
+
+
+async def _alone(elsewhere: asyncpg.Connection, name: str) -> bool:
+    return not await elsewhere.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", name)
+
+
+def leases_of(jobs: JobTable, *, duration: timedelta = DURATION, no_progress: timedelta = LONG) -> Leases:
+    return Leases(jobs.claims, duration=duration, no_progress=no_progress)
+
+
+async def claimed(jobs: JobTable, duration: timedelta = DURATION) -> tuple[Claim, float]:
+    """A claim for so long, and the clock before it was sent."""
+    await jobs.queue(await jobs.space())
+    sent = clock()
+    return await jobs.claim(lease=duration), sent
+
+
+async def ending_of(lease: Lease, work: Callable[[], Any]) -> Ending:
+    """Why the work was ended."""
+    with pytest.raises(LeaseEnded) as caught:
+        await lease.run(work())
+    return caught.value.ending
+
+
+async def until_over(jobs: JobTable, claim: Claim) -> None:
+    """Returns once the lease has run out by the database's clock."""
+    await until_row(
+        jobs.sql, "SELECT 1 FROM export_jobs WHERE claim_id = $1 AND lease_until < clock_timestamp()", claim.claim_id
+    )
+
+
+# Kept ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_outlasts_several_of_its_lengths(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs)
+    leases, work = leases_of(jobs), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        async with renewed(leases):
+            running = asyncio.create_task(lease.run(work.plain()))
+            lengths = "SELECT 1 FROM export_jobs WHERE clock_timestamp() > claimed_at + 3.2 * $1::interval"
+            await until_row(jobs.sql, lengths, DURATION)
+            assert not running.done()
+            assert await jobs.claims.rescue(pause=LONG) == []
+            work.finished.set()
+            assert await running == "done"
+    assert (await jobs.job(claim.export_id))["claim_id"] == claim.claim_id
+
+
+async def test_renewals_tell_how_far_the_work_is(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(claim, sent=sent) as lease:
+        lease.progress.phase, lease.progress.rows_read, lease.progress.bytes_stored = "reading", 10, 20
+        lease.progress.rows_estimated = 30
+        await leases.renew()
+    job = await jobs.job(claim.export_id)
+    assert (job["phase"], job["rows_read"], job["bytes_stored"], job["rows_estimated"]) == ("reading", 10, 20, 30)
+
+
+async def test_a_claim_that_is_not_held_any_more_is_not_renewed(jobs: JobTable) -> None:
+    (claim, sent), (kept, kept_sent) = await claimed(jobs, LONG), await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(kept, sent=kept_sent):
+        with leases.hold(claim, sent=sent):
+            pass
+        before = await jobs.job(claim.export_id), await jobs.job(kept.export_id)
+        await leases.renew()
+    assert (await jobs.job(claim.export_id))["lease_until"] == before[0]["lease_until"]
+    assert (await jobs.job(kept.export_id))["lease_until"] > before[1]["lease_until"]
+
+
+async def test_a_result_that_comes_although_the_work_was_ended_counts(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases, work = leases_of(jobs, duration=LONG), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        running = asyncio.create_task(lease.run(work.stubborn()))
+        await work.begun.wait()
+        leases.end_all(Ending.SHUTDOWN)
+        assert await running == "done all the same"
+
+
+async def test_an_error_of_the_work_is_its_own(jobs: JobTable) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError
+
+    claim, sent = await claimed(jobs, LONG)
+    with leases_of(jobs, duration=LONG).hold(claim, sent=sent) as lease, pytest.raises(ZeroDivisionError):
+        await lease.run(broken())
+
+
+async def test_cancelling_from_outside_ends_the_work_first(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    work = Work()
+    with leases_of(jobs, duration=LONG).hold(claim, sent=sent) as lease:
+        running = asyncio.create_task(lease.run(work.lingering()))
+        await work.begun.wait()
+        running.cancel()
+        while work.cancelled_at is None:
+            await asyncio.sleep(0)
+        assert not running.done()
+        work.may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+# Lost ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_work_on_a_cancelled_export_is_ended_and_that_on_others_goes_on(jobs: JobTable) -> None:
+    (claim, sent), (other, other_sent) = await claimed(jobs), await claimed(jobs)
+    leases, work, other_work = leases_of(jobs), Work(), Work()
+    with leases.hold(claim, sent=sent) as lease, leases.hold(other, sent=other_sent) as other_lease:
+        async with renewed(leases):
+            other_running = asyncio.create_task(other_lease.run(other_work.plain()))
+            ending = asyncio.create_task(ending_of(lease, work.plain))
+            await work.begun.wait()
+            await jobs.cancel(claim.export_id)
+            assert await ending is Ending.LOST
+            assert not lease.believed
+            assert not other_running.done()
+            other_work.finished.set()
+            assert await other_running == "done"
+    assert (await jobs.job(claim.export_id))["status"] == "cancelled"
+
+
+async def test_the_work_on_an_export_that_another_process_took_over_is_ended(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases, work = leases_of(jobs, duration=LONG), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        ending = asyncio.create_task(ending_of(lease, work.plain))
+        await work.begun.wait()
+        await jobs.lose(claim)
+        successor = await jobs.claim("another worker", lease=LONG)
+        before = await jobs.job(claim.export_id)
+        await leases.renew()
+        assert await ending is Ending.LOST
+    assert await jobs.job(claim.export_id) == before
+    assert before["claim_id"] == successor.claim_id
+
+
+async def test_a_row_that_somebody_has_locked_ends_nothing(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(claim, sent=sent) as lease:
+        async with holding(jobs.url, "SELECT FROM export_jobs FOR UPDATE"):
+            await leases.renew()
+        assert lease.believed
+        assert lease.ending is None
+        assert lease.believed_until == sent + LONG.total_seconds()
+        await leases.renew()
+        assert lease.believed_until > sent + LONG.total_seconds()
+
+
+async def test_a_lease_is_believed_only_from_before_its_renewal_was_sent(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(claim, sent=sent) as lease:
+        async with holding(jobs.url, "LOCK TABLE export_jobs"):
+            before = clock()
+            renewing = asyncio.create_task(leases.renew())
+            await until(lambda: jobs.sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            sent_by = clock()
+        await renewing
+        assert before + LONG.total_seconds() <= lease.believed_until <= sent_by + LONG.total_seconds()
+
+
+async def test_while_the_database_cannot_be_reached_the_work_goes_on_until_its_lease_can_have_run_out(
+    jobs: JobTable, postgres_server: str
+) -> None:
+    claim, sent = await claimed(jobs)
+    leases, work = leases_of(jobs), Work()
+    failures: list[DatabaseUnavailable] = []
+    with leases.hold(claim, sent=sent) as lease:
+        async with renewed(leases, failures):
+            ending = asyncio.create_task(ending_of(lease, work.plain))
+            async with unreachable(jobs.url, postgres_server):
+                assert await ending is Ending.LOST
+            assert work.cancelled_at is not None
+            assert lease.believed_until <= work.cancelled_at < lease.believed_until + 1
+            assert lease.believed_until >= sent + DURATION.total_seconds()
+            assert failures
+
+
+async def test_an_outage_shorter_than_the_lease_ends_nothing(jobs: JobTable, postgres_server: str) -> None:
+    duration = timedelta(seconds=4)
+    claim, sent = await claimed(jobs, duration)
+    leases, work = leases_of(jobs, duration=duration), Work()
+    failures: list[DatabaseUnavailable] = []
+    with leases.hold(claim, sent=sent) as lease:
+        async with renewed(leases, failures):
+            running = asyncio.create_task(lease.run(work.plain()))
+            async with unreachable(jobs.url, postgres_server):
+                await until(lambda: _any(failures))
+                believed_until = lease.believed_until
+            await until(lambda: _extended(lease, believed_until))
+            work.finished.set()
+            assert await running == "done"
+
+
+async def _any(failures: list[DatabaseUnavailable]) -> bool:
+    return bool(failures)
+
+
+async def _extended(lease: Lease, believed_until: float) -> bool:
+    return lease.believed_until > believed_until
+
+
+# Confirmed -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_that_is_ours_is_confirmed_and_thereby_renewed(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(claim, sent=sent) as lease:
+        before = (await jobs.job(claim.export_id))["lease_until"]
+        await leases.confirm(lease)
+        assert (await jobs.job(claim.export_id))["lease_until"] > before
+
+
+async def test_a_claim_that_is_lost_is_not_confirmed(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    await jobs.cancel(claim.export_id)
+    with leases.hold(claim, sent=sent) as lease, pytest.raises(LeaseEnded, match="lost"):
+        await leases.confirm(lease)
+
+
+async def test_work_that_finds_its_claim_lost_can_still_clean_up(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    await jobs.cancel(claim.export_id)
+    cleaned_up: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await leases.confirm(lease)
+        finally:
+            await jobs.sql.execute("SELECT")
+            cleaned_up.append(True)
+
+    with leases.hold(claim, sent=sent) as lease:
+        assert await ending_of(lease, work) is Ending.LOST
+    assert cleaned_up == [True]
+
+
+async def test_without_an_answer_a_claim_is_confirmed_as_long_as_it_may_be_believed(
+    jobs: JobTable, postgres_server: str
+) -> None:
+    (believed, sent), (doubted, _) = await claimed(jobs, LONG), await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG)
+    with leases.hold(believed, sent=sent) as lease, leases.hold(doubted, sent=sent - LONG.total_seconds()) as late:
+        async with unreachable(jobs.url, postgres_server):
+            await leases.confirm(lease)
+            with pytest.raises(LeaseEnded, match="lost"):
+                await leases.confirm(late)
+
+
+# Stalled -------------------------------------------------------------------------------------------------------------
+
+
+async def test_work_that_gets_nowhere_is_ended_and_its_lease_is_left_to_run_out(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs)
+    leases, work = leases_of(jobs, no_progress=timedelta(seconds=0.3)), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        async with renewed(leases):
+            ending = asyncio.create_task(ending_of(lease, work.lingering))
+            # It hangs even while it ends: then another process takes over, as from one that died.
+            await until_over(jobs, claim)
+            assert lease.ending is Ending.STALLED
+            assert [each.claim_id for each in await jobs.claims.rescue(pause=LONG)] == [claim.claim_id]
+            work.may_end.set()
+            assert await ending is Ending.STALLED
+
+
+@pytest.mark.parametrize("what", ["rows_read", "bytes_stored"])
+async def test_work_that_gets_on_slowly_is_not_ended(jobs: JobTable, what: str) -> None:
+    no_progress = timedelta(seconds=0.5)
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, no_progress=no_progress)
+
+    async def slow(lease: Lease) -> str:
+        while clock() < sent + 2.5 * no_progress.total_seconds():
+            setattr(lease.progress, what, getattr(lease.progress, what) + 1)
+            await asyncio.sleep(0.05)
+        return "done"
+
+    with leases.hold(claim, sent=sent) as lease:
+        async with renewed(leases):
+            assert await lease.run(slow(lease)) == "done"
+
+
+async def test_an_estimate_is_no_progress(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases = leases_of(jobs, duration=LONG, no_progress=timedelta(seconds=0))
+    with leases.hold(claim, sent=sent) as lease:
+        lease.progress.rows_read = 1
+        assert lease.stalled_for() == pytest.approx(0, abs=0.1)
+        lease.progress.rows_estimated = 100
+        assert lease.stalled_for() > 0
+        await leases.renew()
+        assert lease.ending is Ending.STALLED
+
+
+# Shutdown ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_shutdown_ends_all_work_and_the_leases_are_kept_while_it_ends(jobs: JobTable) -> None:
+    claims = [await claimed(jobs, LONG) for _ in range(2)]
+    leases, works = leases_of(jobs, duration=LONG), [Work(), Work()]
+    with leases.hold(claims[0][0], sent=claims[0][1]) as first, leases.hold(claims[1][0], sent=claims[1][1]) as second:
+        endings = [
+            asyncio.create_task(ending_of(lease, work.lingering)) for lease, work in zip((first, second), works, strict=True)
+        ]
+        for work in works:
+            await work.begun.wait()
+        leases.end_all(Ending.SHUTDOWN)
+        before = [(await jobs.job(claim.export_id))["lease_until"] for claim, _ in claims]
+        await leases.renew()
+        after = [(await jobs.job(claim.export_id))["lease_until"] for claim, _ in claims]
+        assert all(later > earlier for earlier, later in zip(before, after, strict=True))
+        assert first.believed
+        for work in works:
+            work.may_end.set()
+        assert [await ending for ending in endings] == [Ending.SHUTDOWN] * 2
+
+
+async def test_the_first_reason_for_an_end_stays(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases, work = leases_of(jobs, duration=LONG), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        ending = asyncio.create_task(ending_of(lease, work.plain))
+        await work.begun.wait()
+        lease.end(Ending.STALLED)
+        leases.end_all(Ending.SHUTDOWN)
+        assert await ending is Ending.STALLED
+
+
+async def test_work_whose_end_came_before_its_beginning_is_ended_at_once(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    leases, work = leases_of(jobs, duration=LONG), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        leases.end_all(Ending.SHUTDOWN)
+        async with asyncio.timeout(2):
+            assert await ending_of(lease, work.plain) is Ending.SHUTDOWN
+
+
+async def test_work_on_a_lease_that_ran_out_before_its_beginning_is_ended_at_once(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs, LONG)
+    with leases_of(jobs, duration=LONG).hold(claim, sent=sent - LONG.total_seconds()) as lease:
+        async with asyncio.timeout(2):
+            assert await ending_of(lease, Work().plain) is Ending.LOST

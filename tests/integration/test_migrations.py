@@ -1,0 +1,248 @@
+"""Migrations on a real server: applied once, refused where they do not fit, and never over an adopter's tables."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from service.errors import DatabaseUnavailable, SchemaMismatch, SourceUnavailable
+from service.postgres.contacts import ContactSource
+from service.postgres.migrate import check_schema, migrate
+from service.postgres.relations import CONTRACT, check_relations
+from sql import migrations, statements
+from tests.support.jobs import connect
+
+ALL = [f"{set_name}/{migration.name}" for set_name in ("main", "contacts") for migration in migrations(set_name)]
+MAIN = [name for name in ALL if name.startswith("main/")]
+NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+async def ledger(connection: asyncpg.Connection) -> list[tuple[object, ...]]:
+    """What is recorded as applied, and when."""
+    return [tuple(row) for row in await connection.fetch("SELECT * FROM schema_migrations ORDER BY set_name, version")]
+
+
+async def relations(connection: asyncpg.Connection) -> set[str]:
+    """The names of all tables and views that stand in the database's own schema."""
+    rows = await connection.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
+    )
+    return {row["relname"] for row in rows}
+
+
+async def newer_by(connection: asyncpg.Connection, set_name: str, versions: int) -> None:
+    """Let the database look as a later version of the service would leave it."""
+    for number in range(len(migrations(set_name)) + 1, len(migrations(set_name)) + 1 + versions):
+        await connection.execute(
+            "INSERT INTO schema_migrations (set_name, version, name, checksum) VALUES ($1, $2, $3, 'f')",
+            set_name,
+            number,
+            f"{number:04}_later",
+        )
+
+
+async def test_a_new_database_gets_everything_and_a_second_time_changes_nothing(empty_database_url: str) -> None:
+    assert await check_schema(empty_database_url) is False
+    assert await migrate(empty_database_url) == ALL
+    assert await check_schema(empty_database_url) is True
+    async with connect(empty_database_url) as connection:
+        applied = await ledger(connection)
+        assert await migrate(empty_database_url) == []
+        assert await ledger(connection) == applied
+        await check_relations(connection)
+
+
+async def test_of_five_that_migrate_at_once_one_does(empty_database_url: str) -> None:
+    done = await asyncio.gather(*(migrate(empty_database_url) for _ in range(5)))
+    assert sorted(done) == [[], [], [], [], ALL]
+
+
+async def test_who_holds_the_lock_delays_a_migration_without_being_waited_for(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as holder, connect(empty_database_url) as watcher:
+        await holder.execute("SELECT pg_advisory_lock(hashtext('contact-exports'), hashtext('migrate'))")
+        migrating = asyncio.create_task(migrate(empty_database_url))
+        # It asks, and asks again; between two questions it is in no transaction that anything could have to wait for.
+        questions: set[object] = set()
+        while len(questions) < 3:
+            rows = await watcher.fetch(
+                "SELECT query_start, state, wait_event_type FROM pg_stat_activity WHERE query LIKE '%try_advisory%'"
+                " AND datname = current_database() AND application_name = 'contact-exports'"
+            )
+            assert all(row["wait_event_type"] != "Lock" and row["state"] in ("idle", "active") for row in rows)
+            questions |= {row["query_start"] for row in rows}
+            assert not migrating.done()
+            await asyncio.sleep(0.01)
+        assert await relations(watcher) == set()
+        await holder.execute("SELECT pg_advisory_unlock_all()")
+        assert await migrating == ALL
+
+
+async def test_a_migration_gives_the_lock_back(empty_database_url: str) -> None:
+    await migrate(empty_database_url)
+    async with connect(empty_database_url) as connection:
+        assert await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('contact-exports'), hashtext('migrate'))")
+
+
+async def test_a_migration_that_fails_is_undone_whole_and_can_be_repeated(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as connection:
+        await connection.execute("CREATE TABLE export_attempts ()")
+        with pytest.raises(asyncpg.DuplicateTableError):
+            await migrate(empty_database_url)
+        assert await relations(connection) == {"schema_migrations", "export_attempts"}
+        assert await ledger(connection) == []
+        assert await check_schema(empty_database_url) is False
+        await connection.execute("DROP TABLE export_attempts")
+        assert await migrate(empty_database_url) == ALL
+
+
+@pytest.mark.parametrize("set_name", ["main", "contacts"])
+async def test_a_file_that_was_edited_after_it_had_been_applied_is_refused(database_url: str, set_name: str) -> None:
+    async with connect(database_url) as connection:
+        await connection.execute(
+            "UPDATE schema_migrations SET checksum = 'other' WHERE set_name = $1 AND version = 1", set_name
+        )
+    name = migrations(set_name)[0].name
+    with pytest.raises(SchemaMismatch, match=f"{set_name}/{name} was edited"):
+        await migrate(database_url)
+    with pytest.raises(SchemaMismatch, match=f"{set_name}/{name} was edited"):
+        await check_schema(database_url)
+
+
+@pytest.mark.parametrize("set_name", ["main", "contacts"])
+async def test_a_database_newer_by_one_can_be_worked_on_but_not_migrated(database_url: str, set_name: str) -> None:
+    async with connect(database_url) as connection:
+        await newer_by(connection, set_name, 1)
+    assert await check_schema(database_url) is True
+    with pytest.raises(SchemaMismatch, match="newer"):
+        await migrate(database_url)
+
+
+@pytest.mark.parametrize("set_name", ["main", "contacts"])
+async def test_a_database_newer_by_two_is_refused(database_url: str, set_name: str) -> None:
+    async with connect(database_url) as connection:
+        await newer_by(connection, set_name, 2)
+    with pytest.raises(SchemaMismatch, match=f"{set_name} is at {len(migrations(set_name)) + 2}"):
+        await check_schema(database_url)
+    with pytest.raises(SchemaMismatch, match="newer"):
+        await migrate(database_url)
+
+
+async def test_a_set_of_a_later_version_makes_the_database_newer(database_url: str) -> None:
+    async with connect(database_url) as connection:
+        await connection.execute(
+            "INSERT INTO schema_migrations (set_name, version, name, checksum) VALUES ('later', 1, '0001_later', 'f')"
+        )
+    assert await check_schema(database_url) is True
+    with pytest.raises(SchemaMismatch, match="newer"):
+        await migrate(database_url)
+
+
+async def test_a_missing_migration_is_noticed(database_url: str) -> None:
+    async with connect(database_url) as connection:
+        await connection.execute("DELETE FROM schema_migrations WHERE set_name = 'main'")
+    assert await check_schema(database_url) is False
+
+
+async def test_a_database_that_cannot_be_reached_is_said_to_be_unavailable() -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await migrate(NOBODY)
+    with pytest.raises(DatabaseUnavailable):
+        await check_schema(NOBODY)
+
+
+async def test_every_statement_is_understood_by_the_server(database_url: str) -> None:
+    async with connect(database_url) as connection:
+        for name, text in statements().items():
+            try:
+                await connection.prepare(text)
+            except asyncpg.PostgresError as error:
+                pytest.fail(f"{name}: {error}")
+
+
+# Contacts of an adopter ----------------------------------------------------------------------------------------------
+
+_VIEWS = """
+CREATE SCHEMA crm;
+CREATE TABLE crm.people (id integer PRIMARY KEY, tenant integer, added timestamptz, mail varchar(80), name varchar,
+                         merged integer);
+CREATE TABLE crm.seen (person integer, kind text, value varchar, at timestamptz);
+CREATE VIEW contacts AS SELECT id, tenant AS space_id, added AS created_at, mail AS email, name, NULL::text AS phone,
+  NULL::text AS location, merged AS merged_into, 'more' AS of_their_own FROM crm.people;
+CREATE VIEW contact_emails AS
+  SELECT person AS contact_id, value AS email, at AS last_seen_at FROM crm.seen WHERE kind = 'mail';
+CREATE MATERIALIZED VIEW comet_tokens AS
+  SELECT person AS contact_id, value AS token, at AS last_seen_at FROM crm.seen WHERE kind = 'token';
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("contacts", "VIEW {} AS SELECT 1 AS a"),
+        ("contact_emails", "MATERIALIZED VIEW {} AS SELECT 1 AS a"),
+        ("comet_tokens", "TABLE {} (a text)"),
+    ],
+)
+async def test_where_one_of_the_three_names_is_taken_no_contacts_are_made_and_the_rest_is_named(
+    empty_database_url: str, name: str, kind: str
+) -> None:
+    async with connect(empty_database_url) as connection:
+        await connection.execute("CREATE " + kind.format(name))
+        assert await migrate(empty_database_url) == MAIN
+        assert await check_schema(empty_database_url) is True
+        with pytest.raises(SchemaMismatch) as caught:
+            await check_relations(connection)
+        missing = [f"{other} is missing" for other in CONTRACT if other != name]
+        assert all(fault in caught.value.sentence for fault in missing)
+        assert all(f"{name}.{column} is missing" in caught.value.sentence for column in CONTRACT[name])
+
+
+async def test_views_in_the_place_of_the_tables_are_accepted(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as connection:
+        await connection.execute(_VIEWS)
+        assert await migrate(empty_database_url) == MAIN
+        await check_relations(connection)
+        await ContactSource(empty_database_url, fetch_timeout=5).check()
+        assert await migrate(empty_database_url) == []
+
+
+async def test_contacts_that_live_elsewhere_are_not_made_here(empty_database_url: str) -> None:
+    assert await migrate(empty_database_url, own_contacts=False) == MAIN
+    assert await check_schema(empty_database_url, own_contacts=False) is True
+    assert await check_schema(empty_database_url) is False
+    async with connect(empty_database_url) as connection:
+        assert await relations(connection) & CONTRACT.keys() == set()
+
+
+async def test_all_columns_that_do_not_fit_are_named_at_once(database_url: str) -> None:
+    async with connect(database_url) as connection:
+        await connection.execute(
+            "ALTER TABLE contacts ALTER COLUMN phone TYPE integer USING 1;"
+            "DROP INDEX contacts_of_space; ALTER TABLE contacts ALTER COLUMN created_at TYPE timestamp;"
+            "ALTER TABLE contacts DROP COLUMN location;"
+            "ALTER TABLE comet_tokens RENAME token TO value; DROP TABLE contact_emails"
+        )
+        with pytest.raises(SchemaMismatch) as caught:
+            await check_relations(connection)
+    with pytest.raises(SchemaMismatch) as also_caught:
+        await ContactSource(database_url, fetch_timeout=5).check()
+    assert caught.value.sentence == also_caught.value.sentence
+    said = caught.value.sentence.removeprefix("The contacts cannot be read: ").removesuffix(".").split("; ")
+    assert {fault for fault in said if "cast" not in fault} == {
+        "contacts.created_at is timestamp without time zone instead of timestamp with time zone",
+        "contacts.location is missing",
+        "contacts.phone is integer instead of text",
+        "contact_emails is missing",
+        "comet_tokens.token is missing",
+    }
+
+
+async def test_a_name_is_looked_for_where_the_statements_look_for_it(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as connection:
+        await connection.execute("CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.contacts (a text)")
+    assert await migrate(empty_database_url) == ALL
+
+
+async def test_contacts_that_cannot_be_asked_for_are_not_said_to_be_missing() -> None:
+    with pytest.raises(SourceUnavailable):
+        await ContactSource(NOBODY, fetch_timeout=5).check()

@@ -1,0 +1,384 @@
+"""Where snapshots come from: up to when they are complete, how they fail, what they leave behind, and what they cost."""
+
+import asyncio
+import json
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from service.embedded.postgres import EmbeddedPostgres
+from service.errors import ExportFailure, SourceData, SourceUnavailable
+from service.model import END_OF_TIME, Claim, Window
+from service.postgres.contacts import BATCH_ROWS
+from service.postgres.migrate import migrate
+from sql import statement
+from tests.support.jobs import connect, holding
+from tests.support.snapshots import (
+    FETCH_SECONDS,
+    SPACE,
+    START,
+    batches_of,
+    claim_on,
+    lines,
+    open_sources,
+    source,
+    taken,
+    until_closed,
+)
+from tests.support.waiting import until, until_row
+
+ENDLESS = Window(START, END_OF_TIME)
+MARGIN = timedelta(seconds=1)
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to the test's database."""
+    async with connect(database_url) as connection:
+        yield connection
+
+
+async def add(sql: asyncpg.Connection, count: int) -> None:
+    await sql.execute(
+        "INSERT INTO contacts (space_id, created_at, email) SELECT $1, $2::timestamptz + interval '1 ms' * n, n"
+        " FROM generate_series(1, $3) n",
+        SPACE,
+        START,
+        count,
+    )
+
+
+async def show_instead(sql: asyncpg.Connection, name: str) -> None:
+    """Put a view in the place of the contacts that gives this for a name."""
+    await sql.execute(
+        "ALTER TABLE contacts RENAME TO people;"
+        f"CREATE VIEW contacts AS SELECT id, space_id, created_at, email, {name} AS name, phone, location, merged_into"
+        " FROM people"
+    )
+
+
+# Up to when nothing can be missing -----------------------------------------------------------------------------------
+
+
+async def complete_until(url: str, window: Window = ENDLESS) -> datetime | None:
+    return (await taken(url, claim_on(window=window))).complete_until
+
+
+async def test_with_no_other_transaction_it_is_complete_until_a_second_before_it_was_taken(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    before = await sql.fetchval("SELECT clock_timestamp()")
+    end = await complete_until(database_url)
+    assert end is not None
+    assert before - MARGIN <= end <= await sql.fetchval("SELECT clock_timestamp()") - MARGIN
+
+
+async def test_an_open_transaction_holds_it_back_to_a_second_before_its_begin(database_url: str) -> None:
+    async with holding(database_url, "SELECT") as writer, holding(database_url, "SELECT"):
+        assert await complete_until(database_url) == await writer.fetchval("SELECT now()") - MARGIN
+
+
+async def test_what_an_open_transaction_creates_lies_after_it(database_url: str, sql: asyncpg.Connection) -> None:
+    async with connect(database_url) as writer:
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute("INSERT INTO contacts (space_id) VALUES ($1)", SPACE)
+        end = await complete_until(database_url)
+        assert await lines(database_url, claim_on(window=ENDLESS)) == []
+        await transaction.commit()
+    assert end is not None
+    assert await sql.fetchval("SELECT created_at FROM contacts") > end
+
+
+async def test_our_own_snapshots_do_not_hold_it_back(database_url: str) -> None:
+    async with source(database_url).snapshot(claim_on()) as first:
+        end = await complete_until(database_url)
+    assert end is not None
+    assert end > first.taken_at - MARGIN
+
+
+async def test_a_transaction_on_another_database_does_not_hold_it_back(database_url: str, postgres_server: str) -> None:
+    async with holding(postgres_server, "SELECT") as elsewhere:
+        end = await complete_until(database_url)
+        assert end is not None
+        assert end > await elsewhere.fetchval("SELECT now()") - MARGIN
+
+
+async def test_it_is_never_complete_beyond_its_window(database_url: str) -> None:
+    window = Window(START, START + timedelta(days=1))
+    assert await complete_until(database_url, window) == window.end
+
+
+@asynccontextmanager
+async def role(url: str, grants: str) -> AsyncIterator[str]:
+    """The URL of a new role that may read the contacts, and has these grants; {} stands for its name."""
+    name, password = f"reader_{secrets.token_hex(6)}", secrets.token_hex(12)
+    parts = urlsplit(url)
+    async with connect(url) as owner:
+        await owner.execute(
+            f"CREATE ROLE {name} LOGIN PASSWORD '{password}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"
+        )
+        await owner.execute(grants.format(name))
+        try:
+            yield parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
+        finally:
+            await owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+async def test_it_is_unknown_to_a_role_that_may_not_see_other_sessions(database_url: str, sql: asyncpg.Connection) -> None:
+    await add(sql, 3)
+    async with role(database_url, "SELECT") as reader:
+        assert await complete_until(reader) is None
+        assert len(await lines(reader, claim_on())) == 3
+        await until_closed(sql)
+    async with role(database_url, "GRANT pg_read_all_stats TO {}") as reader, holding(database_url, "SELECT") as writer:
+        assert await complete_until(reader) == await writer.fetchval("SELECT now()") - MARGIN
+        await until_closed(sql)
+
+
+async def test_it_is_unknown_while_there_is_a_prepared_transaction() -> None:
+    parameters = {"max_prepared_transactions": "2", "fsync": "off"}
+    with (
+        tempfile.TemporaryDirectory(prefix="contact-exports-tests-") as directory,
+        EmbeddedPostgres(Path(directory, "postgres"), parameters=parameters) as server,
+    ):
+        await migrate(server.dsn())
+        async with connect(server.dsn()) as sql:
+            await sql.execute("BEGIN; INSERT INTO contacts (space_id) VALUES (1); PREPARE TRANSACTION 'a'")
+            assert await complete_until(server.dsn()) is None
+            await sql.execute("COMMIT PREPARED 'a'")
+            assert await complete_until(server.dsn()) is not None
+
+
+def make_standby(directory: Path) -> None:
+    """Let the server whose data are below this directory start as a standby."""
+    (control,) = directory.rglob("pg_control")
+    (control.parent.parent / "standby.signal").touch()
+
+
+async def test_it_is_unknown_on_a_standby_where_the_writers_cannot_be_seen() -> None:
+    with tempfile.TemporaryDirectory(prefix="contact-exports-tests-") as directory:
+        server = EmbeddedPostgres(Path(directory, "postgres"), parameters={"fsync": "off"})
+        with server:
+            await migrate(server.dsn())
+        make_standby(Path(directory))
+        with server:
+            assert await complete_until(server.dsn()) is None
+            assert await lines(server.dsn(), claim_on(tokens=True, emails=True)) == []
+
+
+# How it fails --------------------------------------------------------------------------------------------------------
+
+
+async def failure_of(url: str, claim: Claim, *, fetch_timeout: float = FETCH_SECONDS) -> tuple[ExportFailure, int]:
+    """How reading all batches fails, and how many came before."""
+    count = 0
+
+    async def consume() -> None:
+        nonlocal count
+        async with (
+            source(url, fetch_timeout=fetch_timeout).snapshot(claim) as snapshot,
+            aclosing(snapshot.batches()) as batches,
+        ):
+            async for _ in batches:
+                count += 1
+
+    with pytest.raises(ExportFailure) as caught:
+        await consume()
+    return caught.value, count
+
+
+async def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
+    failure, _ = await failure_of("postgresql://nobody@127.0.0.1:1/nothing", claim_on())
+    assert isinstance(failure, SourceUnavailable)
+    assert "contacts database" in (failure.detail or "")
+
+
+async def test_a_relation_that_went_away_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
+    await add(sql, 1)
+    await sql.execute("DROP TABLE comet_tokens")
+    failure, _ = await failure_of(database_url, claim_on(tokens=True))
+    assert isinstance(failure, SourceUnavailable)
+    assert "42P01" in (failure.detail or "")
+    assert len(await lines(database_url, claim_on())) == 1
+    await until_closed(sql)
+
+
+async def test_a_contact_that_cannot_be_read_is_bad_data_and_its_content_is_not_told(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await add(sql, 3 * BATCH_ROWS)
+    await sql.execute("UPDATE contacts SET location = 'a secret' WHERE id = $1", BATCH_ROWS + 10)
+    await show_instead(sql, "(location::int)::text")
+    failure, batches = await failure_of(database_url, claim_on())
+    assert isinstance(failure, SourceData)
+    assert failure.permanent
+    assert batches == 1
+    assert "22P02" in (failure.detail or "")
+    assert "secret" not in str(failure)
+    await until_closed(sql)
+
+
+async def test_text_that_is_no_utf_8_is_bad_data(postgres_server: str) -> None:
+    name = f"contact_exports_test_{secrets.token_hex(8)}"
+    url = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
+    async with connect(postgres_server) as owner:
+        await owner.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+        try:
+            await migrate(url)
+            async with connect(url) as sql:
+                await add(sql, 1)
+                await sql.execute(r"UPDATE contacts SET email = E'caf\xe9'")
+            failure, _ = await failure_of(url, claim_on())
+        finally:
+            await owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    assert isinstance(failure, SourceData)
+
+
+async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailable(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await add(sql, 5 * BATCH_ROWS)
+    async with batches_of(database_url, claim_on()) as batches:
+        await anext(batches)
+        await sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ 'export$'")
+        with pytest.raises(SourceUnavailable):
+            _ = [batch async for batch in batches]
+    await until_closed(sql)
+
+
+async def test_a_read_that_takes_too_long_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
+    await add(sql, 1)
+    await show_instead(sql, "pg_sleep(3600)::text")
+    failure, _ = await failure_of(database_url, claim_on(), fetch_timeout=0.3)
+    assert isinstance(failure, SourceUnavailable)
+    await until_closed(sql)
+
+
+# What it leaves behind -----------------------------------------------------------------------------------------------
+
+
+async def test_no_connection_is_left_after_all_was_read(database_url: str, sql: asyncpg.Connection) -> None:
+    await add(sql, 2 * BATCH_ROWS)
+    async with batches_of(database_url, claim_on()) as batches:
+        await anext(batches)
+        assert await open_sources(sql) == 1
+        _ = [batch async for batch in batches]
+    await until_closed(sql)
+
+
+async def test_a_snapshot_can_be_given_back_before_its_end(database_url: str, sql: asyncpg.Connection) -> None:
+    async with source(database_url).snapshot(claim_on()) as snapshot:
+        snapshot.close()
+        await until_closed(sql)
+        snapshot.close()
+
+
+async def test_no_connection_is_left_when_the_consumer_breaks_off(database_url: str, sql: asyncpg.Connection) -> None:
+    await add(sql, 5 * BATCH_ROWS)
+
+    async def consume() -> None:
+        async with batches_of(database_url, claim_on()) as batches:
+            await anext(batches)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await consume()
+    await until_closed(sql)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+async def test_no_connection_is_left_after_a_cancellation(database_url: str, sql: asyncpg.Connection, read: int) -> None:
+    await add(sql, 5 * BATCH_ROWS)
+    reached = asyncio.Event()
+
+    async def consume() -> None:
+        async with batches_of(database_url, claim_on()) as batches:
+            for _ in range(read):
+                await anext(batches)
+            reached.set()
+            await asyncio.get_running_loop().create_future()
+
+    await assert_cancelling_closes(sql, asyncio.create_task(consume()), reached.wait)
+
+
+async def test_no_connection_is_left_after_a_cancellation_while_the_server_is_busy(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await add(sql, 1)
+    await show_instead(sql, "pg_sleep(3600)::text")
+
+    async def busy() -> None:
+        await until_row(sql, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()")
+
+    await assert_cancelling_closes(sql, asyncio.create_task(lines(database_url, claim_on())), busy)
+
+
+async def assert_cancelling_closes(sql: asyncpg.Connection, task: "asyncio.Task[Any]", reached: Callable[[], Any]) -> None:
+    """Cancelled where `reached` returns, the task ends at once, and soon the server has ended its connection."""
+    await reached()
+    assert await open_sources(sql) == 1
+    task.cancel()
+    async with asyncio.timeout(2):
+        await asyncio.wait({task})
+    assert task.cancelled()
+    await until_closed(sql)
+
+
+# What it costs -------------------------------------------------------------------------------------------------------
+
+
+async def plan_of(sql: asyncpg.Connection, name: str, *arguments: object) -> list[dict[str, Any]]:
+    """The nodes of the plan of a named statement, the outermost first."""
+    found: list[dict[str, Any]] = []
+
+    def walk(node: dict[str, Any]) -> None:
+        found.append(node)
+        for child in node.get("Plans", []):
+            walk(child)
+
+    text = await sql.fetchval("EXPLAIN (FORMAT JSON) " + statement(name), *arguments)
+    walk(json.loads(text)[0]["Plan"])
+    return found
+
+
+async def _all_visible(sql: asyncpg.Connection) -> bool:
+    """Vacuums; false if some other session's snapshot kept it from marking all pages, as an automatic ANALYZE may."""
+    await sql.execute("VACUUM ANALYZE contacts, contact_emails, comet_tokens")
+    tables = "'contacts', 'contact_emails', 'comet_tokens'"
+    query = f"SELECT every(relallvisible = relpages) FROM pg_class WHERE relname IN ({tables})"
+    return bool(await sql.fetchval(query))
+
+
+async def test_with_many_contacts_they_are_found_by_their_index_and_the_extras_in_theirs_alone(
+    sql: asyncpg.Connection,
+) -> None:
+    await sql.execute(
+        "INSERT INTO contacts (space_id, created_at) SELECT n % 10, $1::timestamptz + interval '1 minute' * n"
+        " FROM generate_series(1, 50000) n",
+        START,
+    )
+    await sql.execute("INSERT INTO contact_emails SELECT id, 'e' || n FROM contacts, generate_series(1, 2) n")
+    await sql.execute("INSERT INTO comet_tokens SELECT id, 't' || n FROM contacts, generate_series(1, 4) n")
+    await until(lambda: _all_visible(sql))
+    extras = {"contact_emails_newest", "comet_tokens_newest"}
+    for span in ((SPACE, START, END_OF_TIME), (SPACE, START + timedelta(days=3), START + timedelta(days=4))):
+        for name, options, wanted in (
+            ("read_contacts", (), set()),
+            ("read_contacts_with_extras", (True, True, True), extras),
+            ("read_contacts_with_extras", (True, False, True), {"comet_tokens_newest"}),
+            ("read_contacts_with_extras", (False, True, True), {"contact_emails_newest"}),
+        ):
+            nodes = await plan_of(sql, name, *span, *options)
+            assert "Seq Scan" not in {node["Node Type"] for node in nodes}
+            used = {node["Index Name"]: node["Node Type"] for node in nodes if "Index Name" in node}
+            assert used.keys() == {"contacts_of_space"} | wanted
+            assert all(used[index] == "Index Only Scan" for index in wanted)

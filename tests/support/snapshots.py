@@ -1,0 +1,83 @@
+"""Snapshots of the contacts as an attempt takes them, and the lines that come of them."""
+
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+
+from service.model import Claim, Window
+from service.pipeline.lines import encoder
+from service.postgres.contacts import APPLICATION_NAME, Batch, ContactSource, Snapshot
+from tests.support.waiting import until
+
+SPACE = 7
+START = datetime(2024, 3, 1, tzinfo=UTC)
+WINDOW = Window(START, START + timedelta(days=1))
+FETCH_SECONDS = 600.0
+"""So long that no test passes only because the server gave up."""
+
+
+def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = False, emails: bool = False) -> Claim:
+    """A claim of an export; there is no row of it."""
+    return Claim(
+        claim_id=uuid4(),
+        export_id=1,
+        space_id=space_id,
+        attempt=1,
+        max_attempts=1,
+        alone=False,
+        object_name="an object",
+        window=window,
+        timezone="UTC",
+        include_comet_tokens=tokens,
+        include_all_emails=emails,
+    )
+
+
+def source(url: str, *, fetch_timeout: float = FETCH_SECONDS) -> ContactSource:
+    """The contacts of this database."""
+    return ContactSource(url, fetch_timeout)
+
+
+@asynccontextmanager
+async def batches_of(url: str, claim: Claim) -> AsyncIterator[AsyncIterator[Batch]]:
+    """The batches of a new snapshot, closed at the end."""
+    async with source(url).snapshot(claim) as snapshot, aclosing(snapshot.batches()) as batches:
+        yield batches
+
+
+async def lines(url: str, claim: Claim) -> list[dict[str, Any]]:
+    """The lines of an export, parsed."""
+    async with batches_of(url, claim) as batches:
+        return parsed(claim, [batch async for batch in batches])
+
+
+def parsed(claim: Claim, batches: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
+    """The lines that these batches become."""
+    encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
+    return [json.loads(line) for batch in batches for line in encode(batch).split(b"\n")[:-1]]
+
+
+async def taken(url: str, claim: Claim | None = None) -> Snapshot:
+    """A snapshot that is over; what it said of itself remains."""
+    async with source(url).snapshot(claim or claim_on()) as snapshot:
+        return snapshot
+
+
+async def open_sources(sql: asyncpg.Connection) -> int:
+    """How many connections for snapshots there are to this database."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
+    return int(await sql.fetchval(query, APPLICATION_NAME))
+
+
+async def until_closed(sql: asyncpg.Connection) -> None:
+    """Returns once there is no connection for a snapshot any more."""
+
+    async def closed() -> bool:
+        return await open_sources(sql) == 0
+
+    await until(closed)

@@ -1,0 +1,74 @@
+"""Blocks become one gzip member, and what is said about it is true of its bytes."""
+
+import gzip
+import hashlib
+import random
+import struct
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.pipeline.compress import GzipStream
+
+
+async def compressed(blocks: list[bytes]) -> tuple[bytes, GzipStream]:
+    """The whole member, the last block given at its end."""
+    stream = GzipStream()
+    chunks = [await stream.compress(block) for block in blocks[:-1]]
+    chunks.append(await stream.finish(*blocks[-1:]))
+    return b"".join(chunks), stream
+
+
+def single_member(data: bytes) -> bytes:
+    """What the first member holds; fails if anything stands behind it, or its trailer is wrong."""
+    decompressor = zlib.decompressobj(31)
+    content = decompressor.decompress(data)
+    assert decompressor.eof
+    assert decompressor.unused_data == b""
+    assert struct.unpack("<II", data[-8:]) == (zlib.crc32(content), len(content) % 2**32)
+    return content
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=4096) | st.integers(1, 300_000).map(bytes), max_size=6))
+async def test_any_blocks_become_one_member_that_holds_them(blocks: list[bytes]) -> None:
+    data, stream = await compressed(blocks)
+    assert single_member(data) == b"".join(blocks)
+    assert stream.size == len(data)
+    assert stream.sha256 == hashlib.sha256(data).hexdigest()
+
+
+async def test_no_block_gives_a_valid_member_of_no_bytes() -> None:
+    data, stream = await compressed([])
+    assert single_member(data) == b""
+    assert gzip.decompress(data) == b""
+    assert stream.size == len(data) > 0
+
+
+async def test_the_member_begins_with_gzips_header_without_a_time_or_a_name() -> None:
+    data, _ = await compressed([b"line\n"])
+    assert data[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
+
+
+async def test_the_same_blocks_give_the_same_file() -> None:
+    blocks = [b'{"id":1}\n' * 9999, b'{"id":2}\n']
+    assert (await compressed(blocks))[0] == (await compressed(blocks))[0]
+
+
+async def test_what_is_said_of_the_chunks_so_far_is_true_of_them() -> None:
+    stream = GzipStream()
+    so_far = b""
+    noise = random.Random(1)
+    for _ in range(20):
+        so_far += await stream.compress(noise.randbytes(50_000))
+        assert stream.size == len(so_far)
+        assert stream.sha256 == hashlib.sha256(so_far).hexdigest()
+    assert so_far
+
+
+async def test_lines_of_contacts_shrink_to_less_than_a_quarter() -> None:
+    lines = b"".join(b'{"id":%d,"email":"user%d@mail.test","name":null}\n' % (n, n * 7) for n in range(50_000))
+    data, _ = await compressed([lines[:1_000_000], lines[1_000_000:]])
+    assert single_member(data) == lines
+    assert len(data) * 4 < len(lines)
