@@ -79,9 +79,11 @@ class Attempts:
     async def _write(self, claim: Claim, lease: Lease) -> Written:
         """The export itself. On any error, and when cancelled, the upload is aborted and the snapshot given back."""
         try:
-            async with asyncio.timeout(self._limits.duration.total_seconds()):
+            async with asyncio.timeout(self._limits.duration.total_seconds()) as limit:
                 return await self._write_file(claim, lease)
         except TimeoutError as error:
+            if not limit.expired():
+                raise
             raise TimedOut(detail=f"not done after {self._limits.duration}") from error
 
     async def _write_file(self, claim: Claim, lease: Lease) -> Written:

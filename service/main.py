@@ -26,7 +26,7 @@ from service.postgres.callers import CallerStore
 from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
 from service.postgres.export_jobs import ExportJobs
-from service.postgres.pool import Database
+from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
 from service.runner import Chore, Runner, RunnerLimits
 from service.settings import Settings
@@ -233,7 +233,8 @@ def open_database(settings: Settings) -> Database:
 
 def open_renewals(settings: Settings) -> Database:
     """One connection that nothing else can keep renewals waiting for."""
-    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1)
+    timeout = min(CALL_TIMEOUT, settings.lease_seconds / 4)  # so that one slow call loses no claim
+    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
 
 
 @asynccontextmanager

@@ -34,8 +34,6 @@ async def export_stream(
                     await parts.write(await compressing)
                 compressing = asyncio.create_task(gzip.compress(bytes(block)))
                 block.clear()
-            # A cursor whose next batch is already there would never yield to the status calls.
-            await asyncio.sleep(0)
         if compressing is not None:
             await parts.write(await compressing)
     finally:

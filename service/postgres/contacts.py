@@ -77,6 +77,10 @@ class ContactSource:
                     "statement_timeout": milliseconds,
                     "idle_in_transaction_session_timeout": "600s",
                     "jit": "off",
+                    # An export is read as it is sorted: a sort would hold back the first row, and a parallel plan cannot
+                    # be suspended between two fetches.
+                    "enable_sort": "off",
+                    "max_parallel_workers_per_gather": "0",
                     # Terminating closes the socket; a server that is busy with a statement would notice at its end.
                     "client_connection_check_interval": "2s",
                     # A process that is stopped cannot be told from a slow one by anything but the unacknowledged bytes.
@@ -129,6 +133,8 @@ class Snapshot:
             while batch:
                 following = asyncio.create_task(cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout))
                 try:
+                    # Lets the task send its request before the consumer takes the loop: the server then works meanwhile.
+                    await asyncio.sleep(0)
                     yield batch
                     batch = await following
                 finally:

@@ -17,7 +17,7 @@ from service.errors import DatabaseUnavailable
 from sql import statement
 
 CALL_TIMEOUT = 5.0
-"""Seconds one statement may take; below a lease less its renewal interval, so that one slow call loses no claim."""
+"""Seconds a connection, or a statement on it, may take."""
 _RELEASE_TIMEOUT = 3.0
 _IDLE_SECONDS = 60.0
 """Idle connections are closed before load balancers and NAT tables forget them."""
@@ -39,14 +39,17 @@ def unavailable(error: BaseException) -> bool:
 class Database:
     """A pool on one database. `pooler` means that a transaction pooler stands between: no prepared statements then."""
 
-    def __init__(self, dsn: str, *, application_name: str, size: int, pooler: bool = False) -> None:
+    def __init__(
+        self, dsn: str, *, application_name: str, size: int, pooler: bool = False, timeout: float = CALL_TIMEOUT
+    ) -> None:
+        self._timeout = timeout
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=_IDLE_SECONDS,
-            command_timeout=CALL_TIMEOUT,
-            timeout=CALL_TIMEOUT,
+            command_timeout=timeout,
+            timeout=timeout,
             statement_cache_size=0 if pooler else 100,
             server_settings=None if pooler else {"application_name": application_name},
         )
@@ -68,7 +71,7 @@ class Database:
     async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
         """A connection for a few statements. Raises DatabaseUnavailable; a refused statement raises as it is."""
         try:
-            connection = await self._pool.acquire(timeout=CALL_TIMEOUT)
+            connection = await self._pool.acquire(timeout=self._timeout)
         except Exception as error:
             if unavailable(error):
                 raise DatabaseUnavailable(detail=describe(error)) from error

@@ -60,6 +60,7 @@ OF_A_TOOL = {
 """Ratios that are null where a tool is missing; it is named then."""
 
 
+@pytest.mark.bench
 @pytest.mark.timeout(240)
 def test_a_quick_run_reports_every_figure_under_its_name_and_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.run(

@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from uuid import uuid4
 
-import asyncpg
 import pytest
 
 from service.errors import SourceData, StorageFull, StorageUnavailable, WorkerLost
 from service.model import Claim
 from service.postgres.claims import Progress, Renewal
-from tests.support.jobs import AT, FILE, LEASE, JobTable, connect, holding, job_table
-from tests.support.waiting import until, until_row
+from tests.support.jobs import AT, FILE, LEASE, JobTable, connect, holding, job_table, until_waited_for
+from tests.support.waiting import until_row
 
 PAUSE = timedelta(seconds=10)
 FAILURE = StorageUnavailable(detail="503 SlowDown")
@@ -164,16 +163,11 @@ async def test_of_a_completion_and_a_rescue_at_the_same_time_one_counts(jobs: Jo
     claim = await jobs.claimed(lease_until="now() - interval '1 second'")
     async with holding(jobs.url, "SELECT FROM export_jobs FOR UPDATE") as other:
         completing = asyncio.create_task(jobs.complete(claim))
-        await until(lambda: _waits(jobs.sql, other))
+        await until_waited_for(jobs.sql, other)
         assert await jobs.claims.rescue(pause=PAUSE) == []
     assert await completing
     assert await jobs.claims.rescue(pause=PAUSE) == []
     assert await jobs.claims.outcome(claim) == "completed"
-
-
-async def _waits(sql: asyncpg.Connection, holder: asyncpg.Connection) -> bool:
-    query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))"
-    return bool(await sql.fetchval(query, holder.get_server_pid()))
 
 
 # Renewals ------------------------------------------------------------------------------------------------------------

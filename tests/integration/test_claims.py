@@ -10,8 +10,7 @@ import pytest
 from service.errors import DatabaseUnavailable
 from service.model import END_OF_TIME, Claim, Window
 from service.postgres.export_jobs import ExportJobs
-from tests.support.jobs import LEASE, REQUEST, WINDOW, JobTable, holding, job_table
-from tests.support.waiting import until
+from tests.support.jobs import LEASE, REQUEST, WINDOW, JobTable, holding, job_table, until_waited_for
 
 CLAIMERS = 16
 EXPORTS = 200
@@ -93,7 +92,7 @@ async def test_a_claimer_counts_the_claim_that_another_is_just_making(jobs: JobT
         assert row is not None
         assert row["job_id"] == first
         claiming = asyncio.create_task(jobs.try_claim("another worker"))
-        await until(lambda: jobs.sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        await until_waited_for(jobs.sql, jobs.sql)
     assert await claiming is None
 
 

@@ -13,7 +13,7 @@ import pytest
 from service.errors import DatabaseUnavailable
 from service.lease import Ending, Lease, LeaseEnded, Leases, clock
 from service.model import Claim
-from tests.support.jobs import JobTable, connect, holding, job_table
+from tests.support.jobs import JobTable, connect, holding, job_table, until_waited_for
 from tests.support.waiting import until, until_row
 
 DURATION = timedelta(seconds=1)
@@ -254,10 +254,10 @@ async def test_a_lease_is_believed_only_from_before_its_renewal_was_sent(jobs: J
     claim, sent = await claimed(jobs, LONG)
     leases = leases_of(jobs, duration=LONG)
     with leases.hold(claim, sent=sent) as lease:
-        async with holding(jobs.url, "LOCK TABLE export_jobs"):
+        async with holding(jobs.url, "LOCK TABLE export_jobs") as holder:
             before = clock()
             renewing = asyncio.create_task(leases.renew())
-            await until(lambda: jobs.sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            await until_waited_for(jobs.sql, holder)
             sent_by = clock()
         await renewing
         assert before + LONG.total_seconds() <= lease.believed_until <= sent_by + LONG.total_seconds()

@@ -6,10 +6,11 @@ import asyncpg
 import pytest
 
 from service.errors import DatabaseUnavailable, SchemaMismatch, SourceUnavailable
+from service.postgres import migrate as migrate_module
 from service.postgres.contacts import ContactSource
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.relations import CONTRACT, check_relations
-from sql import migrations, statements
+from sql import Migration, migrations, statements
 from tests.support.jobs import connect
 
 ALL = [f"{set_name}/{migration.name}" for set_name in ("main", "contacts") for migration in migrations(set_name)]
@@ -78,8 +79,8 @@ async def test_who_holds_the_lock_delays_a_migration_without_being_waited_for(em
 
 
 async def test_a_migration_gives_the_lock_back(empty_database_url: str) -> None:
-    await migrate(empty_database_url)
     async with connect(empty_database_url) as connection:
+        await migrate(empty_database_url)
         assert await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('contact-exports'), hashtext('migrate'))")
 
 
@@ -157,6 +158,32 @@ async def test_every_statement_is_understood_by_the_server(database_url: str) ->
                 await connection.prepare(text)
             except asyncpg.PostgresError as error:
                 pytest.fail(f"{name}: {error}")
+
+
+@pytest.fixture
+def _a_later_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has one migration of the contacts more than it has."""
+    later = Migration(len(migrations("contacts")) + 1, "9999_later", "ALTER TABLE contacts ADD COLUMN later text;")
+
+    def with_later(set_name: str) -> tuple[Migration, ...]:
+        return (*migrations(set_name), later) if set_name == "contacts" else migrations(set_name)
+
+    monkeypatch.setattr(migrate_module, "migrations", with_later)
+
+
+@pytest.mark.usefixtures("_a_later_version")
+async def test_a_later_migration_of_contacts_is_applied_to_those_that_were_made_here(database_url: str) -> None:
+    assert await check_schema(database_url) is False
+    assert await migrate(database_url) == ["contacts/9999_later"]
+    assert await check_schema(database_url) is True
+
+
+@pytest.mark.usefixtures("_a_later_version")
+async def test_a_later_migration_of_contacts_is_not_applied_to_an_adopters(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as connection:
+        await connection.execute(_VIEWS)
+    assert await migrate(empty_database_url) == MAIN
+    assert await check_schema(empty_database_url) is True
 
 
 # Contacts of an adopter ----------------------------------------------------------------------------------------------

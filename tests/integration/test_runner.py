@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from service.attempt import AttemptLimits, Attempts
@@ -17,7 +16,7 @@ from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
 from service.runner import Runner, RunnerLimits
 from service.storage.directory import DirectoryStore
-from tests.support.jobs import JobTable, holding, job_table, release
+from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
 from tests.support.waiting import until, until_ended, until_row
 
 LEASE = timedelta(minutes=1)
@@ -211,7 +210,7 @@ async def test_an_export_that_is_just_being_claimed_is_handed_back_too(jobs: Job
         holding(jobs.url, claim_lock) as claimer,
         running(jobs, tmp_path) as working,
     ):
-        await until(lambda: _waits(jobs.sql, claimer))
+        await until_waited_for(jobs.sql, claimer)
         working.runner.stop()
         working.runner.hand_back()
         await release(claimer)
@@ -220,8 +219,3 @@ async def test_an_export_that_is_just_being_claimed_is_handed_back_too(jobs: Job
     job = await jobs.job(export_id)
     # Not claimed at all, should the claim have given up before.
     assert (job["status"], job["attempts"], job["handed_back"]) in [("queued", 0, 1), ("queued", 0, 0)]
-
-
-async def _waits(sql: asyncpg.Connection, holder: asyncpg.Connection) -> bool:
-    query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))"
-    return bool(await sql.fetchval(query, holder.get_server_pid()))

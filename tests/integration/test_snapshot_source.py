@@ -249,7 +249,10 @@ async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailab
     await add(sql, 5 * BATCH_ROWS)
     async with batches_of(database_url, claim_on()) as batches:
         await anext(batches)
-        await sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ 'export$'")
+        await sql.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name ~ 'export$' AND datname = current_database()"
+        )
         with pytest.raises(SourceUnavailable):
             _ = [batch async for batch in batches]
     await until_closed(sql)

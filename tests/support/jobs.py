@@ -12,6 +12,7 @@ from service.model import Claim, ExportRequest, StoredFile, Window
 from service.postgres.claims import Claims, Progress, Renewal
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
+from tests.support.waiting import until
 
 FILE = StoredFile(row_count=3, size=100, sha256="ab" * 32)
 AT = datetime(2024, 1, 16, 9, 30, tzinfo=UTC)
@@ -41,6 +42,12 @@ async def holding(url: str, statement: str) -> AsyncIterator[asyncpg.Connection]
             yield connection
         finally:
             await transaction.rollback()
+
+
+async def until_waited_for(sql: asyncpg.Connection, holder: asyncpg.Connection) -> None:
+    """Returns once another session waits for a lock that this one holds."""
+    query = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND $1 = ANY (pg_blocking_pids(pid)))"
+    await until(lambda: sql.fetchval(query, holder.get_server_pid()))
 
 
 async def release(holder: asyncpg.Connection) -> None:
