@@ -11,9 +11,9 @@ import pytest
 from service.client import ExportClient
 from tests.support import readme, stores
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
-from tests.support.program import running, started
+from tests.support.program import Program, running, started
 from tests.support.shell import shell
-from tests.support.waiting import until_ended
+from tests.support.waiting import until, until_ended, until_row
 
 ROOT = Path(__file__).parents[2]
 RUN_BY_CI = ("./run demo\n", "./run test\n", "./run serve\n")
@@ -105,6 +105,32 @@ async def test_pausing_a_space_and_going_on_is_what_the_recipe_does(
         await connection.execute(pause.replace("= 0", "= NULL"))
         assert (await until_ended(connection, export_id))["status"] == "completed"
     await connection.close()
+
+
+async def test_taking_an_export_from_its_worker_is_what_the_recipe_does(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    recipe = next(text for text in readme.blocks("sql") if "Take an export" in text).partition(";\n")[0]
+    async with stores.directory_store(tmp_path / "files") as store:
+        settings = {"DATABASE_URL": database_url, **store.settings}
+        async with running(settings) as program, ExportClient(program.address, space.key) as client:
+            blocker = await asyncpg.connect(database_url)
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
+            taken = await connection.fetchval("SELECT claim_id FROM export_jobs")
+            await connection.execute(recipe)
+            await until(lambda: logged(program, "claim_lost"))
+            await blocker.close()
+            assert (await until_ended(connection, export_id))["status"] == "completed"
+        assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE object_name LIKE $1", f"%{taken}%") == 0
+    await connection.close()
+
+
+async def logged(program: Program, event: str) -> bool:
+    """Whether the program has logged this event."""
+    return bool(program.events(event))
 
 
 async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_more(

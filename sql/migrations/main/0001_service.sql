@@ -154,7 +154,7 @@ COMMENT ON COLUMN export_jobs.run_after IS 'Not claimed before this instant.';
 COMMENT ON COLUMN export_jobs.claim_id IS 'The fence: random at each claim, never reused. Do not edit.';
 COMMENT ON COLUMN export_jobs.worker IS 'The process that claimed it last; for people, never compared.';
 COMMENT ON COLUMN export_jobs.claimed_at IS 'When the last attempt began.';
-COMMENT ON COLUMN export_jobs.lease_until IS 'The claim holds until then unless renewed. Set it to now() to take the job from its worker.';
+COMMENT ON COLUMN export_jobs.lease_until IS 'The claim holds until then unless renewed.';
 COMMENT ON COLUMN export_jobs.slot IS 'Which of the Space''s running places it takes.';
 COMMENT ON COLUMN export_jobs.phase IS 'What the current attempt does: starting, reading, completing.';
 COMMENT ON COLUMN export_jobs.rows_read IS 'Contacts read by the current or last attempt.';
