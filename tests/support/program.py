@@ -13,6 +13,7 @@ import aiohttp
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 30.0
+_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN")
 _FOR_TESTS = {
     # Short times, so that what a lost lease leads to is seen within seconds.
     "LEASE_SECONDS": "2",
@@ -125,5 +126,5 @@ async def running(settings: dict[str, str]) -> AsyncIterator[Program]:
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """The environment of a process: of ours only what finds programs and libraries, then the settings."""
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR")}
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT}
     return kept | _FOR_TESTS | settings
