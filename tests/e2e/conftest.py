@@ -1,6 +1,7 @@
 """Fixtures of the tests that run the whole program."""
 
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -27,6 +28,13 @@ async def store(
     use_credentials(monkeypatch, access)
     async with s3_support.bucket(access) as bucket, stores.s3_store(access, bucket) as under_test:
         yield under_test
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket's name, so that a killed server leaves its socket in it."""
+    with tempfile.TemporaryDirectory(prefix="ce-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

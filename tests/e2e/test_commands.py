@@ -79,8 +79,8 @@ async def test_secrets_can_be_files(database_url: str, tmp_path: Path) -> None:
     assert "short" not in missing.errors.replace("should have", "")
 
 
-async def test_commands_work_on_the_embedded_parts_while_serve_runs_and_while_it_does_not(tmp_path: Path) -> None:
-    state = {"STATE_DIR": str(tmp_path / "state")}
+async def test_commands_work_on_the_embedded_parts_while_serve_runs_and_while_it_does_not(short_path: Path) -> None:
+    state = {"STATE_DIR": str(short_path / "state")}
     first = await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", **state)
     assert first.output == "1\n"
     assert f"using Postgres {first.errors.partition('using Postgres ')[2]}" in first.errors

@@ -54,32 +54,32 @@ async def kept(temporary: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
         await process.wait()
 
 
-async def test_it_exports_verifies_shows_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_it_exports_verifies_shows_and_leaves_nothing(short_path: Path) -> None:
     for _ in range(2):
-        ended = await contact_exports("demo", "--contacts", "2000", TMPDIR=str(tmp_path))
+        ended = await contact_exports("demo", "--contacts", "2000", TMPDIR=str(short_path))
         assert (ended.code, ended.errors) == (0, "")
         assert re.search(r"rows    1,960\n", ended.output)
         assert re.search(r"sha256  [0-9a-f]{64} \(verified\)", ended.output)
         assert re.search(r"in [0-9.]+ s: [0-9,]+ rows/s", ended.output)
         shown = [json.loads(line) for line in ended.output.splitlines() if line.startswith('  {"id":')]
         assert [list(line)[-2:] for line in shown] == [["comet_tokens", "emails"]] * 3
-        assert content(tmp_path) == []
+        assert content(short_path) == []
 
 
-async def test_with_keep_the_printed_commands_work(tmp_path: Path) -> None:
-    async with kept(tmp_path) as (process, lines):
+async def test_with_keep_the_printed_commands_work(short_path: Path) -> None:
+    async with kept(short_path) as (process, lines):
         create, status, overview = [line.strip() for line in lines if line.strip().startswith(("curl", "/", "psql"))]
         assert json.loads(await shell(create, {})) == {"export_id": 2, "status": "queued"}
         assert json.loads(await shell(status, {}))["status"] == "completed"
         assert "Demonstration" in await shell(overview, {})
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
-    assert content(tmp_path) == []
+    assert content(short_path) == []
 
 
-async def test_after_a_kill_no_process_stays_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    async with kept(tmp_path) as (process, _):
-        (left,) = content(tmp_path)
+async def test_after_a_kill_no_process_stays_and_the_next_one_cleans_up(short_path: Path) -> None:
+    async with kept(short_path) as (process, _):
+        (left,) = content(short_path)
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
 
@@ -87,6 +87,6 @@ async def test_after_a_kill_no_process_stays_and_the_next_one_cleans_up(tmp_path
         return processes_below(left) == []
 
     await until(nobody_is_left)
-    ended = await contact_exports("demo", "--contacts", "100", TMPDIR=str(tmp_path))
+    ended = await contact_exports("demo", "--contacts", "100", TMPDIR=str(short_path))
     assert ended.code == 0
-    assert content(tmp_path) == []
+    assert content(short_path) == []

@@ -40,8 +40,8 @@ def test_the_install_lines_are_those_of_the_run_script() -> None:
     assert "prepare embedded\n" in script
 
 
-async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_readme(tmp_path: Path) -> None:
-    settings = {"STATE_DIR": str(tmp_path / "state")}
+async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_readme(short_path: Path) -> None:
+    settings = {"STATE_DIR": str(short_path / "state")}
     async with running(settings) as program:
         by_hand = block("spaces create").replace("./run ", "contact-exports ")
         space_id, key = (await shell(by_hand, settings)).split()
@@ -53,7 +53,7 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_r
         status = json.loads(await shell(block('/exports/1"'), calls))
         assert list(status) == list(json.loads(readme.blocks("json")[1]))
         assert status["row_count"] == 9800
-        lines = await shell(f"cd {tmp_path}\n" + block("gunzip"), calls | {"LINK": status["download_url"]})
+        lines = await shell(f"cd {short_path}\n" + block("gunzip"), calls | {"LINK": status["download_url"]})
     assert [list(json.loads(line)) for line in lines.splitlines()] == [
         ["id", "email", "name", "phone", "location", "comet_tokens", "emails"]
     ] * 3
