@@ -6,7 +6,7 @@ connections fail with errors of every class, and a half-open one would hang in i
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -86,9 +86,11 @@ class Database:
                 raise DatabaseUnavailable(detail=describe(error)) from error
             raise
         finally:
-            if not usable:
-                connection.terminate()
-            await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
+            # The driver takes a connection back by itself when it learns of its end; then there is nothing to do here.
+            with suppress(asyncpg.InterfaceError):
+                if not usable:
+                    connection.terminate()
+                await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
 
     async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
         """All rows of a named statement."""
