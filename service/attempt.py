@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, TimedOut
+from service.event_loop import Turns
 from service.lease import Ending, Lease, LeaseEnded, Leases
 from service.model import Claim, StoredFile
 from service.pipeline.lines import encoder
@@ -50,12 +51,19 @@ class Attempts:
     """Runs attempts; one instance serves all slots of a process."""
 
     def __init__(
-        self, claims: Claims, leases: Leases, source: ContactSource, store: ObjectStore, limits: AttemptLimits
+        self,
+        claims: Claims,
+        leases: Leases,
+        source: ContactSource,
+        store: ObjectStore,
+        turns: Turns,
+        limits: AttemptLimits,
     ) -> None:
         self._claims = claims
         self._leases = leases
         self._source = source
         self._store = store
+        self._turns = turns
         self._limits = limits
 
     async def run(self, claim: Claim, *, sent: float) -> None:
@@ -109,7 +117,9 @@ class Attempts:
                         stored=lambda size: _stored(lease, size),
                     ) as parts,
                 ):
-                    file = await export_stream(batches, encode, parts, read=lambda rows: _read(lease, rows))
+                    file = await export_stream(
+                        batches, encode, parts, read=lambda rows: _read(lease, rows), turn=self._turns.export
+                    )
                 snapshot.close()
                 lease.progress.phase = "completing"
                 await self._leases.confirm(lease)

@@ -19,6 +19,7 @@ from limits.aio.storage import Storage as RateLimitStorage
 from service.attempt import AttemptLimits, Attempts
 from service.callers import Callers
 from service.errors import CannotListen, ExportFailure
+from service.event_loop import LoopLag, Turns
 from service.exports import Exports
 from service.health import Health
 from service.lease import Leases
@@ -80,14 +81,29 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
         )
         health = Health(database, store, startup)
         windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
-        runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows)
-        async with serve_http(settings, database, store, windows, startup, health, runner, listening):
+        turns = Turns()
+        runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows, turns)
+        async with (
+            serve_http(settings, database, store, windows, startup, health, runner, turns, listening),
+            _lag_watched(runner),
+        ):
             working = asyncio.create_task(_work(settings, database, startup, store, runner))
             stopping = asyncio.create_task(stop.asked.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             health.stop()
             await _drain(working, runner, stop, settings.grace_seconds)
+
+
+@asynccontextmanager
+async def _lag_watched(runner: Runner) -> AsyncIterator[None]:
+    """Measure inside the block how late the event loop is while exports run."""
+    watching = asyncio.create_task(LoopLag().watch(lambda: runner.running > 0))
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 async def _work(settings: Settings, database: Database, startup: Startup, store: ObjectStore, runner: Runner) -> None:
@@ -143,6 +159,7 @@ async def serve_http(
     startup: Startup,
     health: Health,
     runner: Runner,
+    turns: Turns,
     listening: Callable[[str], None],
 ) -> AsyncIterator[None]:
     """Accept requests inside the block."""
@@ -162,6 +179,7 @@ async def serve_http(
         callers=Callers(CallerStore(database)),
         exports=exports,
         throttle=throttle,
+        turns=turns,
         ready=health.ready,
         started=startup.check,
         local_files=store.open_link if isinstance(store, DirectoryStore) else None,
@@ -185,7 +203,12 @@ async def serve_http(
 
 
 def make_runner(
-    settings: Settings, claims: Claims, source: ContactSource, store: ObjectStore, windows: RateLimitStorage
+    settings: Settings,
+    claims: Claims,
+    source: ContactSource,
+    store: ObjectStore,
+    windows: RateLimitStorage,
+    turns: Turns,
 ) -> Runner:
     """The job runner of this process, under a name that operators can tell it by."""
     lease = timedelta(seconds=settings.lease_seconds)
@@ -207,7 +230,7 @@ def make_runner(
     return Runner(
         claims,
         leases,
-        Attempts(claims, leases, source, store, limits),
+        Attempts(claims, leases, source, store, turns, limits),
         sweep.rescue,
         chores,
         worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",

@@ -1,11 +1,14 @@
 """Blocks of lines become one gzip member (RFC 1952), hashed and counted on the way, in a thread.
 
+A block is a list of pieces: putting them together is a copy, and belongs into the thread too.
+
 isal's level 1 compresses this data several times as fast as zlib's level 6, to a size a tenth larger. It and the hash
 release the interpreter's lock, so the next block is made meanwhile.
 """
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 
 from isal import isal_zlib
 
@@ -23,11 +26,11 @@ class GzipStream:
         self.size = 0
         """Compressed bytes so far."""
 
-    async def compress(self, block: bytes) -> bytes:
+    async def compress(self, block: Sequence[bytes]) -> bytes:
         """The next chunk of the member; often empty for a small block."""
         return await asyncio.to_thread(self._take, block, False)
 
-    async def finish(self, block: bytes = b"") -> bytes:
+    async def finish(self, block: Sequence[bytes] = ()) -> bytes:
         """The last chunk: nothing may be compressed after it."""
         return await asyncio.to_thread(self._take, block, True)
 
@@ -36,8 +39,8 @@ class GzipStream:
         """Of all chunks so far, hex."""
         return self._sha256.hexdigest()
 
-    def _take(self, block: bytes, last: bool) -> bytes:
-        chunk: bytes = self._compressor.compress(block)
+    def _take(self, block: Sequence[bytes], last: bool) -> bytes:
+        chunk: bytes = self._compressor.compress(b"".join(block))
         if last:
             chunk += self._compressor.flush()
         self._sha256.update(chunk)

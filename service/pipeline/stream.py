@@ -1,7 +1,7 @@
 """The stream of one attempt: batches in, parts out, and the facts about the file."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from service.model import StoredFile
@@ -14,32 +14,42 @@ BLOCK_SIZE = 512 * 1024
 
 
 async def export_stream(
-    batches: AsyncIterator[Sequence[Any]], encode: Encoder, parts: PartWriter, *, read: Callable[[int], None]
+    batches: AsyncIterator[Sequence[Any]],
+    encode: Encoder,
+    parts: PartWriter,
+    *,
+    read: Callable[[int], None],
+    turn: Callable[[], Awaitable[None]],
 ) -> StoredFile:
     """Encode, compress and hand over all batches; returns when every part is stored.
 
-    `read` is called with the rows of each batch. A block is compressed while the next one is read and encoded.
+    `read` is called with the rows of each batch, and `turn` awaited before each: it lets the event loop do other things. A
+    block is compressed while the next one is read and encoded.
     """
     gzip = GzipStream()
     rows = 0
-    block = bytearray()
+    block: list[bytes] = []
+    size = 0
     compressing: asyncio.Task[bytes] | None = None
     try:
         async for batch in batches:
-            block += encode(batch)
+            await turn()
+            lines = encode(batch)
+            block.append(lines)
+            size += len(lines)
             rows += len(batch)
             read(len(batch))
-            if len(block) >= BLOCK_SIZE:
+            if size >= BLOCK_SIZE:
                 if compressing is not None:
                     await parts.write(await compressing)
-                compressing = asyncio.create_task(gzip.compress(bytes(block)))
-                block.clear()
+                compressing = asyncio.create_task(gzip.compress(block))
+                block, size = [], 0
         if compressing is not None:
             await parts.write(await compressing)
     finally:
         if compressing is not None:
             compressing.cancel()
             await asyncio.gather(compressing, return_exceptions=True)
-    await parts.write(await gzip.finish(bytes(block)))
+    await parts.write(await gzip.finish(block))
     await parts.finish()
     return StoredFile(rows, gzip.size, gzip.sha256)

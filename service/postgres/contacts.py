@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from asyncpg.transaction import Transaction
 
 from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
 from service.model import Claim
+from service.postgres.ahead import ahead
 from service.postgres.pool import describe
 from service.postgres.relations import check_relations
 from sql import statement
@@ -22,7 +23,12 @@ APPLICATION_NAME = "contact-exports export"
 """Names our own snapshots in pg_stat_activity, so that they can be told from transactions that write."""
 
 BATCH_ROWS = 500
-"""Rows a fetch brings: more hold the event loop longer for no gain in throughput, and fill the socket's buffers."""
+"""Rows that are worked on at once: each batch holds the event loop for a quarter of a millisecond."""
+FETCH_ROWS = 1000
+"""Rows a fetch brings. Between two fetches the server waits for us: with 500 an export with tokens took a sixth longer. Of
+2,000 and more rows the first have left the processor's caches when they are encoded, and they fill the socket's buffers."""
+_AHEAD = 2
+"""Fetches that are done or under way while the rows of one are worked on."""
 _CALL_TIMEOUT = 10.0
 
 Batch = Sequence[asyncpg.Record]
@@ -123,27 +129,24 @@ class Snapshot:
         self.rows_estimated = int(plan[0]["Plan"]["Plan Rows"])
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """The contacts in the file's order; the next batch is fetched while the consumer works on this one.
+        """The contacts in the file's order; those that follow are fetched while the consumer works on one.
 
         Columns: id, email, name, phone, location [, tokens and addresses as JSON text].
         """
         try:
-            cursor = await self._open_cursor()
-            batch: Batch = await cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout)
-            while batch:
-                following = asyncio.create_task(cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout))
-                try:
-                    # Lets the task send its request before the consumer takes the loop: the server then works meanwhile.
-                    await asyncio.sleep(0)
-                    yield batch
-                    batch = await following
-                finally:
-                    following.cancel()
-                    await asyncio.gather(following, return_exceptions=True)
+            async with aclosing(ahead(self._fetches(), _AHEAD)) as fetched:
+                async for rows in fetched:
+                    for start in range(0, len(rows), BATCH_ROWS):
+                        yield rows[start : start + BATCH_ROWS]
         except ExportFailure:
             raise
         except Exception as error:
             raise _translated(error) from error
+
+    async def _fetches(self) -> AsyncGenerator[Batch, None]:
+        cursor = await self._open_cursor()
+        while rows := await cursor.fetch(FETCH_ROWS, timeout=self._fetch_timeout):
+            yield rows
 
     def close(self) -> None:
         """Give the snapshot back early: it holds up the vacuum of every table. May be called twice."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from service.callers import Callers
+from service.event_loop import Turns
 from service.exports import Exports
 from service.model import Scope
 from service.storage.links import FILES_PATH
@@ -23,6 +24,7 @@ def create_app(
     callers: Callers,
     exports: Exports,
     throttle: Throttle,
+    turns: Turns,
     ready: Callable[[], Awaitable[Readiness]],
     started: Callable[[], None],
     local_files: LocalFiles | None,
@@ -39,7 +41,7 @@ def create_app(
         handler_args=SERVER_OPTIONS,
     )
     app.on_response_prepare.append(finish)
-    gate = Gate(callers, throttle, started)
+    gate = Gate(callers, throttle, turns, started)
     export, health = ExportHandlers(exports, public_url), HealthHandlers(ready)
     app.add_routes(
         [

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from service.callers import Callers, authorise
 from service.errors import ServiceError
+from service.event_loop import Turns
 from service.model import Caller, Scope
 from service.web import problems
 from service.web.throttle import Allowance, Bucket, Throttle
@@ -81,25 +82,27 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 class Gate:
     """The way to a handler: who calls, whether they may, whether it is too often; in this order."""
 
-    def __init__(self, callers: Callers, throttle: Throttle, started: Callable[[], None]) -> None:
+    def __init__(self, callers: Callers, throttle: Throttle, turns: Turns, started: Callable[[], None]) -> None:
         self._callers = callers
         self._throttle = throttle
+        self._turns = turns
         self._started = started
 
     def guard(self, handler: ApiHandler, scope: Scope, bucket: Bucket) -> Handler:
         """A handler for the route table that lets through what has the scope and fits into the bucket."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            self._started()
-            caller = request[CALLER] = await self._callers.authenticate(_authorization(request))
-            try:
-                authorise(caller, scope)
-            except ServiceError:
-                request[ALLOWANCE] = await self._throttle.look(bucket, caller.space_id)
-                raise
-            allowance = request[ALLOWANCE] = await self._throttle.hit(bucket, caller.space_id)
-            allowance.check()
-            return await handler(request, caller)
+            with self._turns.request():
+                self._started()
+                caller = request[CALLER] = await self._callers.authenticate(_authorization(request))
+                try:
+                    authorise(caller, scope)
+                except ServiceError:
+                    request[ALLOWANCE] = await self._throttle.look(bucket, caller.space_id)
+                    raise
+                allowance = request[ALLOWANCE] = await self._throttle.hit(bucket, caller.space_id)
+                allowance.check()
+                return await handler(request, caller)
 
         return guarded
 

@@ -95,6 +95,8 @@ def _run(plan: Plan, parts: tuple[str, ...], data: Path | None) -> Figures:
 
     # Beside the data, if these are kept: the service's files, the rivals' and the tables are on one file system.
     place = data and data.absolute().parent
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="contact-exports-bench-", dir=place) as directory,
         EmbeddedPostgres(data or Path(directory, "postgres"), parameters=PARAMETERS) as server,

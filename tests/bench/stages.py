@@ -100,7 +100,7 @@ async def _compress(lines: list[bytes], seconds: float) -> tuple[Figures, float]
     while done == 0 or time.perf_counter() - started < seconds:
         stream = GzipStream()
         for block in blocks:
-            await stream.compress(block)
+            await stream.compress([block])
         await stream.finish()
         done += rows
     return {"compress": (time.perf_counter() - started) * _MILLION / done}, stream.size / len(text)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.attempt import AttemptLimits, Attempts
+from service.event_loop import Turns
 from service.lease import Leases
 from service.model import Claim
 from service.postgres.claims import Claims
@@ -88,7 +89,7 @@ async def running(
     runner = Runner(
         claims,
         leases,
-        Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, limits),
+        Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, Turns(), limits),
         rescued,
         [],
         worker="a worker",

@@ -17,7 +17,7 @@ import pytest
 from service.embedded.postgres import EmbeddedPostgres
 from service.errors import ExportFailure, SourceData, SourceUnavailable
 from service.model import END_OF_TIME, Claim, Window
-from service.postgres.contacts import BATCH_ROWS
+from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS
 from service.postgres.migrate import migrate
 from sql import statement
 from tests.support.jobs import connect, holding
@@ -215,13 +215,13 @@ async def test_a_relation_that_went_away_makes_the_source_unavailable(database_u
 async def test_a_contact_that_cannot_be_read_is_bad_data_and_its_content_is_not_told(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
-    await add(sql, 3 * BATCH_ROWS)
-    await sql.execute("UPDATE contacts SET location = 'a secret' WHERE id = $1", BATCH_ROWS + 10)
+    await add(sql, 2 * FETCH_ROWS)
+    await sql.execute("UPDATE contacts SET location = 'a secret' WHERE id = $1", FETCH_ROWS + 10)
     await show_instead(sql, "(location::int)::text")
     failure, batches = await failure_of(database_url, claim_on())
     assert isinstance(failure, SourceData)
     assert failure.permanent
-    assert batches == 1
+    assert batches == FETCH_ROWS / BATCH_ROWS
     assert "22P02" in (failure.detail or "")
     assert "secret" not in str(failure)
     await until_closed(sql)
@@ -246,7 +246,7 @@ async def test_text_that_is_no_utf_8_is_bad_data(postgres_server: str) -> None:
 async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailable(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
-    await add(sql, 5 * BATCH_ROWS)
+    await add(sql, 9 * FETCH_ROWS)
     async with batches_of(database_url, claim_on()) as batches:
         await anext(batches)
         await sql.execute(

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from limits.aio.storage import Storage
 
 from service.callers import Callers
+from service.event_loop import Turns
 from service.exports import Exports
 from service.model import Claim, Scope, StoredFile
 from service.postgres.callers import CallerStore
@@ -138,6 +139,7 @@ async def site(
             throttle=Throttle(
                 storage or PostgresStorage(database=database), create_export=create_export, get_export=get_export
             ),
+            turns=Turns(),
             ready=ready,
             started=started,
             local_files=store.open_link,

@@ -15,8 +15,8 @@ from service.pipeline.compress import GzipStream
 async def compressed(blocks: list[bytes]) -> tuple[bytes, GzipStream]:
     """The whole member, the last block given at its end."""
     stream = GzipStream()
-    chunks = [await stream.compress(block) for block in blocks[:-1]]
-    chunks.append(await stream.finish(*blocks[-1:]))
+    chunks = [await stream.compress([block]) for block in blocks[:-1]]
+    chunks.append(await stream.finish(blocks[-1:]))
     return b"".join(chunks), stream
 
 
@@ -61,7 +61,7 @@ async def test_what_is_said_of_the_chunks_so_far_is_true_of_them() -> None:
     so_far = b""
     noise = random.Random(1)
     for _ in range(20):
-        so_far += await stream.compress(noise.randbytes(50_000))
+        so_far += await stream.compress([noise.randbytes(25_000), noise.randbytes(25_000)])
         assert stream.size == len(so_far)
         assert stream.sha256 == hashlib.sha256(so_far).hexdigest()
     assert so_far

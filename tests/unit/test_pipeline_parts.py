@@ -59,9 +59,9 @@ def other_tasks() -> set[asyncio.Task[object]]:
 
 
 async def settle() -> None:
-    """Let everything that can go on do so."""
+    """Let everything that can go on do so, what is in threads too."""
     for _ in range(20):
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
 
 
 async def write(upload: Upload, chunks: Iterable[bytes], *, maximum: int = 10_000) -> None:
@@ -227,7 +227,7 @@ async def source(*batches: Batch) -> AsyncIterator[Batch]:
 async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[int]) -> StoredFile:
     writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, stored=upload.stored.append)
     async with writer as parts:
-        return await export_stream(batches, encode, parts, read=read.append)
+        return await export_stream(batches, encode, parts, read=read.append, turn=lambda: asyncio.sleep(0))
 
 
 @pytest.mark.parametrize(
