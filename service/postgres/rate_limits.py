@@ -36,10 +36,14 @@ class PostgresStorage(Storage, MovingWindowSupport):
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
         """Record `amount` hits unless more than `limit` would then lie within the last `expiry` seconds."""
+        return await self.hit(key, limit, expiry, amount) is not None
+
+    async def hit(self, key: str, limit: int, expiry: int, amount: int = 1) -> tuple[float, int] | None:
+        """The two in one statement: None where the hits do not fit, else the window with them in it."""
         if amount > limit:
-            return False
-        window = timedelta(seconds=expiry)
-        return await self._database.fetch_row("record_hits", key, limit, window, amount) is not None
+            return None
+        row = await self._database.fetch_row("record_hits", key, limit, timedelta(seconds=expiry), amount)
+        return None if row is None else (time.time() - row["age"], row["hits"])
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
         """When the oldest hit of the last `expiry` seconds was, by our `time.time()`, and how many are."""

@@ -1,5 +1,6 @@
 -- name: record_hits
--- Adds hits to a moving window if they fit in it; no row: they do not, and nothing is written. The row's lock serialises
+-- Adds hits to a moving window if they fit in it and says what is in it then; no row: they do not fit, and nothing is
+-- written. The row's lock serialises
 -- concurrent hits, and what follows ON CONFLICT is evaluated under it, by the clock of that moment. The condition is read
 -- before the new hits get their time, so that those it counted include all that are in the window then.
 INSERT INTO rate_limit_windows AS w (key, hits, expires_at)
@@ -9,7 +10,8 @@ ON CONFLICT (key) DO UPDATE
               || array_fill(clock_timestamp(), ARRAY[$4::integer]),
        expires_at = clock_timestamp() + $3::interval
  WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval) + $4 <= $2::bigint
-RETURNING key;
+RETURNING cardinality(w.hits) AS hits,
+          (SELECT extract(epoch FROM clock_timestamp() - min(hit)) FROM unnest(w.hits) hit)::float8 AS age;
 
 -- name: rate_limit_window
 -- How many hits are in a moving window, and how many seconds ago the oldest of them was; null when there is none.
