@@ -19,6 +19,7 @@ from uuid import UUID
 import structlog
 
 from service.errors import DatabaseUnavailable
+from service.failpoints import failpoint
 from service.model import Claim
 from service.postgres.claims import Claims, Progress, Renewal
 
@@ -160,8 +161,10 @@ class Leases:
         if not leases:
             return
         sent = clock()
+        await failpoint("before_renew")
         progress = {lease.claim.claim_id: lease.progress for lease in leases}
         answer = await self._claims.renew(progress, lease=self._duration)
+        await failpoint("renewed")
         for lease in leases:
             renewal = answer.get(lease.claim.claim_id, Renewal.LOST)
             if renewal is Renewal.RENEWED:

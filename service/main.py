@@ -16,10 +16,12 @@ import structlog
 from aiohttp import web
 from limits.aio.storage import Storage as RateLimitStorage
 
+from service import failpoints
 from service.attempt import AttemptLimits, Attempts
 from service.callers import Callers
 from service.errors import CannotListen, ExportFailure
 from service.exports import Exports
+from service.failpoints import failpoint
 from service.health import Health
 from service.lease import Leases
 from service.postgres.callers import CallerStore
@@ -69,6 +71,9 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
     Raises SchemaMismatch where only a person can make the database fit.
     """
     tune_garbage_collector()
+    if settings.failpoints is not None:
+        failpoints.arm(settings.failpoints)
+        log.warning("failpoints_armed", failpoints=settings.failpoints)
     async with open_database(settings) as database, open_renewals(settings) as renewals, open_store(settings) as store:
         source = ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds)
         startup = Startup(
@@ -123,9 +128,11 @@ async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace:
         working.cancel()
     elif not working.done():
         log.info("stopping", running=runner.running)
+        await failpoint("shutdown_asked")
         hurry = asyncio.create_task(stop.repeated.wait())
         await asyncio.wait({working, hurry}, timeout=grace if runner.running else 0, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
+        await failpoint("shutdown_handing_back")
         runner.hand_back()
         await asyncio.wait({working}, timeout=_SETTLE_SECONDS)
         working.cancel()

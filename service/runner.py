@@ -13,6 +13,7 @@ import structlog
 
 from service.attempt import Attempts
 from service.errors import DatabaseUnavailable
+from service.failpoints import failpoint
 from service.lease import Ending, Leases, clock
 from service.model import Claim
 from service.postgres.claims import Claims
@@ -114,12 +115,15 @@ class Runner:
             return
         sent = clock()
         try:
+            await failpoint("before_claim")
             claim = await self._claims.claim(
                 self._worker,
                 lease=self._limits.lease,
                 space_slots=self._limits.space_slots,
                 alone=not self._running,
             )
+            if claim is not None:
+                await failpoint("claimed")
             if claim is not None and self._stopping.is_set():
                 # Asked for before the end was: whoever hands back what runs does not know of it.
                 await self._claims.hand_back(claim)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from service.errors import ExportFailure
+from service.failpoints import failpoint
 from service.postgres.claims import Claims, Garbage
 from service.storage import ObjectStore, UnfinishedUpload
 
@@ -35,6 +36,8 @@ class Sweep:
                 worker=each.worker,
                 status=each.status,
             )
+        if rescued:
+            await failpoint("rescued")
         return bool(rescued)
 
     async def clean(self) -> None:
@@ -46,6 +49,7 @@ class Sweep:
                 log.warning("clean_failed", export_id=garbage.export_id, error_code=error.code, detail=error.detail)
             else:
                 await self._claims.record_cleaned(garbage)
+                await failpoint("cleaned")
 
     async def abort_abandoned(self) -> None:
         """Abort uploads of attempts that are in no row any more, or never were.
@@ -71,4 +75,6 @@ class Sweep:
             await self._store.abort_upload(garbage.object_name, garbage.upload_id)
         async for upload in self._store.unfinished_uploads(garbage.object_name):
             await self._store.abort_upload(upload.object_name, upload.upload_id)
+        await failpoint("clean_aborted")
         await self._store.delete(garbage.object_name)
+        await failpoint("clean_deleted")

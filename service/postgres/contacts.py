@@ -13,6 +13,7 @@ from asyncpg.cursor import Cursor
 from asyncpg.transaction import Transaction
 
 from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
+from service.failpoints import failpoint
 from service.model import Claim
 from service.postgres.pool import describe
 from service.postgres.relations import check_relations
@@ -131,6 +132,7 @@ class Snapshot:
             cursor = await self._open_cursor()
             batch: Batch = await cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout)
             while batch:
+                await failpoint("batch_read")
                 following = asyncio.create_task(cursor.fetch(BATCH_ROWS, timeout=self._fetch_timeout))
                 try:
                     # Lets the task send its request before the consumer takes the loop: the server then works meanwhile.

@@ -35,6 +35,7 @@ class ExportJobs:
             request.include_all_emails,
             max_attempts,
             request_id,
+            point="insert_committed",
         )
         assert row is not None
         return _job(row)
