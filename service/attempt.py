@@ -150,6 +150,8 @@ class Attempts:
         match ending:
             case Ending.LOST:
                 log.warning("claim_lost", **_ids(claim))
+            case Ending.CANCELLED:
+                log.info("attempt_cancelled", **_ids(claim))
             case Ending.STALLED:
                 detail = f"no progress while {lease.progress.phase}"
                 await self._settle_failure(lease, InternalFailure(detail=detail))

@@ -36,6 +36,8 @@ class Ending(Enum):
     """It got nowhere for too long."""
     SHUTDOWN = "shutdown"
     """This process is to end."""
+    CANCELLED = "cancelled"
+    """The export was cancelled by a request to this process; others learn it as LOST."""
 
 
 class LeaseEnded(Exception):
@@ -66,7 +68,7 @@ class Lease:
     @property
     def believed(self) -> bool:
         """Whether the claim may still be taken for ours."""
-        return self.ending is not Ending.LOST and clock() < self.believed_until
+        return self.ending not in (Ending.LOST, Ending.CANCELLED) and clock() < self.believed_until
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work while the claim is ours. Raises LeaseEnded, or what the work raises.
@@ -131,6 +133,11 @@ class Leases:
             yield lease
         finally:
             del self._held[claim.claim_id]
+
+    def end(self, claim_id: UUID, ending: Ending) -> None:
+        """End the work on a claim, if this process holds it."""
+        if lease := self._held.get(claim_id):
+            lease.end(ending)
 
     def end_all(self, ending: Ending) -> None:
         """End the work on every claim."""

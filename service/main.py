@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -20,16 +21,18 @@ from service import failpoints
 from service.attempt import AttemptLimits, Attempts
 from service.callers import Callers
 from service.errors import CannotListen, ExportFailure
-from service.exports import Exports
+from service.exports import KEY_LIFETIME, Exports
 from service.failpoints import failpoint
 from service.health import Health
 from service.lease import Leases
 from service.postgres.callers import CallerStore
 from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
+from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
+from service.retention import Retention
 from service.runner import Chore, Runner, RunnerLimits
 from service.settings import Settings
 from service.startup import Startup
@@ -37,6 +40,7 @@ from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
 from service.sweep import Sweep
 from service.web.app import create_app
+from service.web.cursors import Cursors
 from service.web.throttle import Throttle
 
 _POOL_SIZE = 8
@@ -45,6 +49,10 @@ _SETTLE_SECONDS = 15.0
 _ABANDONED_SECONDS = 600.0
 """How often the store is listed for uploads that no row names."""
 _PRUNE_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
+"""How often old rows are removed, a batch at a time."""
+_ORPHANS_SECONDS = 86400.0
+"""How often the store is listed for files that no row names."""
 _CONNECTION_SECONDS = 1.0
 """How long requests under way may take once nothing runs any more."""
 _SWEEP_GRACE_LEASES = 2
@@ -85,7 +93,7 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
         )
         health = Health(database, store, startup)
         windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
-        runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows)
+        runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows)
         async with serve_http(settings, database, store, windows, startup, health, runner, listening):
             working = asyncio.create_task(_work(settings, database, startup, store, runner))
             stopping = asyncio.create_task(stop.asked.wait())
@@ -157,17 +165,21 @@ async def serve_http(
         windows,
         create_export=settings.rate_limit_create,
         get_export=settings.rate_limit_status,
+        other=settings.rate_limit_other,
     )
     exports = Exports(
         ExportJobs(database),
+        ExportFiles(database),
         store,
         max_attempts=settings.max_attempts,
         max_range_days=settings.max_range_days,
         created=runner.wake,
+        cancelled=runner.cancel,
     )
     app = create_app(
         callers=Callers(CallerStore(database)),
         exports=exports,
+        cursors=Cursors(functools.partial(CallerStore(database).shared_secret, "cursors")),
         throttle=throttle,
         ready=health.ready,
         started=startup.check,
@@ -192,7 +204,12 @@ async def serve_http(
 
 
 def make_runner(
-    settings: Settings, claims: Claims, source: ContactSource, store: ObjectStore, windows: RateLimitStorage
+    settings: Settings,
+    database: Database,
+    claims: Claims,
+    source: ContactSource,
+    store: ObjectStore,
+    windows: RateLimitStorage,
 ) -> Runner:
     """The job runner of this process, under a name that operators can tell it by."""
     lease = timedelta(seconds=settings.lease_seconds)
@@ -205,9 +222,20 @@ def make_runner(
         file_lifetime=timedelta(hours=settings.file_lifetime_hours),
     )
     sweep = Sweep(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
+    retention = Retention(
+        ExportFiles(database),
+        store,
+        link_lifetime=timedelta(seconds=settings.link_seconds),
+        history=timedelta(days=settings.history_days),
+    )
     chores = [
         Chore("clean", sweep.clean, settings.sweep_seconds),
+        Chore("expire", retention.expire, settings.sweep_seconds),
+        Chore("delete_files", retention.delete_files, settings.sweep_seconds),
         Chore("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
+        Chore("orphans", sweep.delete_orphans, _ORPHANS_SECONDS),
+        Chore("forget", retention.forget, _FORGET_SECONDS),
+        Chore("idempotency_keys", functools.partial(ExportJobs(database).prune_keys, KEY_LIFETIME), _PRUNE_SECONDS),
     ]
     if isinstance(windows, PostgresStorage):
         chores.append(Chore("rate_limits", windows.prune, _PRUNE_SECONDS))

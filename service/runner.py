@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 
@@ -17,6 +18,9 @@ from service.failpoints import failpoint
 from service.lease import Ending, Leases, clock
 from service.model import Claim
 from service.postgres.claims import Claims
+
+_FIRST_CHORE_SECONDS = 300.0
+"""Chores that are done rarely come so soon after a start: frequent restarts must not put them off for ever."""
 
 log = structlog.get_logger()
 
@@ -78,7 +82,7 @@ class Runner:
         periodic = [
             asyncio.create_task(_forever("renew", self._leases.renew, self._leases.interval, spread=0)),
             asyncio.create_task(_forever("rescue", self._rescue, self._limits.rescue, spread=0.3)),
-            *(asyncio.create_task(_forever(each.name, each.step, each.seconds, spread=0.3)) for each in self._chores),
+            *(asyncio.create_task(_often(each)) for each in self._chores),
         ]
         try:
             while not self._stopping.is_set():
@@ -97,6 +101,11 @@ class Runner:
     def hand_back(self) -> None:
         """End what runs and give it back, for another process to claim at once."""
         self._leases.end_all(Ending.SHUTDOWN)
+
+    def cancel(self, claim_id: UUID) -> None:
+        """An export was cancelled: end its attempt if it is ours, and see who can have its place."""
+        self._leases.end(claim_id, Ending.CANCELLED)
+        self.wake()
 
     @property
     def running(self) -> int:
@@ -172,10 +181,19 @@ class Runner:
             self.wake()
 
 
-async def _forever(name: str, step: Callable[[], Awaitable[object]], seconds: float, *, spread: float) -> None:
+async def _often(chore: Chore) -> None:
+    first = min(chore.seconds, _FIRST_CHORE_SECONDS)
+    await _forever(chore.name, chore.step, chore.seconds, spread=0.3, first=first)
+
+
+async def _forever(
+    name: str, step: Callable[[], Awaitable[object]], seconds: float, *, spread: float, first: float | None = None
+) -> None:
     """Repeat a step for as long as the process lives: nothing but cancellation ends it."""
+    pause = seconds if first is None else first
     while True:
-        await asyncio.sleep(seconds * random.uniform(1 - spread, 1 + spread))
+        await asyncio.sleep(pause * random.uniform(1 - spread, 1 + spread))
+        pause = seconds
         try:
             await step()
         except DatabaseUnavailable as error:

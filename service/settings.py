@@ -159,6 +159,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
     rate_limit_create: Limit = Field("5/minute", description="Exports a Space may create.")
     rate_limit_status: Limit = Field("30/minute", description="Status calls a Space may make.")
+    rate_limit_other: Limit = Field("30/minute", description="Calls a Space may make that list or cancel exports, together.")
     rate_limit_storage_url: Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)] = Field(
         SecretStr("async+postgres://"),
         description="async+postgres:// (the main database), async+redis://… or async+memory://",
@@ -180,6 +181,9 @@ class Settings(BaseSettings):
     max_export_seconds: Seconds = Field(7200, description="Longest duration of one attempt.")
     fetch_timeout_seconds: Seconds = Field(120, description="Statement timeout of one read from the contacts' database.")
     file_lifetime_hours: float = Field(24, gt=0, allow_inf_nan=False, description="How long a file is kept.")
+    history_days: float = Field(
+        90, gt=0, le=36500, allow_inf_nan=False, description="How long rows of exports are kept after their end."
+    )
     grace_seconds: float = Field(
         8,
         ge=0,

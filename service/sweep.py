@@ -1,5 +1,6 @@
 """Periodic tidying. Every replica does all of it: each step is idempotent and asks the row before it touches the store."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -7,10 +8,14 @@ import structlog
 from service.errors import ExportFailure
 from service.failpoints import failpoint
 from service.postgres.claims import Claims, Garbage
-from service.storage import ObjectStore, UnfinishedUpload
+from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 
 ABANDONED_AFTER = timedelta(hours=1)
 """Age at which an upload that no row names is taken for abandoned."""
+ORPHANED_AFTER = timedelta(hours=24)
+"""Age at which an object that no row names is taken for orphaned."""
+_OUR_OBJECT = re.compile(r"[0-9]+/[0-9]+/[0-9a-f-]{36}\.ndjson\.gz|\.probe/[0-9a-f]{32}", re.ASCII)
+"""What attempts and probes write; whatever else somebody keeps below the prefix is not ours to delete."""
 _ASKED_AT_ONCE = 500
 
 log = structlog.get_logger()
@@ -60,6 +65,28 @@ class Sweep:
         old = [upload async for upload in self._store.unfinished_uploads() if upload.started_at < before]
         for start in range(0, len(old), _ASKED_AT_ONCE):
             await self._abort_unused(old[start : start + _ASKED_AT_ONCE])
+
+    async def delete_orphans(self) -> None:
+        """Delete old objects that no row names: what came after its attempt was cleaned up, or its row was removed.
+
+        Listed first and asked after, as above. Raises DatabaseUnavailable.
+        """
+        before = datetime.now(UTC) - ORPHANED_AFTER
+        old: list[StoredObject] = []
+        async for found in self._store.objects():
+            if found.modified_at < before and _OUR_OBJECT.fullmatch(found.object_name):
+                old.append(found)
+            if len(old) == _ASKED_AT_ONCE:
+                await self._delete_unused(old)
+                old = []
+        await self._delete_unused(old)
+
+    async def _delete_unused(self, objects: list[StoredObject]) -> None:
+        used = await self._claims.objects_in_use(found.object_name for found in objects)
+        for found in objects:
+            if found.object_name not in used:
+                await self._store.delete(found.object_name)
+                log.info("orphan_deleted", object_name=found.object_name)
 
     async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
         used = await self._claims.objects_in_use(upload.object_name for upload in uploads)

@@ -430,12 +430,11 @@ async def test_an_unknown_address_is_404_as_json(api: Site) -> None:
 
 async def test_a_wrong_method_is_405_with_the_right_ones(api: Site) -> None:
     values = [
-        ("GET", EXPORTS, {"POST"}),
-        ("HEAD", EXPORTS, {"POST"}),
-        ("PUT", EXPORTS, {"POST"}),
-        ("OPTIONS", EXPORTS, {"POST"}),
-        ("POST", f"{EXPORTS}/1", {"GET", "HEAD"}),
-        ("PATCH", f"{EXPORTS}/1", {"GET", "HEAD"}),
+        ("DELETE", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("PUT", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("OPTIONS", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("POST", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
+        ("PATCH", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
         ("POST", "/healthz", {"GET", "HEAD"}),
     ]
     for method, path, allowed in values:
