@@ -69,9 +69,7 @@ class ExportJobs:
         columns = _columns(space_id, request, timezone, window, max_attempts, request_id)
         asked = (request.start_date, request.end_date, request.include_comet_tokens, request.include_all_emails)
         while True:
-            row = await self._database.fetch_row(
-                "insert_export_once", *columns, key, key_lifetime, point="insert_committed"
-            )
+            row = await self._database.fetch_row("insert_export_once", *columns, key, key_lifetime, point="insert_committed")
             if row is not None:
                 return Inserted(_job(row), replayed=False, same_request=True)
             row = await self._database.read_row("export_of_key", space_id, key, *asked)
