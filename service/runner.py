@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from service.attempt import Attempts
-from service.errors import DatabaseUnavailable
+from service.errors import DatabaseUnavailable, ExportFailure
 from service.failpoints import failpoint
 from service.lease import Ending, Leases, clock
 from service.model import Claim
@@ -198,5 +198,7 @@ async def _forever(
             await step()
         except DatabaseUnavailable as error:
             log.warning("loop_waits_for_database", loop=name, detail=error.detail)
+        except ExportFailure as error:
+            log.warning("loop_waits_for_store", loop=name, error_code=error.code, detail=error.detail)
         except Exception:
             log.exception("loop_step_failed", loop=name)

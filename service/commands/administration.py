@@ -10,8 +10,9 @@ from service.callers import Callers
 from service.commands.environment import command, contacts, database, settings
 from service.embedded.sample import create_contacts
 from service.errors import ServiceError, SpaceNotFound
-from service.model import Scope
+from service.model import ExportStatus, Scope
 from service.postgres.callers import CallerStore
+from service.postgres.export_jobs import ExportJobs
 from service.postgres.overview import Overview
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -133,6 +134,22 @@ async def exports_show(export_id: int) -> None:
         for attempt in await overview.attempts(export_id):
             click.echo()
             _print_fields(attempt)
+
+
+@exports.command("cancel")
+@click.argument("export_id", type=int)
+@command
+async def exports_cancel(export_id: int) -> None:
+    """Cancel an export that waits or runs, or remove the file of a completed one; print its state."""
+    async with database() as opened:
+        found = await ExportJobs(opened).cancel(export_id, None)
+    if found is None:
+        raise ServiceError("There is no such export.")
+    click.echo(found.status)
+    if found.was is found.status:
+        click.echo("it had ended already", err=True)
+    elif found.status is ExportStatus.EXPIRED:
+        click.echo("a running service removes the file", err=True)
 
 
 @click.group()

@@ -169,7 +169,7 @@ SELECT outcome FROM export_attempts WHERE claim_id = $1;
 -- Take back what dead or stalled processes hold. The condition is checked under the row's lock, so that two replicas, or a
 -- renewal that came in time, cannot be overruled. A first loss is tried again at once, later ones after a pause.
 WITH dead AS MATERIALIZED (
-  SELECT id, claim_id FROM export_jobs WHERE status = 'processing' AND lease_until < now()
+  SELECT id, claim_id, phase FROM export_jobs WHERE status = 'processing' AND lease_until < now()
    ORDER BY lease_until LIMIT 50 FOR UPDATE SKIP LOCKED
 ), job AS (
   UPDATE export_jobs j
@@ -179,10 +179,11 @@ WITH dead AS MATERIALIZED (
          error_code = $2, error_message = $3, error_detail = 'the lease of worker ' || j.worker || ' ran out',
          claim_id = NULL, lease_until = NULL, slot = NULL, phase = NULL
     FROM dead WHERE j.id = dead.id
-  RETURNING j.id, j.status, j.rows_read, j.worker, dead.claim_id
+  RETURNING j.id, j.status, j.rows_read, j.worker, dead.claim_id, dead.phase
 ), receipt AS (
   UPDATE export_attempts a
-     SET ended_at = now(), outcome = 'lost', error_code = $2, rows_read = job.rows_read
+     SET ended_at = now(), outcome = 'lost', error_code = $2, error_detail = 'the lease ran out while ' || job.phase,
+         rows_read = job.rows_read
     FROM job WHERE a.claim_id = job.claim_id
 )
 SELECT id AS export_id, claim_id, worker, status FROM job;
