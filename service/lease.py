@@ -61,6 +61,7 @@ class Lease:
         self.believed_until = believed_until
         self.progress = Progress()
         self.ending: Ending | None = None
+        self.ended_at: float | None = None
         self._work: asyncio.Task[Any] | None = None
         self._seen = self._state()
         self._seen_at = clock()
@@ -96,7 +97,7 @@ class Lease:
         """End the work, once: the first reason stays. Work that finds out itself is left to clean up."""
         if self.ending is not None:
             return
-        self.ending = ending
+        self.ending, self.ended_at = ending, clock()
         if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()
 
@@ -143,6 +144,11 @@ class Leases:
         """End the work on every claim."""
         for lease in self._held.values():
             lease.end(ending)
+
+    def hanging(self, seconds: float) -> bool:
+        """Whether an attempt was ended so long ago, and its lease with it, and is not done yet."""
+        limit = clock() - seconds - self._duration.total_seconds()
+        return any(lease.ended_at is not None and lease.ended_at < limit for lease in self._held.values())
 
     async def renew(self) -> None:
         """One round. Raises DatabaseUnavailable.

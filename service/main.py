@@ -91,9 +91,9 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
             own_contacts=settings.contacts_database_url is None,
             may_migrate=settings.migrate_on_start,
         )
-        health = Health(database, store, startup)
         windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
         runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows)
+        health = Health(database, store, startup, lambda: runner.stuck)
         async with serve_http(settings, database, store, windows, startup, health, runner, listening):
             working = asyncio.create_task(_work(settings, database, startup, store, runner))
             stopping = asyncio.create_task(stop.asked.wait())
@@ -181,6 +181,7 @@ async def serve_http(
         exports=exports,
         cursors=Cursors(functools.partial(CallerStore(database).shared_secret, "cursors")),
         throttle=throttle,
+        alive=health.alive,
         ready=health.ready,
         started=startup.check,
         local_files=store.open_link if isinstance(store, DirectoryStore) else None,

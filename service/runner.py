@@ -5,7 +5,8 @@ It holds no state that matters: whatever it forgets is in the table, and any rep
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -21,6 +22,9 @@ from service.postgres.claims import Claims
 
 _FIRST_CHORE_SECONDS = 300.0
 """Chores that are done rarely come so soon after a start: frequent restarts must not put them off for ever."""
+
+_STUCK_SECONDS = 60.0
+"""Far beyond the deadline of any call to the database, and of what an attempt does when it was ended."""
 
 log = structlog.get_logger()
 
@@ -69,6 +73,7 @@ class Runner:
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._steps: dict[str, float] = {}
         self.started = False
         """Whether `run` has begun: before that there is nothing to wait for."""
 
@@ -80,7 +85,7 @@ class Runner:
         """Work until `stop` has been called and everything is settled or handed back."""
         self.started = True
         periodic = [
-            asyncio.create_task(_forever("renew", self._leases.renew, self._leases.interval, spread=0)),
+            asyncio.create_task(_forever("renew", self._renew, self._leases.interval, spread=0)),
             asyncio.create_task(_forever("rescue", self._rescue, self._limits.rescue, spread=0.3)),
             *(asyncio.create_task(_often(each)) for each in self._chores),
         ]
@@ -112,6 +117,23 @@ class Runner:
         """Exports this process works on now."""
         return len(self._running)
 
+    @property
+    def stuck(self) -> str | None:
+        """What has not come back long after its deadline, so that only a restart can mend it; None where all is well."""
+        overdue = clock() - _STUCK_SECONDS
+        for name, begun in self._steps.items():
+            if begun < overdue:
+                return name
+        return "attempt" if self._leases.hanging(_STUCK_SECONDS) else None
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self._steps[name] = clock()
+        try:
+            yield
+        finally:
+            del self._steps[name]
+
     async def _settled(self) -> None:
         while self._running:
             await asyncio.wait(self._running)
@@ -125,12 +147,13 @@ class Runner:
         sent = clock()
         try:
             await failpoint("before_claim")
-            claim = await self._claims.claim(
-                self._worker,
-                lease=self._limits.lease,
-                space_slots=self._limits.space_slots,
-                alone=not self._running,
-            )
+            with self._step("claim"):
+                claim = await self._claims.claim(
+                    self._worker,
+                    lease=self._limits.lease,
+                    space_slots=self._limits.space_slots,
+                    alone=not self._running,
+                )
             if claim is not None:
                 await failpoint("claimed")
             if claim is not None and self._stopping.is_set():
@@ -176,8 +199,14 @@ class Runner:
         except TimeoutError:
             pass
 
+    async def _renew(self) -> None:
+        with self._step("renew"):
+            await self._leases.renew()
+
     async def _rescue(self) -> None:
-        if await self._rescue_exports():
+        with self._step("rescue"):
+            rescued = await self._rescue_exports()
+        if rescued:
             self.wake()
 
 

@@ -1,11 +1,13 @@
 """Periodic tidying. Every replica does all of it: each step is idempotent and asks the row before it touches the store."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from service.errors import ExportFailure
+from service.errors import ExportFailure, StorageUnavailable
 from service.failpoints import failpoint
 from service.postgres.claims import Claims, Garbage
 from service.storage import ObjectStore, StoredObject, UnfinishedUpload
@@ -85,15 +87,17 @@ class Sweep:
         used = await self._claims.objects_in_use(found.object_name for found in objects)
         for found in objects:
             if found.object_name not in used:
-                await self._store.delete(found.object_name)
-                log.info("orphan_deleted", object_name=found.object_name)
+                async with _one_of_many(found.object_name):
+                    await self._store.delete(found.object_name)
+                    log.info("orphan_deleted", object_name=found.object_name)
 
     async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
         used = await self._claims.objects_in_use(upload.object_name for upload in uploads)
         for upload in uploads:
             if upload.object_name not in used:
-                await self._store.abort_upload(upload.object_name, upload.upload_id)
-                log.info("abandoned_upload_aborted", object_name=upload.object_name)
+                async with _one_of_many(upload.object_name):
+                    await self._store.abort_upload(upload.object_name, upload.upload_id)
+                    log.info("abandoned_upload_aborted", object_name=upload.object_name)
 
     async def _remove(self, garbage: Garbage) -> None:
         # Abort before delete: whichever way a racing completion goes, nothing stays. The listing finds what was begun and
@@ -105,3 +109,14 @@ class Sweep:
         await failpoint("clean_aborted")
         await self._store.delete(garbage.object_name)
         await failpoint("clean_deleted")
+
+
+@asynccontextmanager
+async def _one_of_many(object_name: str) -> AsyncIterator[None]:
+    """What the store refuses for one object does not keep the others; a store that is away is not asked for each of them."""
+    try:
+        yield
+    except StorageUnavailable:
+        raise
+    except ExportFailure as error:
+        log.warning("clean_failed", object_name=object_name, error_code=error.code, detail=error.detail)

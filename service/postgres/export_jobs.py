@@ -1,5 +1,7 @@
 """The job table as callers use it. What the runner writes is in `service.postgres.claims`."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -11,6 +13,8 @@ from service.postgres.pool import Database
 
 _PRUNED_AT_ONCE = 1000
 """Rows one call removes at most, so that it ends well within the time a statement may take."""
+_SLICE = 200
+"""Rows that are turned into jobs without letting anything else run: less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +91,11 @@ class ExportJobs:
 
     async def older(self, space_id: int, *, status: ExportStatus | None, below: int, limit: int) -> list[ExportJob]:
         """Exports of a Space with an id below this, newest first, in one state if it is given."""
-        return [_job(row) for row in await self._database.fetch("exports_before", space_id, status, below, limit)]
+        return await _jobs(await self._database.fetch("exports_before", space_id, status, below, limit))
 
     async def newer(self, space_id: int, *, status: ExportStatus | None, above: int, limit: int) -> list[ExportJob]:
         """Exports of a Space with an id above this, oldest first, in one state if it is given."""
-        return [_job(row) for row in await self._database.fetch("exports_after", space_id, status, above, limit)]
+        return await _jobs(await self._database.fetch("exports_after", space_id, status, above, limit))
 
     async def cancel(self, export_id: int, space_id: int | None) -> Cancelled | None:
         """End a waiting or running export, or let the file of a completed one expire; any other state stays.
@@ -123,6 +127,14 @@ def _columns(
         max_attempts,
         request_id,
     )
+
+
+async def _jobs(rows: Sequence[asyncpg.Record]) -> list[ExportJob]:
+    jobs: list[ExportJob] = []
+    for start in range(0, len(rows), _SLICE):
+        jobs += [_job(row) for row in rows[start : start + _SLICE]]
+        await asyncio.sleep(0)
+    return jobs
 
 
 def _job(row: asyncpg.Record) -> ExportJob:

@@ -25,6 +25,7 @@ def create_app(
     exports: Exports,
     cursors: Cursors,
     throttle: Throttle,
+    alive: Callable[[], bool],
     ready: Callable[[], Awaitable[Readiness]],
     started: Callable[[], None],
     local_files: LocalFiles | None,
@@ -42,7 +43,7 @@ def create_app(
     )
     app.on_response_prepare.append(finish)
     gate = Gate(callers, throttle, started)
-    export, health = ExportHandlers(exports, cursors, public_url), HealthHandlers(ready)
+    export, health = ExportHandlers(exports, cursors, public_url), HealthHandlers(alive, ready)
     app.add_routes(
         [
             web.post(EXPORTS_PATH, gate.guard(export.create, Scope.EXPORTS_WRITE, Bucket.CREATE_EXPORT)),

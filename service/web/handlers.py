@@ -102,12 +102,15 @@ class FileHandlers:
 class HealthHandlers:
     """What orchestrators ask."""
 
-    def __init__(self, ready: Callable[[], Awaitable[Readiness]]) -> None:
+    def __init__(self, alive: Callable[[], bool], ready: Callable[[], Awaitable[Readiness]]) -> None:
+        self._alive = alive
         self._ready = ready
 
     async def alive(self, _: web.Request) -> web.StreamResponse:
         """GET /healthz: whatever this stands on may be down, restarting us would not mend it"""
-        return _answer({"status": "ok"})
+        if self._alive():
+            return _answer({"status": "ok"})
+        return _answer({"message": "The service has to be restarted.", "status": "stuck"}, status=503)
 
     async def ready(self, _: web.Request) -> web.StreamResponse:
         """GET /readyz"""

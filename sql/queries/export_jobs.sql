@@ -37,12 +37,19 @@ RETURNING key;
 SELECT * FROM export_jobs WHERE id = $1 AND space_id = $2;
 
 -- name: exports_before
--- A page of a Space's exports, newest first, in one state if it is given: those with an id below $3.
-SELECT * FROM export_jobs WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4;
+-- A page of a Space's exports, newest first, in one state if it is given: those with an id below $3. Pages are large: only the
+-- columns that are shown.
+SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+       complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
+  FROM export_jobs
+ WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4;
 
 -- name: exports_after
 -- The page on the other side, nearest first: those with an id above $3.
-SELECT * FROM export_jobs WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id > $3 ORDER BY id LIMIT $4;
+SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+       complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
+  FROM export_jobs
+ WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id > $3 ORDER BY id LIMIT $4;
 
 -- name: cancel_export
 -- End it, or remove its file; the function is in migration 0002. $2: only one of this Space, null: of any.

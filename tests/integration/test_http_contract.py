@@ -536,6 +536,14 @@ async def test_readiness_is_200_or_503_and_says_what_is_wrong(api: Site) -> None
     assert body["message"]
 
 
+async def test_a_process_that_only_a_restart_can_mend_says_so(api: Site) -> None:
+    api.faults["database"] = "The database cannot be reached at the moment."
+    assert (await api.client.get("/healthz")).status == 200
+    api.alive = False
+    answer = await api.client.get("/healthz")
+    assert (answer.status, (await answer.json())["status"]) == (503, "stuck")
+
+
 # Files of a local store ----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from service.errors import StorageRefused
 from service.model import Claim
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
@@ -159,3 +160,22 @@ async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone
         claims = ClaimedMeanwhile(database, renewals=database)
         await Sweep(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
     assert await store.objects() == [name]
+
+
+async def test_an_object_that_cannot_be_deleted_keeps_no_other(
+    claims: Claims, store: StoreUnderTest, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    names = sorted(f"1/1/{uuid4()}.ndjson.gz" for _ in range(3))
+    for name in names:
+        await leave_object(store, name)
+    delete = store.store.delete
+
+    async def refusing(object_name: str) -> None:
+        if object_name == names[0]:
+            raise StorageRefused(detail="403 AccessDenied")
+        await delete(object_name)
+
+    monkeypatch.setattr(store.store, "delete", refusing)
+    await sweep.delete_orphans()
+    assert await store.objects() == [names[0]]

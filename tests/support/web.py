@@ -45,7 +45,7 @@ class RawAnswer:
 
 @dataclass
 class Site:
-    """A running HTTP side, and what stands behind it. `faults` and `starting` can be set by a test."""
+    """A running HTTP side, and what stands behind it. `faults`, `starting` and `alive` can be set by a test."""
 
     client: Client
     database: Database
@@ -53,6 +53,7 @@ class Site:
     store: DirectoryStore
     faults: dict[str, str | None]
     starting: Exception | None = None
+    alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
     """Claims whose attempts a cancellation ended."""
 
@@ -155,6 +156,7 @@ async def site(
                 get_export=get_export,
                 other=other,
             ),
+            alive=lambda: running[0].alive,
             ready=ready,
             started=started,
             local_files=store.open_link,
