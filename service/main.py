@@ -10,8 +10,6 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from aiohttp import web
@@ -25,12 +23,13 @@ from service.exports import KEY_LIFETIME, Exports
 from service.failpoints import failpoint
 from service.health import Health
 from service.lease import Leases
+from service.opening import open_database, open_renewals, open_store
 from service.postgres.callers import CallerStore
 from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
-from service.postgres.pool import CALL_TIMEOUT, Database
+from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
 from service.retention import Retention
 from service.runner import Chore, Runner, RunnerLimits
@@ -43,7 +42,6 @@ from service.web.app import create_app
 from service.web.cursors import Cursors
 from service.web.throttle import Throttle
 
-_POOL_SIZE = 8
 _SETTLE_SECONDS = 15.0
 """What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
 _ABANDONED_SECONDS = 600.0
@@ -255,48 +253,6 @@ def make_runner(
             rescue=settings.sweep_seconds,
         ),
     )
-
-
-def open_database(settings: Settings) -> Database:
-    """The pool that everything but renewals and snapshots uses."""
-    return Database(
-        settings.dsn,
-        application_name="contact-exports",
-        size=_POOL_SIZE,
-        pooler=settings.database_direct_url is not None,
-    )
-
-
-def open_renewals(settings: Settings) -> Database:
-    """One connection that nothing else can keep renewals waiting for."""
-    timeout = min(CALL_TIMEOUT, settings.lease_seconds / 4)  # so that one slow call loses no claim
-    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
-
-
-@asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The object store that STORAGE_URL names."""
-    lifetime = timedelta(seconds=settings.link_seconds)
-    url = urlsplit(settings.files_url)
-    if url.scheme == "file":
-        secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
-        yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
-        return
-    # Not imported for a directory: it takes 0.25 s and 20 MiB.
-    from service.storage.s3 import S3Store
-
-    async with S3Store.open(
-        bucket=url.netloc,
-        prefix=url.path.strip("/"),
-        endpoint_url=settings.s3_endpoint_url,
-        public_endpoint_url=settings.s3_public_endpoint_url,
-        region=settings.s3_region,
-        addressing_style=settings.s3_addressing_style,
-        checksums=settings.s3_checksum,
-        sign_payload=settings.s3_sign_payload,
-        link_lifetime=lifetime,
-    ) as store:
-        yield store
 
 
 def tune_garbage_collector() -> None:

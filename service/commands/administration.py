@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import click
 
-from service import main as program
 from service.callers import Callers
 from service.commands.environment import command, contacts, database, settings
 from service.embedded.sample import create_contacts
 from service.errors import ServiceError, SpaceNotFound
 from service.model import ExportStatus, Scope
+from service.opening import open_store
 from service.postgres.callers import CallerStore
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.overview import Overview
@@ -162,7 +162,7 @@ def storage() -> None:
 async def storage_init() -> None:
     """Create the bucket or directory if it is missing, and check that files can be written."""
     with settings() as given:
-        async with program.open_store(given) as store:
+        async with open_store(given) as store:
             await store.create()
             await store.probe()
     click.echo("ready", err=True)
