@@ -73,7 +73,7 @@ async def test_a_cancelled_export_stops_at_once_in_the_process_that_was_asked(
 async def test_a_cancelled_export_stops_in_another_process_at_its_next_renewal(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
-    settings = {"DATABASE_URL": database_url, **store.settings}
+    settings = {"DATABASE_URL": database_url, **store.settings, "LEASE_SECONDS": "1"}
     async with (
         running(settings) as worker,
         running(settings | {"EXPORT_SLOTS": "0"}) as asked,

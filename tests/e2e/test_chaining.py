@@ -10,14 +10,14 @@ import asyncpg
 from service.client import ExportClient
 from tests.support.contacts import Tenant, lines_of
 from tests.support.program import running
-from tests.support.stores import StoreUnderTest
+from tests.support.stores import directory_store
 
 INSERT = "INSERT INTO contacts (space_id, email) VALUES ($1, $2) RETURNING id"
 END = "2999-12-31 23:59:59"
 
 
 async def test_a_contact_of_a_transaction_that_was_still_open_is_in_the_next_file(
-    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
 ) -> None:
     async def export(start_date: str) -> tuple[dict[str, Any], set[int]]:
         """The status of an export from then on, and the ids in its file."""
@@ -31,7 +31,10 @@ async def test_a_contact_of_a_transaction_that_was_still_open_is_in_the_next_fil
         return datetime.fromisoformat(instant).astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
 
     late = await asyncpg.connect(database_url)
-    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+    async with (
+        directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+    ):
         before = await connection.fetchval(INSERT, space.space_id, "before@example.org")
         await late.execute("BEGIN")
         hidden = await late.fetchval(INSERT, space.space_id, "hidden@example.org")
