@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
 from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, TimedOut
 from service.event_loop import Turns
+from service.failpoints import failpoint
 from service.lease import Ending, Lease, LeaseEnded, Leases
 from service.model import Claim, StoredFile
 from service.pipeline.lines import encoder
@@ -17,7 +19,7 @@ from service.pipeline.parts import PartWriter
 from service.pipeline.stream import export_stream
 from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
-from service.storage import MAXIMUM_PARTS, ObjectStore
+from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
 _SETTLE_PAUSE = 0.5
 _PATIENT_FACTOR = 12
@@ -96,6 +98,7 @@ class Attempts:
 
     async def _write_file(self, claim: Claim, lease: Lease) -> Written:
         async with self._source.snapshot(claim) as snapshot:
+            await failpoint("snapshot_open")
             lease.progress.rows_estimated = snapshot.rows_estimated
             part_size = max(self._limits.part_size, snapshot.rows_estimated * _LINE_BYTES // MAXIMUM_PARTS)
             async with self._store.upload(
@@ -104,14 +107,16 @@ class Attempts:
                 filename=f"contacts-{claim.export_id}.ndjson.gz",
                 metadata=_metadata(claim),
             ) as upload:
+                await failpoint("upload_created")
                 if not await self._claims.record_upload(claim, upload.upload_id):
                     raise LeaseEnded(Ending.LOST)
+                await failpoint("upload_recorded")
                 lease.progress.phase = "reading"
                 encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
                 async with (
                     aclosing(snapshot.batches()) as batches,
                     PartWriter(
-                        upload.put_part,
+                        partial(_put_part, upload),
                         part_size=part_size,
                         maximum_parts=MAXIMUM_PARTS,
                         stored=lambda size: _stored(lease, size),
@@ -122,8 +127,11 @@ class Attempts:
                     )
                 snapshot.close()
                 lease.progress.phase = "completing"
+                await failpoint("before_confirm")
                 await self._leases.confirm(lease)
+                await failpoint("before_complete_upload")
                 await upload.complete()
+                await failpoint("upload_completed")
                 return Written(file, snapshot.taken_at, snapshot.complete_until)
 
     async def _settle_completed(self, lease: Lease, written: Written) -> None:
@@ -152,6 +160,8 @@ class Attempts:
         match ending:
             case Ending.LOST:
                 log.warning("claim_lost", **_ids(claim))
+            case Ending.CANCELLED:
+                log.info("attempt_cancelled", **_ids(claim))
             case Ending.STALLED:
                 detail = f"no progress while {lease.progress.phase}"
                 await self._settle_failure(lease, InternalFailure(detail=detail))
@@ -167,7 +177,9 @@ class Attempts:
         """
         while True:
             try:
+                await failpoint("before_settle")
                 if await write() or await self._claims.outcome(lease.claim) == outcome:
+                    await failpoint("settled")
                     return True
                 log.warning("claim_lost", **_ids(lease.claim), unsettled=outcome)
                 return False
@@ -179,6 +191,12 @@ class Attempts:
             except Exception:
                 log.exception("settle_refused", **_ids(lease.claim), outcome=outcome)
                 return False
+
+
+async def _put_part(upload: Upload, number: int, part: bytes) -> None:
+    await failpoint("part_sending")
+    await upload.put_part(number, part)
+    await failpoint("part_stored")
 
 
 def _ids(claim: Claim) -> dict[str, object]:

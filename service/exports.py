@@ -1,14 +1,34 @@
-"""What may be done with exports: ask for one, look at one."""
+"""What may be done with exports: ask for one, look at one or at all, cancel one."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
 
-from service.errors import ExportNotFound, InvalidParameters, UnknownTimezone
-from service.model import Caller, ExportJob, ExportRequest, ExportStatus, Window, exists, timezone
+import structlog
+
+from service.errors import DatabaseUnavailable, ExportFailure, ExportNotFound, InvalidParameters, UnknownTimezone
+from service.model import Caller, ExportJob, ExportRequest, ExportStatus, Position, Window, exists, timezone
+from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
 
+KEY_LIFETIME = timedelta(hours=24)
+"""How long a creation that is sent again under the same Idempotency-Key is recognised."""
 _LARGEST_ID = 2**63 - 1
+_DELETE_SECONDS = 10.0
+"""How long a cancellation waits for the store; the retention deletes what this could not."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """An accepted export; `replayed` where this request had been accepted before."""
+
+    job: ExportJob
+    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,46 +39,128 @@ class ExportView:
     link: Link | None
 
 
+@dataclass(frozen=True, slots=True)
+class ExportPage:
+    """Some exports of a Space, newest first, and where the pages on both sides begin; None where there is none."""
+
+    jobs: list[ExportJob]
+    next: Position | None
+    previous: Position | None
+
+
 class Exports:
-    """The use cases of the export API. `created` is called after each commit that queued a job."""
+    """The use cases of the export API.
+
+    `created` is called after each commit that queued a job, `cancelled` with the claim of an attempt that a commit ended.
+    """
 
     def __init__(
         self,
         jobs: ExportJobs,
+        files: ExportFiles,
         store: ObjectStore,
         *,
         max_attempts: int,
         max_range_days: int | None,
         created: Callable[[], None],
+        cancelled: Callable[[UUID], None],
     ) -> None:
         self._jobs = jobs
+        self._files = files
         self._store = store
         self._max_attempts = max_attempts
         self._max_range_days = max_range_days
         self._created = created
+        self._cancelled = cancelled
 
-    async def create(self, caller: Caller, request: ExportRequest, *, request_id: str) -> ExportJob:
-        """Queue an export of the caller's Space. Raises InvalidParameters (contract: POST /contacts/exports)."""
+    async def create(
+        self, caller: Caller, request: ExportRequest, *, request_id: str, idempotency_key: str | None = None
+    ) -> Created:
+        """Queue an export of the caller's Space, once where there is a key for it.
+
+        Raises InvalidParameters (contract: POST /contacts/exports), also where the key has named another request.
+        """
         window = self._window(caller, request)
-        job = await self._jobs.insert(
+        if idempotency_key is None:
+            job = await self._jobs.insert(
+                caller.space_id,
+                request,
+                timezone=caller.timezone,
+                window=window,
+                max_attempts=self._max_attempts,
+                request_id=request_id,
+            )
+            self._created()
+            return Created(job, replayed=False)
+        inserted = await self._jobs.insert_once(
             caller.space_id,
             request,
             timezone=caller.timezone,
             window=window,
             max_attempts=self._max_attempts,
             request_id=request_id,
+            key=idempotency_key,
+            key_lifetime=KEY_LIFETIME,
         )
-        self._created()
-        return job
+        if not inserted.same_request:
+            sentence = "Idempotency-Key has named another request of this Space within the last 24 hours."
+            raise InvalidParameters({"Idempotency-Key": [sentence]})
+        if not inserted.replayed:
+            self._created()
+        return Created(inserted.job, inserted.replayed)
 
     async def status(self, caller: Caller, export_id: int, *, origin: str) -> ExportView:
         """An export of the caller's Space, with a fresh link if there is a file. Raises ExportNotFound."""
-        job = await self._jobs.find(export_id, caller.space_id) if 0 < export_id <= _LARGEST_ID else None
-        if job is None:
-            raise ExportNotFound
+        job = await self._find(caller, export_id)
         if job.status is not ExportStatus.COMPLETED or job.object_name is None:
             return ExportView(job, None)
         return ExportView(job, await self._store.link(job.object_name, filename=job.filename, origin=origin))
+
+    async def page(self, caller: Caller, *, status: ExportStatus | None, position: Position | None, size: int) -> ExportPage:
+        """Up to `size` exports of the caller's Space, in one state if it is given; without a position the newest."""
+        if position is not None and position.newer:
+            found = await self._jobs.newer(caller.space_id, status=status, above=position.beyond, limit=size + 1)
+            jobs = found[:size][::-1]
+            first = Position(jobs[0].export_id, newer=True) if len(found) > size else None
+            return ExportPage(jobs, Position(jobs[-1].export_id if jobs else position.beyond + 1), first)
+        below = _LARGEST_ID if position is None else position.beyond
+        found = await self._jobs.older(caller.space_id, status=status, below=below, limit=size + 1)
+        jobs = found[:size]
+        last = Position(jobs[-1].export_id) if len(found) > size else None
+        if position is None:
+            return ExportPage(jobs, last, None)
+        return ExportPage(jobs, last, Position(jobs[0].export_id if jobs else position.beyond - 1, newer=True))
+
+    async def cancel(self, caller: Caller, export_id: int) -> ExportJob:
+        """End an export of the caller's Space, or remove its file; one that ended otherwise stays. Raises ExportNotFound."""
+        found = await self._jobs.cancel(export_id, caller.space_id) if 0 < export_id <= _LARGEST_ID else None
+        if found is None:
+            raise ExportNotFound
+        if found.was is not found.status:
+            log.info("export_cancelled", export_id=export_id, space_id=caller.space_id, was=found.was, status=found.status)
+        if found.claim_id is not None:
+            self._cancelled(found.claim_id)
+        job = await self._find(caller, export_id)
+        if found.was is ExportStatus.COMPLETED:
+            await self._delete_file(job)
+        return job
+
+    async def _find(self, caller: Caller, export_id: int) -> ExportJob:
+        job = await self._jobs.find(export_id, caller.space_id) if 0 < export_id <= _LARGEST_ID else None
+        if job is None:
+            raise ExportNotFound
+        return job
+
+    async def _delete_file(self, job: ExportJob) -> None:
+        assert job.object_name is not None
+        try:
+            async with asyncio.timeout(_DELETE_SECONDS):
+                await self._store.delete(job.object_name)
+            await self._files.record_deleted(job.export_id)
+        except (ExportFailure, DatabaseUnavailable) as error:
+            log.warning("file_not_deleted", export_id=job.export_id, error_code=error.code, detail=error.detail)
+        except TimeoutError:
+            log.warning("file_not_deleted", export_id=job.export_id, detail=f"not done after {_DELETE_SECONDS:g} s")
 
     def _window(self, caller: Caller, request: ExportRequest) -> Window:
         try:

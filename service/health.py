@@ -1,6 +1,9 @@
 """Whether this process can work: asked by orchestrators, answered without a cost that grows with their impatience."""
 
 import time
+from collections.abc import Callable
+
+import structlog
 
 from service.errors import ServiceError
 from service.postgres.pool import Database
@@ -12,20 +15,29 @@ _GOOD_SECONDS = 15.0
 _BAD_SECONDS = 1.0
 """How long an answer of the store holds: a probe begins and aborts an upload. A store that is back is noticed sooner."""
 
+log = structlog.get_logger()
+
 
 class Health:
-    """Checks of the database, the store, and of the process itself."""
+    """Checks of the database, the store, and of the process itself. `stuck` names what only a restart can mend."""
 
-    def __init__(self, database: Database, store: ObjectStore, startup: Startup) -> None:
+    def __init__(self, database: Database, store: ObjectStore, startup: Startup, stuck: Callable[[], str | None]) -> None:
         self._database = database
         self._store = store
         self._startup = startup
+        self._stuck = stuck
         self._stopping = False
         self._probed: tuple[float, str | None] | None = None
 
     def stop(self) -> None:
         """From now on not ready: load balancers shall look elsewhere."""
         self._stopping = True
+
+    def alive(self) -> bool:
+        """False where a restart would help; what the service stands on has no say in it."""
+        if (stuck := self._stuck()) is not None:
+            log.error("stuck", at=stuck)
+        return stuck is None
 
     async def ready(self) -> Readiness:
         """All checks, each None where it is well."""

@@ -19,6 +19,7 @@ from uuid import UUID
 import structlog
 
 from service.errors import DatabaseUnavailable
+from service.failpoints import failpoint
 from service.model import Claim
 from service.postgres.claims import Claims, Progress, Renewal
 
@@ -35,6 +36,8 @@ class Ending(Enum):
     """It got nowhere for too long."""
     SHUTDOWN = "shutdown"
     """This process is to end."""
+    CANCELLED = "cancelled"
+    """The export was cancelled by a request to this process; others learn it as LOST."""
 
 
 class LeaseEnded(Exception):
@@ -58,6 +61,7 @@ class Lease:
         self.believed_until = believed_until
         self.progress = Progress()
         self.ending: Ending | None = None
+        self.ended_at: float | None = None
         self._work: asyncio.Task[Any] | None = None
         self._seen = self._state()
         self._seen_at = clock()
@@ -65,7 +69,7 @@ class Lease:
     @property
     def believed(self) -> bool:
         """Whether the claim may still be taken for ours."""
-        return self.ending is not Ending.LOST and clock() < self.believed_until
+        return self.ending not in (Ending.LOST, Ending.CANCELLED) and clock() < self.believed_until
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work while the claim is ours. Raises LeaseEnded, or what the work raises.
@@ -93,7 +97,7 @@ class Lease:
         """End the work, once: the first reason stays. Work that finds out itself is left to clean up."""
         if self.ending is not None:
             return
-        self.ending = ending
+        self.ending, self.ended_at = ending, clock()
         if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()
 
@@ -131,10 +135,20 @@ class Leases:
         finally:
             del self._held[claim.claim_id]
 
+    def end(self, claim_id: UUID, ending: Ending) -> None:
+        """End the work on a claim, if this process holds it."""
+        if lease := self._held.get(claim_id):
+            lease.end(ending)
+
     def end_all(self, ending: Ending) -> None:
         """End the work on every claim."""
         for lease in self._held.values():
             lease.end(ending)
+
+    def hanging(self, seconds: float) -> bool:
+        """Whether an attempt was ended so long ago, and its lease with it, and is not done yet."""
+        limit = clock() - seconds - self._duration.total_seconds()
+        return any(lease.ended_at is not None and lease.ended_at < limit for lease in self._held.values())
 
     async def renew(self) -> None:
         """One round. Raises DatabaseUnavailable.
@@ -160,8 +174,10 @@ class Leases:
         if not leases:
             return
         sent = clock()
+        await failpoint("before_renew")
         progress = {lease.claim.claim_id: lease.progress for lease in leases}
         answer = await self._claims.renew(progress, lease=self._duration)
+        await failpoint("renewed")
         for lease in leases:
             renewal = answer.get(lease.claim.claim_id, Renewal.LOST)
             if renewal is Renewal.RENEWED:

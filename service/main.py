@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import secrets
@@ -9,26 +10,29 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from aiohttp import web
 from limits.aio.storage import Storage as RateLimitStorage
 
+from service import failpoints
 from service.attempt import AttemptLimits, Attempts
 from service.callers import Callers
 from service.errors import CannotListen, ExportFailure
 from service.event_loop import LoopLag, Turns
-from service.exports import Exports
+from service.exports import KEY_LIFETIME, Exports
+from service.failpoints import failpoint
 from service.health import Health
 from service.lease import Leases
+from service.opening import open_database, open_renewals, open_store
 from service.postgres.callers import CallerStore
 from service.postgres.claims import Claims
 from service.postgres.contacts import ContactSource
+from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
-from service.postgres.pool import CALL_TIMEOUT, Database
+from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
+from service.retention import Retention
 from service.runner import Chore, Runner, RunnerLimits
 from service.settings import Settings
 from service.startup import Startup
@@ -36,14 +40,18 @@ from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
 from service.sweep import Sweep
 from service.web.app import create_app
+from service.web.cursors import Cursors
 from service.web.throttle import Throttle
 
-_POOL_SIZE = 8
 _SETTLE_SECONDS = 15.0
 """What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
 _ABANDONED_SECONDS = 600.0
 """How often the store is listed for uploads that no row names."""
 _PRUNE_SECONDS = 60.0
+_FORGET_SECONDS = 600.0
+"""How often old rows are removed, a batch at a time."""
+_ORPHANS_SECONDS = 86400.0
+"""How often the store is listed for files that no row names."""
 _CONNECTION_SECONDS = 1.0
 """How long requests under way may take once nothing runs any more."""
 _SWEEP_GRACE_LEASES = 2
@@ -70,6 +78,9 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
     Raises SchemaMismatch where only a person can make the database fit.
     """
     tune_garbage_collector()
+    if settings.failpoints is not None:
+        failpoints.arm(settings.failpoints)
+        log.warning("failpoints_armed", failpoints=settings.failpoints)
     async with open_database(settings) as database, open_renewals(settings) as renewals, open_store(settings) as store:
         source = ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds)
         startup = Startup(
@@ -79,10 +90,10 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
             own_contacts=settings.contacts_database_url is None,
             may_migrate=settings.migrate_on_start,
         )
-        health = Health(database, store, startup)
         windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
         turns = Turns()
-        runner = make_runner(settings, Claims(database, renewals=renewals), source, store, windows, turns)
+        runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows, turns)
+        health = Health(database, store, startup, lambda: runner.stuck)
         async with (
             serve_http(settings, database, store, windows, startup, health, runner, turns, listening),
             _lag_watched(runner),
@@ -139,9 +150,11 @@ async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace:
         working.cancel()
     elif not working.done():
         log.info("stopping", running=runner.running)
+        await failpoint("shutdown_asked")
         hurry = asyncio.create_task(stop.repeated.wait())
         await asyncio.wait({working, hurry}, timeout=grace if runner.running else 0, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
+        await failpoint("shutdown_handing_back")
         runner.hand_back()
         await asyncio.wait({working}, timeout=_SETTLE_SECONDS)
         working.cancel()
@@ -167,19 +180,24 @@ async def serve_http(
         windows,
         create_export=settings.rate_limit_create,
         get_export=settings.rate_limit_status,
+        other=settings.rate_limit_other,
     )
     exports = Exports(
         ExportJobs(database),
+        ExportFiles(database),
         store,
         max_attempts=settings.max_attempts,
         max_range_days=settings.max_range_days,
         created=runner.wake,
+        cancelled=runner.cancel,
     )
     app = create_app(
         callers=Callers(CallerStore(database)),
         exports=exports,
+        cursors=Cursors(functools.partial(CallerStore(database).shared_secret, "cursors")),
         throttle=throttle,
         turns=turns,
+        alive=health.alive,
         ready=health.ready,
         started=startup.check,
         local_files=store.open_link if isinstance(store, DirectoryStore) else None,
@@ -204,6 +222,7 @@ async def serve_http(
 
 def make_runner(
     settings: Settings,
+    database: Database,
     claims: Claims,
     source: ContactSource,
     store: ObjectStore,
@@ -221,9 +240,20 @@ def make_runner(
         file_lifetime=timedelta(hours=settings.file_lifetime_hours),
     )
     sweep = Sweep(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
+    retention = Retention(
+        ExportFiles(database),
+        store,
+        link_lifetime=timedelta(seconds=settings.link_seconds),
+        history=timedelta(days=settings.history_days),
+    )
     chores = [
         Chore("clean", sweep.clean, settings.sweep_seconds),
+        Chore("expire", retention.expire, settings.sweep_seconds),
+        Chore("delete_files", retention.delete_files, settings.sweep_seconds),
         Chore("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
+        Chore("orphans", sweep.delete_orphans, _ORPHANS_SECONDS),
+        Chore("forget", retention.forget, _FORGET_SECONDS),
+        Chore("idempotency_keys", functools.partial(ExportJobs(database).prune_keys, KEY_LIFETIME), _PRUNE_SECONDS),
     ]
     if isinstance(windows, PostgresStorage):
         chores.append(Chore("rate_limits", windows.prune, _PRUNE_SECONDS))
@@ -242,48 +272,6 @@ def make_runner(
             rescue=settings.sweep_seconds,
         ),
     )
-
-
-def open_database(settings: Settings) -> Database:
-    """The pool that everything but renewals and snapshots uses."""
-    return Database(
-        settings.dsn,
-        application_name="contact-exports",
-        size=_POOL_SIZE,
-        pooler=settings.database_direct_url is not None,
-    )
-
-
-def open_renewals(settings: Settings) -> Database:
-    """One connection that nothing else can keep renewals waiting for."""
-    timeout = min(CALL_TIMEOUT, settings.lease_seconds / 4)  # so that one slow call loses no claim
-    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
-
-
-@asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The object store that STORAGE_URL names."""
-    lifetime = timedelta(seconds=settings.link_seconds)
-    url = urlsplit(settings.files_url)
-    if url.scheme == "file":
-        secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
-        yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
-        return
-    # Not imported for a directory: it takes 0.25 s and 20 MiB.
-    from service.storage.s3 import S3Store
-
-    async with S3Store.open(
-        bucket=url.netloc,
-        prefix=url.path.strip("/"),
-        endpoint_url=settings.s3_endpoint_url,
-        public_endpoint_url=settings.s3_public_endpoint_url,
-        region=settings.s3_region,
-        addressing_style=settings.s3_addressing_style,
-        checksums=settings.s3_checksum,
-        sign_payload=settings.s3_sign_payload,
-        link_lifetime=lifetime,
-    ) as store:
-        yield store
 
 
 def tune_garbage_collector() -> None:

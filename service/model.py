@@ -153,6 +153,14 @@ class ExportJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a list that is ordered by id, newest first: behind `beyond`, or before it where `newer` is true."""
+
+    beyond: int
+    newer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """Proof of ownership of one attempt: every later write names `claim_id`, which is never used twice."""
 

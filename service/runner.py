@@ -5,17 +5,26 @@ It holds no state that matters: whatever it forgets is in the table, and any rep
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 import structlog
 
 from service.attempt import Attempts
-from service.errors import DatabaseUnavailable
+from service.errors import DatabaseUnavailable, ExportFailure
+from service.failpoints import failpoint
 from service.lease import Ending, Leases, clock
 from service.model import Claim
 from service.postgres.claims import Claims
+
+_FIRST_CHORE_SECONDS = 300.0
+"""Chores that are done rarely come so soon after a start: frequent restarts must not put them off for ever."""
+
+_STUCK_SECONDS = 60.0
+"""Far beyond the deadline of any call to the database, and of what an attempt does when it was ended."""
 
 log = structlog.get_logger()
 
@@ -64,6 +73,7 @@ class Runner:
         self._running: dict[asyncio.Task[None], Claim] = {}
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._steps: dict[str, float] = {}
         self.started = False
         """Whether `run` has begun: before that there is nothing to wait for."""
 
@@ -75,9 +85,9 @@ class Runner:
         """Work until `stop` has been called and everything is settled or handed back."""
         self.started = True
         periodic = [
-            asyncio.create_task(_forever("renew", self._leases.renew, self._leases.interval, spread=0)),
+            asyncio.create_task(_forever("renew", self._renew, self._leases.interval, spread=0)),
             asyncio.create_task(_forever("rescue", self._rescue, self._limits.rescue, spread=0.3)),
-            *(asyncio.create_task(_forever(each.name, each.step, each.seconds, spread=0.3)) for each in self._chores),
+            *(asyncio.create_task(_often(each)) for each in self._chores),
         ]
         try:
             while not self._stopping.is_set():
@@ -97,10 +107,32 @@ class Runner:
         """End what runs and give it back, for another process to claim at once."""
         self._leases.end_all(Ending.SHUTDOWN)
 
+    def cancel(self, claim_id: UUID) -> None:
+        """An export was cancelled: end its attempt if it is ours, and see who can have its place."""
+        self._leases.end(claim_id, Ending.CANCELLED)
+        self.wake()
+
     @property
     def running(self) -> int:
         """Exports this process works on now."""
         return len(self._running)
+
+    @property
+    def stuck(self) -> str | None:
+        """What has not come back long after its deadline, so that only a restart can mend it; None where all is well."""
+        overdue = clock() - _STUCK_SECONDS
+        for name, begun in self._steps.items():
+            if begun < overdue:
+                return name
+        return "attempt" if self._leases.hanging(_STUCK_SECONDS) else None
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self._steps[name] = clock()
+        try:
+            yield
+        finally:
+            del self._steps[name]
 
     async def _settled(self) -> None:
         while self._running:
@@ -114,12 +146,16 @@ class Runner:
             return
         sent = clock()
         try:
-            claim = await self._claims.claim(
-                self._worker,
-                lease=self._limits.lease,
-                space_slots=self._limits.space_slots,
-                alone=not self._running,
-            )
+            await failpoint("before_claim")
+            with self._step("claim"):
+                claim = await self._claims.claim(
+                    self._worker,
+                    lease=self._limits.lease,
+                    space_slots=self._limits.space_slots,
+                    alone=not self._running,
+                )
+            if claim is not None:
+                await failpoint("claimed")
             if claim is not None and self._stopping.is_set():
                 # Asked for before the end was: whoever hands back what runs does not know of it.
                 await self._claims.hand_back(claim)
@@ -163,18 +199,35 @@ class Runner:
         except TimeoutError:
             pass
 
+    async def _renew(self) -> None:
+        with self._step("renew"):
+            await self._leases.renew()
+
     async def _rescue(self) -> None:
-        if await self._rescue_exports():
+        with self._step("rescue"):
+            rescued = await self._rescue_exports()
+        if rescued:
             self.wake()
 
 
-async def _forever(name: str, step: Callable[[], Awaitable[object]], seconds: float, *, spread: float) -> None:
+async def _often(chore: Chore) -> None:
+    first = min(chore.seconds, _FIRST_CHORE_SECONDS)
+    await _forever(chore.name, chore.step, chore.seconds, spread=0.3, first=first)
+
+
+async def _forever(
+    name: str, step: Callable[[], Awaitable[object]], seconds: float, *, spread: float, first: float | None = None
+) -> None:
     """Repeat a step for as long as the process lives: nothing but cancellation ends it."""
+    pause = seconds if first is None else first
     while True:
-        await asyncio.sleep(seconds * random.uniform(1 - spread, 1 + spread))
+        await asyncio.sleep(pause * random.uniform(1 - spread, 1 + spread))
+        pause = seconds
         try:
             await step()
         except DatabaseUnavailable as error:
             log.warning("loop_waits_for_database", loop=name, detail=error.detail)
+        except ExportFailure as error:
+            log.warning("loop_waits_for_store", loop=name, error_code=error.code, detail=error.detail)
         except Exception:
             log.exception("loop_step_failed", loop=name)

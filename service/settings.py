@@ -19,9 +19,13 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service import failpoints
+from service.storage import MINIMUM_PART_SIZE
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
 MIB = 1024 * 1024
+_SMALLEST_PART_OF_TESTS = 16 * 1024
 
 
 class SettingsError(Exception):
@@ -113,6 +117,11 @@ class Settings(BaseSettings):
         True, description="Apply missing migrations when `serve` starts; if false, `contact-exports migrate` does."
     )
 
+    allow_failpoints: bool = Field(False, description="For tests: accept FAILPOINTS, and a PART_SIZE down to 16KiB.")
+    failpoints: str | None = Field(
+        None, description="For tests: where this process dies, stands still or meets an error; see service/failpoints.py."
+    )
+
     s3_endpoint_url: HttpUrl | None = Field(
         None, description="The S3 endpoint the service talks to; default the one of the region."
     )
@@ -135,7 +144,6 @@ class Settings(BaseSettings):
     )
     part_size: ByteSize = Field(
         ByteSize(8 * MIB),
-        ge=5 * MIB,
         le=1024 * MIB,
         description="Size of an upload part, in bytes or as 8MiB; raised by itself where 10,000 parts would not do.",
     )
@@ -151,6 +159,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
     rate_limit_create: Limit = Field("5/minute", description="Exports a Space may create.")
     rate_limit_status: Limit = Field("30/minute", description="Status calls a Space may make.")
+    rate_limit_other: Limit = Field("30/minute", description="Calls a Space may make that list or cancel exports, together.")
     rate_limit_storage_url: Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)] = Field(
         SecretStr("async+postgres://"),
         description="async+postgres:// (the main database), async+redis://… or async+memory://",
@@ -172,6 +181,9 @@ class Settings(BaseSettings):
     max_export_seconds: Seconds = Field(7200, description="Longest duration of one attempt.")
     fetch_timeout_seconds: Seconds = Field(120, description="Statement timeout of one read from the contacts' database.")
     file_lifetime_hours: float = Field(24, gt=0, allow_inf_nan=False, description="How long a file is kept.")
+    history_days: float = Field(
+        90, gt=0, le=36500, allow_inf_nan=False, description="How long rows of exports are kept after their end."
+    )
     grace_seconds: float = Field(
         8,
         ge=0,
@@ -181,6 +193,22 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
+
+    @field_validator("failpoints")
+    @classmethod
+    def _failpoints_are_allowed(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is not None:
+            if not others.data.get("allow_failpoints"):
+                raise ValueError("needs ALLOW_FAILPOINTS=1")
+            failpoints.rules(value)
+        return value
+
+    @field_validator("part_size")
+    @classmethod
+    def _part_is_large_enough(cls, value: ByteSize, others: ValidationInfo) -> ByteSize:
+        if value < (_SMALLEST_PART_OF_TESTS if others.data.get("allow_failpoints") else MINIMUM_PART_SIZE):
+            raise ValueError("must be at least 5MiB")
+        return value
 
     @field_validator("s3_endpoint_url", "s3_public_endpoint_url")
     @classmethod

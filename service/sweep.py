@@ -1,15 +1,23 @@
 """Periodic tidying. Every replica does all of it: each step is idempotent and asks the row before it touches the store."""
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from service.errors import ExportFailure
+from service.errors import ExportFailure, StorageUnavailable
+from service.failpoints import failpoint
 from service.postgres.claims import Claims, Garbage
-from service.storage import ObjectStore, UnfinishedUpload
+from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 
 ABANDONED_AFTER = timedelta(hours=1)
 """Age at which an upload that no row names is taken for abandoned."""
+ORPHANED_AFTER = timedelta(hours=24)
+"""Age at which an object that no row names is taken for orphaned."""
+_OUR_OBJECT = re.compile(r"[0-9]+/[0-9]+/[0-9a-f-]{36}\.ndjson\.gz|\.probe/[0-9a-f]{32}", re.ASCII)
+"""What attempts and probes write; whatever else somebody keeps below the prefix is not ours to delete."""
 _ASKED_AT_ONCE = 500
 
 log = structlog.get_logger()
@@ -35,6 +43,8 @@ class Sweep:
                 worker=each.worker,
                 status=each.status,
             )
+        if rescued:
+            await failpoint("rescued")
         return bool(rescued)
 
     async def clean(self) -> None:
@@ -46,6 +56,7 @@ class Sweep:
                 log.warning("clean_failed", export_id=garbage.export_id, error_code=error.code, detail=error.detail)
             else:
                 await self._claims.record_cleaned(garbage)
+                await failpoint("cleaned")
 
     async def abort_abandoned(self) -> None:
         """Abort uploads of attempts that are in no row any more, or never were.
@@ -57,12 +68,36 @@ class Sweep:
         for start in range(0, len(old), _ASKED_AT_ONCE):
             await self._abort_unused(old[start : start + _ASKED_AT_ONCE])
 
+    async def delete_orphans(self) -> None:
+        """Delete old objects that no row names: what came after its attempt was cleaned up, or its row was removed.
+
+        Listed first and asked after, as above. Raises DatabaseUnavailable.
+        """
+        before = datetime.now(UTC) - ORPHANED_AFTER
+        old: list[StoredObject] = []
+        async for found in self._store.objects():
+            if found.modified_at < before and _OUR_OBJECT.fullmatch(found.object_name):
+                old.append(found)
+            if len(old) == _ASKED_AT_ONCE:
+                await self._delete_unused(old)
+                old = []
+        await self._delete_unused(old)
+
+    async def _delete_unused(self, objects: list[StoredObject]) -> None:
+        used = await self._claims.objects_in_use(found.object_name for found in objects)
+        for found in objects:
+            if found.object_name not in used:
+                async with _one_of_many(found.object_name):
+                    await self._store.delete(found.object_name)
+                    log.info("orphan_deleted", object_name=found.object_name)
+
     async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
         used = await self._claims.objects_in_use(upload.object_name for upload in uploads)
         for upload in uploads:
             if upload.object_name not in used:
-                await self._store.abort_upload(upload.object_name, upload.upload_id)
-                log.info("abandoned_upload_aborted", object_name=upload.object_name)
+                async with _one_of_many(upload.object_name):
+                    await self._store.abort_upload(upload.object_name, upload.upload_id)
+                    log.info("abandoned_upload_aborted", object_name=upload.object_name)
 
     async def _remove(self, garbage: Garbage) -> None:
         # Abort before delete: whichever way a racing completion goes, nothing stays. The listing finds what was begun and
@@ -71,4 +106,17 @@ class Sweep:
             await self._store.abort_upload(garbage.object_name, garbage.upload_id)
         async for upload in self._store.unfinished_uploads(garbage.object_name):
             await self._store.abort_upload(upload.object_name, upload.upload_id)
+        await failpoint("clean_aborted")
         await self._store.delete(garbage.object_name)
+        await failpoint("clean_deleted")
+
+
+@asynccontextmanager
+async def _one_of_many(object_name: str) -> AsyncIterator[None]:
+    """What the store refuses for one object does not keep the others; a store that is away is not asked for each of them."""
+    try:
+        yield
+    except StorageUnavailable:
+        raise
+    except ExportFailure as error:
+        log.warning("clean_failed", object_name=object_name, error_code=error.code, detail=error.detail)

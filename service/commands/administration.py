@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import click
 
-from service import main as program
 from service.callers import Callers
 from service.commands.environment import command, contacts, database, settings
 from service.embedded.sample import create_contacts
 from service.errors import ServiceError, SpaceNotFound
-from service.model import Scope
+from service.model import ExportStatus, Scope
+from service.opening import open_store
 from service.postgres.callers import CallerStore
+from service.postgres.export_jobs import ExportJobs
 from service.postgres.overview import Overview
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -135,6 +136,22 @@ async def exports_show(export_id: int) -> None:
             _print_fields(attempt)
 
 
+@exports.command("cancel")
+@click.argument("export_id", type=int)
+@command
+async def exports_cancel(export_id: int) -> None:
+    """Cancel an export that waits or runs, or remove the file of a completed one; print its state."""
+    async with database() as opened:
+        found = await ExportJobs(opened).cancel(export_id, None)
+    if found is None:
+        raise ServiceError("There is no such export.")
+    click.echo(found.status)
+    if found.was is found.status:
+        click.echo("it had ended already", err=True)
+    elif found.status is ExportStatus.EXPIRED:
+        click.echo("a running service removes the file", err=True)
+
+
 @click.group()
 def storage() -> None:
     """The object store."""
@@ -145,7 +162,7 @@ def storage() -> None:
 async def storage_init() -> None:
     """Create the bucket or directory if it is missing, and check that files can be written."""
     with settings() as given:
-        async with program.open_store(given) as store:
+        async with open_store(given) as store:
             await store.create()
             await store.probe()
     click.echo("ready", err=True)

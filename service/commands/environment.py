@@ -14,10 +14,10 @@ import click
 from pydantic import SecretStr
 
 from service import logs
-from service import main as program
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries
 from service.errors import DatabaseUnavailable, SchemaMismatch, ServiceError
+from service.opening import open_database
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database, describe
 from service.settings import Settings, SettingsError, load
@@ -83,7 +83,7 @@ async def database() -> AsyncIterator[Database]:
             if load().database_url is not None:
                 raise SchemaMismatch("Migrations are missing; run: contact-exports migrate")
             await migrate(given.direct_dsn, own_contacts=own_contacts)
-        async with program.open_database(given) as opened:
+        async with open_database(given) as opened:
             yield opened
 
 

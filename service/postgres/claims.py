@@ -65,7 +65,7 @@ class Claims:
 
     async def claim(self, worker: str, *, lease: timedelta, space_slots: int, alone: bool) -> Claim | None:
         """Take the fairest waiting export, or None. `alone`: this process runs nothing else."""
-        row = await self._database.fetch_row("claim_export", worker, lease, space_slots, alone)
+        row = await self._database.fetch_row("claim_export", worker, lease, space_slots, alone, point="claim_sent")
         return None if row is None else _claim(row)
 
     async def renew(self, progress: dict[UUID, Progress], *, lease: timedelta) -> dict[UUID, Renewal]:
@@ -78,6 +78,7 @@ class Claims:
             [each.rows_read for each in progress.values()],
             [each.bytes_stored for each in progress.values()],
             [each.rows_estimated for each in progress.values()],
+            point="renew_sent",
         )
         return {row["claim_id"]: _renewal(row) for row in rows}
 
@@ -104,6 +105,7 @@ class Claims:
             snapshot_at,
             complete_until,
             file_lifetime,
+            point="settle_committed",
         )
         return row is not None
 
@@ -117,12 +119,14 @@ class Claims:
             failure.detail,
             failure.permanent,
             pause.total_seconds(),
+            point="settle_committed",
         )
         return row is not None
 
     async def hand_back(self, claim: Claim) -> bool:
         """Give the export back uncounted, at once claimable; False when the claim is lost."""
-        return await self._database.fetch_row("hand_back_export", claim.claim_id) is not None
+        row = await self._database.fetch_row("hand_back_export", claim.claim_id, point="settle_committed")
+        return row is not None
 
     async def outcome(self, claim: Claim) -> str | None:
         """How the attempt ended according to its receipt; None while it runs."""

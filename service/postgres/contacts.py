@@ -13,6 +13,7 @@ from asyncpg.cursor import Cursor
 from asyncpg.transaction import Transaction
 
 from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
+from service.failpoints import failpoint
 from service.model import Claim
 from service.postgres.ahead import ahead
 from service.postgres.pool import describe
@@ -136,6 +137,7 @@ class Snapshot:
         try:
             async with aclosing(ahead(self._fetches(), _AHEAD)) as fetched:
                 async for rows in fetched:
+                    await failpoint("batch_read")
                     for start in range(0, len(rows), BATCH_ROWS):
                         yield rows[start : start + BATCH_ROWS]
         except ExportFailure:

@@ -17,6 +17,9 @@ from sql import Migration, migrations, statement
 
 _SETS = ("main", "contacts")
 _CONNECT_TIMEOUT = 5.0
+_CALL_TIMEOUT = 10.0
+_STEP_TIMEOUT = 3600.0
+"""Seconds one migration may take: on a large table it may build an index."""
 _LOCK_PAUSE = 0.2
 _LOCK_WAIT = 300.0
 """Seconds another process may take to migrate before this one gives up."""
@@ -74,7 +77,12 @@ async def check_schema(dsn: str, *, own_contacts: bool = True) -> bool:
 
 async def _connect(dsn: str) -> asyncpg.Connection:
     try:
-        return await asyncpg.connect(dsn, timeout=_CONNECT_TIMEOUT, server_settings={"application_name": "contact-exports"})
+        return await asyncpg.connect(
+            dsn,
+            timeout=_CONNECT_TIMEOUT,
+            command_timeout=_CALL_TIMEOUT,
+            server_settings={"application_name": "contact-exports"},
+        )
     except Exception as error:
         if unavailable(error):
             raise DatabaseUnavailable(detail=describe(error)) from error
@@ -129,7 +137,7 @@ async def _apply_one(connection: asyncpg.Connection, set_name: str, migration: M
     async with connection.transaction():
         # A migration must not queue behind a long transaction and block everybody queued behind itself.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
-        await connection.execute(migration.text)
+        await connection.execute(migration.text, timeout=_STEP_TIMEOUT)
         await connection.execute(
             statement("record_migration"), set_name, migration.version, migration.name, migration.checksum
         )

@@ -14,6 +14,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import DatabaseUnavailable
+from service.failpoints import failpoint
 from sql import statement
 
 CALL_TIMEOUT = 5.0
@@ -93,15 +94,21 @@ class Database:
                     connection.terminate()
                 await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
 
-    async def fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
-        """All rows of a named statement."""
+    async def fetch(self, name: str, *arguments: Any, point: str | None = None) -> list[asyncpg.Record]:
+        """All rows of a named statement. `point` names the failpoint between its commit and its answer."""
         async with self.connection() as connection:
-            return await connection.fetch(statement(name), *arguments)
+            rows = await connection.fetch(statement(name), *arguments)
+            if point is not None:
+                await failpoint(point)
+            return rows
 
-    async def fetch_row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
-        """The first row of a named statement, or None."""
+    async def fetch_row(self, name: str, *arguments: Any, point: str | None = None) -> asyncpg.Record | None:
+        """The first row of a named statement, or None. `point` as in `fetch`."""
         async with self.connection() as connection:
-            return await connection.fetchrow(statement(name), *arguments)
+            row = await connection.fetchrow(statement(name), *arguments)
+            if point is not None:
+                await failpoint(point)
+            return row
 
     async def read_row(self, name: str, *arguments: Any) -> asyncpg.Record | None:
         """`fetch_row` for statements that change nothing: asked once more where the first connection proved dead."""

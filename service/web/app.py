@@ -9,6 +9,7 @@ from service.event_loop import Turns
 from service.exports import Exports
 from service.model import Scope
 from service.storage.links import FILES_PATH
+from service.web.cursors import Cursors
 from service.web.handlers import EXPORTS_PATH, ExportHandlers, FileHandlers, HealthHandlers, LocalFiles, Readiness
 from service.web.middleware import Gate, answer_errors, finish, identify
 from service.web.payloads import MAXIMUM_BODY
@@ -23,8 +24,10 @@ def create_app(
     *,
     callers: Callers,
     exports: Exports,
+    cursors: Cursors,
     throttle: Throttle,
     turns: Turns,
+    alive: Callable[[], bool],
     ready: Callable[[], Awaitable[Readiness]],
     started: Callable[[], None],
     local_files: LocalFiles | None,
@@ -42,11 +45,13 @@ def create_app(
     )
     app.on_response_prepare.append(finish)
     gate = Gate(callers, throttle, turns, started)
-    export, health = ExportHandlers(exports, public_url), HealthHandlers(ready)
+    export, health = ExportHandlers(exports, cursors, public_url), HealthHandlers(alive, ready)
     app.add_routes(
         [
             web.post(EXPORTS_PATH, gate.guard(export.create, Scope.EXPORTS_WRITE, Bucket.CREATE_EXPORT)),
+            web.get(EXPORTS_PATH, gate.guard(export.list, Scope.EXPORTS_READ, Bucket.OTHER)),
             web.get(EXPORT_PATH, gate.guard(export.show, Scope.EXPORTS_READ, Bucket.GET_EXPORT)),
+            web.delete(EXPORT_PATH, gate.guard(export.cancel, Scope.EXPORTS_WRITE, Bucket.OTHER)),
             web.get("/healthz", health.alive),
             web.get("/readyz", health.ready),
         ]

@@ -9,11 +9,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from service.exports import Exports
+from service.exports import Exports, ExportView
 from service.model import Caller
 from service.storage.directory import LocalFile
 from service.storage.names import CONTENT_TYPE, content_disposition
-from service.web import payloads
+from service.web import listing, payloads
+from service.web.cursors import Cursors
+from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.middleware import REQUEST_ID
 from service.web.problems import MalformedHost
 
@@ -42,16 +44,27 @@ class Readiness:
 class ExportHandlers:
     """The export API. `public_url` is our own address for links, None for the one that the request named."""
 
-    def __init__(self, exports: Exports, public_url: str | None) -> None:
+    def __init__(self, exports: Exports, cursors: Cursors, public_url: str | None) -> None:
         self._exports = exports
+        self._cursors = cursors
         self._public_url = public_url
 
     async def create(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /contacts/exports"""
-        asked = payloads.export_request(await payloads.json_object(request))
-        job = await self._exports.create(caller, asked, request_id=request[REQUEST_ID])
-        headers = {"Location": f"{EXPORTS_PATH}/{job.export_id}", "Retry-After": str(_POLL_SECONDS)}
-        return _answer(payloads.created(job), status=202, headers=headers)
+        body, keys = await payloads.json_object(request), request.headers.getall(IDEMPOTENCY_KEY, [])
+        asked, key = payloads.creation(body, keys)
+        created = await self._exports.create(caller, asked, request_id=request[REQUEST_ID], idempotency_key=key)
+        headers = {"Location": f"{EXPORTS_PATH}/{created.job.export_id}", "Retry-After": str(_POLL_SECONDS)}
+        if created.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        return _answer(payloads.created(created.job), status=202, headers=headers)
+
+    async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """GET /contacts/exports"""
+        query = await listing.query(request.query, caller, self._cursors)
+        page = await self._exports.page(caller, status=query.status, position=query.position, size=query.per_page)
+        address = f"{self._origin(request)}{EXPORTS_PATH}"
+        return _answer(await listing.page(page, query, caller, self._cursors, address))
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /contacts/exports/{export_id}"""
@@ -59,6 +72,11 @@ class ExportHandlers:
         view = await self._exports.status(caller, export_id, origin=self._origin(request))
         headers = {"Retry-After": str(_POLL_SECONDS)} if view.job.status.pending else {}
         return _answer(payloads.status(view), headers=headers)
+
+    async def cancel(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """DELETE /contacts/exports/{export_id}"""
+        job = await self._exports.cancel(caller, payloads.export_id(request.match_info["export_id"]))
+        return _answer(payloads.status(ExportView(job, None)), status=202)
 
     def _origin(self, request: web.Request) -> str:
         if self._public_url is not None:
@@ -84,12 +102,15 @@ class FileHandlers:
 class HealthHandlers:
     """What orchestrators ask."""
 
-    def __init__(self, ready: Callable[[], Awaitable[Readiness]]) -> None:
+    def __init__(self, alive: Callable[[], bool], ready: Callable[[], Awaitable[Readiness]]) -> None:
+        self._alive = alive
         self._ready = ready
 
     async def alive(self, _: web.Request) -> web.StreamResponse:
         """GET /healthz: whatever this stands on may be down, restarting us would not mend it"""
-        return _answer({"status": "ok"})
+        if self._alive():
+            return _answer({"status": "ok"})
+        return _answer({"message": "The service has to be restarted.", "status": "stuck"}, status=503)
 
     async def ready(self, _: web.Request) -> web.StreamResponse:
         """GET /readyz"""

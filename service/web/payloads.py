@@ -1,7 +1,7 @@
 """Bodies: requests parsed to values, and values rendered with the contract's keys in the contract's order."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from service.errors import ExportNotFound, InvalidParameters
 from service.exports import ExportView
 from service.model import LOCAL_FORMAT, ExportJob, ExportRequest, ExportStatus
+from service.web.idempotency import idempotency_key
 from service.web.problems import MalformedBody, UnsupportedContentType
 
 MAXIMUM_BODY = 64 * 1024
@@ -105,7 +106,7 @@ def export_request(body: Mapping[str, Any]) -> ExportRequest:
     try:
         fields = ExportBody.model_validate(body)
     except ValidationError as error:
-        raise InvalidParameters(_faults(error)) from None
+        raise InvalidParameters(field_faults(error)) from None
     return ExportRequest(
         start_date=fields.start_date,
         end_date=fields.end_date,
@@ -114,19 +115,40 @@ def export_request(body: Mapping[str, Any]) -> ExportRequest:
     )
 
 
+def creation(body: Mapping[str, Any], keys: Sequence[str]) -> tuple[ExportRequest, str | None]:
+    """What a body and the Idempotency-Key headers beside it ask for. Raises InvalidParameters naming every fault of both."""
+    faults: dict[str, list[str]] = {}
+    asked, key = None, None
+    try:
+        asked = export_request(body)
+    except InvalidParameters as error:
+        faults.update(error.fields)
+    try:
+        key = idempotency_key(keys)
+    except InvalidParameters as error:
+        faults.update(error.fields)
+    if asked is None or faults:
+        raise InvalidParameters(faults)
+    return asked, key
+
+
 def created(job: ExportJob) -> dict[str, Any]:
-    """The body of the 202 that answers the creation of an export."""
-    return {"export_id": job.export_id, "status": job.status.value}
+    """The body of the 202 that answers the creation of an export, now or when it is sent again."""
+    return {"export_id": job.export_id, "status": ExportStatus.QUEUED.value}
 
 
 def status(view: ExportView) -> dict[str, Any]:
-    """The body of GET /contacts/exports/{id}: the reference's fields in its order, ours behind them."""
+    """The body of GET /contacts/exports/{id}: the reference's fields in its order, ours behind them.
+
+    Without a link it is what the list says of each export, and the answer to a cancellation.
+    """
     job, link = view.job, view.link
-    body: dict[str, Any] = {**created(job), "created_at": _stamp(job.created_at)}
-    if link is None:
-        body["message"] = _MESSAGES.get(job.status) or job.error_message
-    else:
+    body: dict[str, Any] = {"export_id": job.export_id, "status": job.status.value, "created_at": _stamp(job.created_at)}
+    if job.status is ExportStatus.COMPLETED:
         body["completed_at"] = _stamp(job.finished_at)
+    else:
+        body["message"] = _MESSAGES.get(job.status) or job.error_message
+    if link is not None:
         body["download_url"] = link.url
         body["expires_at"] = _stamp(link.expires_at)
     return {**body, **_beyond_the_reference(job)}
@@ -164,7 +186,8 @@ def _check_content_type(value: str) -> None:
             raise UnsupportedContentType
 
 
-def _faults(error: ValidationError) -> dict[str, list[str]]:
+def field_faults(error: ValidationError) -> dict[str, list[str]]:
+    """What a model found wrong: each faulty field with its sentences."""
     faults: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False, include_input=False):
         field = str(fault["loc"][0])

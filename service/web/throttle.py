@@ -25,6 +25,7 @@ class Bucket(StrEnum):
 
     CREATE_EXPORT = "create-export"
     GET_EXPORT = "get-export"
+    OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,14 @@ class Throttle:
     Raises ValueError for a limit that is not written so, or allows no call at all.
     """
 
-    def __init__(self, storage: Storage, *, create_export: str, get_export: str) -> None:
+    def __init__(self, storage: Storage, *, create_export: str, get_export: str, other: str) -> None:
         self._storage = storage
         self._limiter = MovingWindowRateLimiter(storage)
-        self._items = {Bucket.CREATE_EXPORT: _limit(create_export), Bucket.GET_EXPORT: _limit(get_export)}
+        self._items = {
+            Bucket.CREATE_EXPORT: _limit(create_export),
+            Bucket.GET_EXPORT: _limit(get_export),
+            Bucket.OTHER: _limit(other),
+        }
 
     async def hit(self, bucket: Bucket, space_id: int) -> Allowance:
         """Count a call if there is room for it. Raises DatabaseUnavailable or RateLimitsUnavailable."""

@@ -5,9 +5,86 @@ INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 RETURNING *;
 
+-- name: insert_export_once
+-- The same under a name that the consumer gave; no row where the Space has used it within the time of $12. The key takes the
+-- id that the row then gets: one statement, so that of many at the same time one inserts and the others wait for its commit.
+WITH named AS (
+  INSERT INTO idempotency_keys AS k (space_id, key, export_id)
+  VALUES ($1, $11, nextval(pg_get_serial_sequence('export_jobs', 'id')))
+  ON CONFLICT (space_id, key) DO UPDATE SET export_id = excluded.export_id, created_at = excluded.created_at
+   WHERE k.created_at < now() - $12::interval
+  RETURNING export_id
+)
+INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,
+                         include_all_emails, max_attempts, request_id) OVERRIDING SYSTEM VALUE
+SELECT named.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM named
+RETURNING *;
+
+-- name: export_of_key
+-- The export that a name made, and whether it asked for the same.
+SELECT j.*, (j.start_date, j.end_date, j.include_comet_tokens, j.include_all_emails) = ($3, $4, $5, $6) AS same_request
+  FROM idempotency_keys k JOIN export_jobs j ON j.id = k.export_id
+ WHERE k.space_id = $1 AND k.key = $2;
+
+-- name: prune_idempotency_keys
+-- Forget names that are older than the time given. Locked rows are in use; replicas that prune at once share the work.
+DELETE FROM idempotency_keys WHERE (space_id, key) IN (
+  SELECT space_id, key FROM idempotency_keys WHERE created_at < now() - $1::interval LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING key;
+
 -- name: export_of_space
 -- One export as its Space may see it: an id of another Space finds nothing.
 SELECT * FROM export_jobs WHERE id = $1 AND space_id = $2;
+
+-- name: exports_before
+-- A page of a Space's exports, newest first, in one state if it is given: those with an id below $3. Pages are large: only the
+-- columns that are shown.
+SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+       complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
+  FROM export_jobs
+ WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4;
+
+-- name: exports_after
+-- The page on the other side, nearest first: those with an id above $3.
+SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+       complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
+  FROM export_jobs
+ WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id > $3 ORDER BY id LIMIT $4;
+
+-- name: cancel_export
+-- End it, or remove its file; the function is in migration 0002. $2: only one of this Space, null: of any.
+SELECT * FROM cancel_export($1, $2);
+
+-- name: expire_exports
+-- From this commit on no link is given out for these files. Links given out before it live for up to $1, so long the files
+-- stay.
+WITH old AS MATERIALIZED (
+  SELECT id FROM export_jobs WHERE status = 'completed' AND file_expires_at < now()
+   ORDER BY file_expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
+)
+UPDATE export_jobs j SET status = 'expired', expired_at = now(), file_delete_after = now() + $1::interval
+  FROM old WHERE j.id = old.id
+RETURNING j.id AS export_id;
+
+-- name: files_to_delete
+-- Files of expired exports whose last link has died. At random, so that replicas rarely meet, and so that one which cannot be
+-- deleted does not keep the others.
+SELECT id AS export_id, object_name FROM export_jobs
+ WHERE status = 'expired' AND file_deleted_at IS NULL AND coalesce(file_delete_after, expired_at) <= now()
+ ORDER BY random() LIMIT $1;
+
+-- name: record_file_deleted
+-- The file is not in the store any more.
+UPDATE export_jobs SET file_deleted_at = now() WHERE id = $1 AND status = 'expired' AND file_deleted_at IS NULL;
+
+-- name: forget_exports
+-- Remove rows of exports that ended long ago, once nothing in the store is theirs: neither the file nor what an attempt left.
+DELETE FROM export_jobs WHERE id IN (
+  SELECT j.id FROM export_jobs j
+   WHERE j.finished_at < now() - $1::interval AND (j.status IN ('failed', 'cancelled') OR j.file_deleted_at IS NOT NULL)
+     AND NOT EXISTS (SELECT FROM export_attempts a WHERE a.job_id = j.id AND a.cleaned_at IS NULL)
+   ORDER BY j.finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING id;
 
 -- name: claim_export
 -- Take one waiting export, or none; the function is in migration 0001.
@@ -99,7 +176,7 @@ SELECT outcome FROM export_attempts WHERE claim_id = $1;
 -- Take back what dead or stalled processes hold. The condition is checked under the row's lock, so that two replicas, or a
 -- renewal that came in time, cannot be overruled. A first loss is tried again at once, later ones after a pause.
 WITH dead AS MATERIALIZED (
-  SELECT id, claim_id FROM export_jobs WHERE status = 'processing' AND lease_until < now()
+  SELECT id, claim_id, phase FROM export_jobs WHERE status = 'processing' AND lease_until < now()
    ORDER BY lease_until LIMIT 50 FOR UPDATE SKIP LOCKED
 ), job AS (
   UPDATE export_jobs j
@@ -109,10 +186,11 @@ WITH dead AS MATERIALIZED (
          error_code = $2, error_message = $3, error_detail = 'the lease of worker ' || j.worker || ' ran out',
          claim_id = NULL, lease_until = NULL, slot = NULL, phase = NULL
     FROM dead WHERE j.id = dead.id
-  RETURNING j.id, j.status, j.rows_read, j.worker, dead.claim_id
+  RETURNING j.id, j.status, j.rows_read, j.worker, dead.claim_id, dead.phase
 ), receipt AS (
   UPDATE export_attempts a
-     SET ended_at = now(), outcome = 'lost', error_code = $2, rows_read = job.rows_read
+     SET ended_at = now(), outcome = 'lost', error_code = $2, error_detail = 'the lease ran out while ' || job.phase,
+         rows_read = job.rows_read
     FROM job WHERE a.claim_id = job.claim_id
 )
 SELECT id AS export_id, claim_id, worker, status FROM job;
@@ -131,8 +209,8 @@ SELECT a.claim_id, a.job_id AS export_id, a.object_name, a.upload_id
 UPDATE export_attempts SET cleaned_at = now() WHERE claim_id = $1 AND cleaned_at IS NULL;
 
 -- name: objects_in_use
--- Which of these objects are published or being written; asked after the store was listed, never before.
-SELECT object_name FROM export_jobs WHERE object_name = ANY ($1::text[]) AND file_deleted_at IS NULL
-UNION
-SELECT a.object_name FROM export_attempts a JOIN export_jobs j ON j.claim_id = a.claim_id
- WHERE a.object_name = ANY ($1::text[]);
+-- Which of these objects are published or being written; asked after the store was listed, never before. Each has an attempt,
+-- by whose index it is found.
+SELECT a.object_name FROM export_attempts a JOIN export_jobs j ON j.id = a.job_id
+ WHERE a.object_name = ANY ($1::text[])
+   AND (j.claim_id = a.claim_id OR (j.object_name = a.object_name AND j.file_deleted_at IS NULL));

@@ -11,6 +11,7 @@ from service.client import ClientError, ExportClient
 from tests.support.contacts import WHOLE_RANGE, Tenant
 from tests.support.program import running
 from tests.support.shell import contact_exports
+from tests.support.waiting import until_row
 
 
 async def test_an_id_and_a_key_are_all_that_is_printed(database_url: str) -> None:
@@ -37,6 +38,7 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
         (("keys", "create", "--space", "99"), "no such Space", 1),
         (("keys", "revoke", "0123456789abcdef"), "no such key", 1),
         (("exports", "show", "99"), "no such export", 1),
+        (("exports", "cancel", "99"), "no such export", 1),
         (("seed", "--space", "99", "--contacts", "5"), "no such Space", 1),
         (("keys", "create", "--space", "1", "--scope", "all"), "exports:write", 2),
         (("seed", "--space", "1", "--contacts", "5", "--from", "2024-02-01", "--to", "2024-01-01"), "--from", 2),
@@ -108,6 +110,23 @@ async def test_operators_list_and_show_exports(database_url: str, space: Tenant,
     shown = await contact_exports("exports", "show", "1", DATABASE_URL=database_url)
     assert "start_date             2024-01-01 00:00:00" in shown.output
     assert "outcome                completed" in shown.output
+
+
+async def test_operators_cancel_exports(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    async with (
+        running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
+        ExportClient(program.address, space.key) as client,
+    ):
+        export_id = str(await client.create(**WHOLE_RANGE))
+        await client.ended(int(export_id))
+        removed = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
+        assert (removed.code, removed.output, removed.errors) == (0, "expired\n", "a running service removes the file\n")
+        await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
+    again = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
+    assert (again.code, again.output, again.errors) == (0, "expired\n", "it had ended already\n")
 
 
 async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url: str, space: Tenant, tmp_path: Path) -> None:

@@ -3,19 +3,25 @@
 import json
 import os
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from service.client import ExportClient
+from service.postgres.export_files import ExportFiles
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
 from tests.support import readme, stores
+from tests.support.calls import cancel, create_once
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
 from tests.support.program import Program, running, started
 from tests.support.shell import shell
 from tests.support.waiting import until, until_ended, until_row
 
 ROOT = Path(__file__).parents[2]
+STATUS = 'curl "$URL/public-api/v1/contacts/exports/1"'
 RUN_BY_CI = ("./run demo\n", "./run test\n", "./run serve\n")
 
 
@@ -27,7 +33,16 @@ def block(containing: str) -> str:
 
 
 def test_every_shell_block_is_run_by_something() -> None:
-    run_here = ("pip install", "contact-exports serve", "spaces create", "curl -X POST", '/exports/1"', "gunzip")
+    run_here = (
+        "pip install",
+        "contact-exports serve",
+        "spaces create",
+        "curl -X POST",
+        STATUS,
+        "DELETE",
+        "per_page",
+        "gunzip",
+    )
     for text in readme.blocks("sh"):
         assert text in RUN_BY_CI or any(part in text for part in run_here), text
 
@@ -50,10 +65,13 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_r
         assert json.loads(await shell(block("curl -X POST"), calls)) == json.loads(readme.blocks("json")[0])
         async with ExportClient(program.address, key) as client:
             await client.ended(1)
-        status = json.loads(await shell(block('/exports/1"'), calls))
+        status = json.loads(await shell(block(STATUS), calls))
         assert list(status) == list(json.loads(readme.blocks("json")[1]))
         assert status["row_count"] == 9800
         lines = await shell(f"cd {short_path}\n" + block("gunzip"), calls | {"LINK": status["download_url"]})
+        page = json.loads(await shell(block("per_page"), calls))
+        assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
+        assert json.loads(await shell(block("DELETE"), calls))["status"] == "expired"
     assert [list(json.loads(line)) for line in lines.splitlines()] == [
         ["id", "email", "name", "phone", "location", "comet_tokens", "emails"]
     ] * 3
@@ -107,11 +125,10 @@ async def test_pausing_a_space_and_going_on_is_what_the_recipe_does(
     await connection.close()
 
 
-async def test_taking_an_export_from_its_worker_is_what_the_recipe_does(
+async def test_kicking_a_running_export_is_what_the_recipe_does(
     database_url: str, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:
     space = await tenant(database_url)
-    recipe = next(text for text in readme.blocks("sql") if "Take an export" in text).partition(";\n")[0]
     async with stores.directory_store(tmp_path / "files") as store:
         settings = {"DATABASE_URL": database_url, **store.settings}
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
@@ -120,12 +137,42 @@ async def test_taking_an_export_from_its_worker_is_what_the_recipe_does(
             export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             taken = await connection.fetchval("SELECT claim_id FROM export_jobs")
-            await connection.execute(recipe)
+            await connection.execute(recipe("kick_export"))
+            assert (await connection.fetchval("SELECT outcome FROM export_attempts")) == "handed_back"
             await until(lambda: logged(program, "claim_lost"))
             await blocker.close()
             assert (await until_ended(connection, export_id))["status"] == "completed"
         assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE object_name LIKE $1", f"%{taken}%") == 0
     await connection.close()
+
+
+async def test_cancelling_and_retrying_an_export_is_what_the_recipes_do(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    async with stores.directory_store(tmp_path / "files") as store:
+        settings = {"DATABASE_URL": database_url, **store.settings}
+        async with running(settings) as program, ExportClient(program.address, space.key) as client:
+            blocker = await asyncpg.connect(database_url)
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
+            await connection.execute(recipe("cancel_export"))
+            assert (await client.ended(export_id))["status"] == "cancelled"
+            await until(lambda: logged(program, "claim_lost"))
+            await blocker.close()
+            again = await connection.fetchval(recipe("retry_export"))
+            ended = await until_ended(connection, again)
+            assert (ended["status"], ended["include_comet_tokens"]) == ("completed", True)
+            await until_row(connection, "SELECT 1 WHERE NOT EXISTS (SELECT FROM export_attempts WHERE cleaned_at IS NULL)")
+            assert (await store.objects(), await store.uploads()) == ([ended["object_name"]], [])
+    await connection.close()
+
+
+def recipe(function: str) -> str:
+    """The one line of the README's recipes that calls this function."""
+    (line,) = [line for text in readme.blocks("sql") for line in text.splitlines() if f"{function}(" in line]
+    return line
 
 
 async def logged(program: Program, event: str) -> bool:
@@ -153,6 +200,15 @@ async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_mo
                 assert status["status"] == "completed"
                 assert status["complete_until"] is not None
                 await client.download(status, tmp_path / "file")
+                await create_once(program.address, space, "a key")
+                assert (await cancel(program.address, space, export_id))["status"] == "expired"
+            async with Database(limited, application_name="tests", size=1) as database:
+                files, jobs = ExportFiles(database), ExportJobs(database)
+                await files.expire(links_live=timedelta(0))
+                assert await files.dead() == []
+                await files.record_deleted(export_id)
+                assert await files.forget(age=timedelta(0)) == 1
+                assert await jobs.prune_keys(timedelta(0)) == 1
             errors = [entry for entry in program.log if entry.get("level") in ("error", "warning")]
             assert errors == []
     finally:

@@ -430,12 +430,11 @@ async def test_an_unknown_address_is_404_as_json(api: Site) -> None:
 
 async def test_a_wrong_method_is_405_with_the_right_ones(api: Site) -> None:
     values = [
-        ("GET", EXPORTS, {"POST"}),
-        ("HEAD", EXPORTS, {"POST"}),
-        ("PUT", EXPORTS, {"POST"}),
-        ("OPTIONS", EXPORTS, {"POST"}),
-        ("POST", f"{EXPORTS}/1", {"GET", "HEAD"}),
-        ("PATCH", f"{EXPORTS}/1", {"GET", "HEAD"}),
+        ("DELETE", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("PUT", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("OPTIONS", EXPORTS, {"GET", "HEAD", "POST"}),
+        ("POST", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
+        ("PATCH", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
         ("POST", "/healthz", {"GET", "HEAD"}),
     ]
     for method, path, allowed in values:
@@ -535,6 +534,14 @@ async def test_readiness_is_200_or_503_and_says_what_is_wrong(api: Site) -> None
     body = await answer.json()
     assert (answer.status, body["checks"]["storage"]) == (503, SourceUnavailable().sentence)
     assert body["message"]
+
+
+async def test_a_process_that_only_a_restart_can_mend_says_so(api: Site) -> None:
+    api.faults["database"] = "The database cannot be reached at the moment."
+    assert (await api.client.get("/healthz")).status == 200
+    api.alive = False
+    answer = await api.client.get("/healthz")
+    assert (answer.status, (await answer.json())["status"]) == (503, "stuck")
 
 
 # Files of a local store ----------------------------------------------------------------------------------------------

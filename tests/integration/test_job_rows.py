@@ -225,7 +225,7 @@ async def garbage(jobs: JobTable, grace: timedelta = NO_GRACE) -> set[str]:
 
 
 async def attempt_that(jobs: JobTable, ending: str) -> Claim:
-    """An attempt that ended so; `cancelled` leaves its row as it was, as a cancellation from outside does."""
+    """An attempt that ended so."""
     claim = await jobs.claimed()
     if ending in ("completed", "expired"):
         await jobs.complete(claim)
@@ -272,7 +272,9 @@ async def test_garbage_is_left_alone_for_the_grace_after_the_attempt_ended(jobs:
     claims = {ending: await attempt_that(jobs, ending) for ending in OVER}
     grace = timedelta(minutes=2)
     assert await garbage(jobs, grace) == set()
-    # A cancelled attempt has no end: then its beginning counts.
+    # Where a row was edited by hand the attempt has no end: then its beginning counts.
+    cancelled = claims["cancelled"].claim_id
+    await jobs.sql.execute("UPDATE export_attempts SET ended_at = NULL, outcome = NULL WHERE claim_id = $1", cancelled)
     await jobs.sql.execute("UPDATE export_attempts SET started_at = now() - interval '3 minutes'")
     assert await garbage(jobs, grace) == {claims["cancelled"].object_name}
     await jobs.sql.execute("UPDATE export_attempts SET ended_at = now() - interval '3 minutes' WHERE ended_at IS NOT NULL")

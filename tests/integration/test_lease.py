@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -222,6 +223,22 @@ async def test_the_work_on_a_cancelled_export_is_ended_and_that_on_others_goes_o
     assert (await jobs.job(claim.export_id))["status"] == "cancelled"
 
 
+async def test_the_work_on_an_export_that_this_process_was_asked_to_cancel_is_ended_at_once(jobs: JobTable) -> None:
+    (claim, sent), (other, other_sent) = await claimed(jobs, LONG), await claimed(jobs, LONG)
+    leases, work, other_work = leases_of(jobs, duration=LONG), Work(), Work()
+    with leases.hold(claim, sent=sent) as lease, leases.hold(other, sent=other_sent) as other_lease:
+        other_running = asyncio.create_task(other_lease.run(other_work.plain()))
+        ending = asyncio.create_task(ending_of(lease, work.plain))
+        await work.begun.wait()
+        leases.end(claim.claim_id, Ending.CANCELLED)
+        leases.end(uuid4(), Ending.CANCELLED)
+        assert await ending is Ending.CANCELLED
+        assert not lease.believed
+        assert not other_running.done()
+        other_work.finished.set()
+        assert await other_running == "done"
+
+
 async def test_the_work_on_an_export_that_another_process_took_over_is_ended(jobs: JobTable) -> None:
     claim, sent = await claimed(jobs, LONG)
     leases, work = leases_of(jobs, duration=LONG), Work()
@@ -421,6 +438,26 @@ async def test_a_shutdown_ends_all_work_and_the_leases_are_kept_while_it_ends(jo
         for work in works:
             work.may_end.set()
         assert [await ending for ending in endings] == [Ending.SHUTDOWN] * 2
+
+
+async def test_work_that_does_not_end_though_its_lease_is_over_is_known_to_hang(jobs: JobTable) -> None:
+    claim, sent = await claimed(jobs)
+    leases, work = leases_of(jobs), Work()
+    with leases.hold(claim, sent=sent) as lease:
+        ending = asyncio.create_task(ending_of(lease, work.lingering))
+        await work.begun.wait()
+        assert not leases.hanging(0)
+        lease.end(Ending.LOST)
+        assert not leases.hanging(0), "for the length of a lease it may still settle"
+        await until(lambda: _hanging(leases))
+        assert not leases.hanging(60)
+        work.may_end.set()
+        assert await ending is Ending.LOST
+    assert not leases.hanging(0)
+
+
+async def _hanging(leases: Leases) -> bool:
+    return leases.hanging(0)
 
 
 async def test_the_first_reason_for_an_end_stays(jobs: JobTable) -> None:

@@ -30,7 +30,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 def throttle(database: Database, limit: str) -> Throttle:
     """A throttle over the database with one limit for both buckets."""
-    return Throttle(PostgresStorage(database=database), create_export=limit, get_export=limit)
+    return Throttle(PostgresStorage(database=database), create_export=limit, get_export=limit, other=limit)
 
 
 async def hits_stored(database: Database) -> list[int]:
@@ -190,7 +190,7 @@ async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(mon
 
     monkeypatch.setattr("service.web.throttle._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):
-        limited = Throttle(storage, create_export="5/minute", get_export="5/minute")
+        limited = Throttle(storage, create_export="5/minute", get_export="5/minute", other="5/minute")
         with pytest.raises(RateLimitsUnavailable) as caught:
             await limited.hit(Bucket.CREATE_EXPORT, SPACE)
         assert "secret" not in str(caught.value)

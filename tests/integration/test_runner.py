@@ -109,6 +109,25 @@ async def processing(jobs: JobTable, count: int) -> None:
     await until_row(jobs.sql, query, count)
 
 
+async def test_a_call_that_never_comes_back_makes_the_process_stuck(
+    jobs: JobTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object, **__: object) -> Claim | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def stuck() -> bool:
+        return working.runner.stuck == "claim"
+
+    async with running(jobs, tmp_path, poll=0.05) as working:
+        await working.claims.until_answered(2)
+        monkeypatch.setattr(Claims, "claim", never)
+        await working.claims.until_answered(working.claims.asked)
+        assert working.runner.stuck is None
+        monkeypatch.setattr("service.runner._STUCK_SECONDS", 0.2)
+        await until(stuck)
+
+
 async def test_what_waits_at_the_start_is_done(jobs: JobTable, tmp_path: Path) -> None:
     exports = [await jobs.queue(await jobs.space()) for _ in range(5)]
     async with running(jobs, tmp_path):

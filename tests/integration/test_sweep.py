@@ -1,13 +1,15 @@
 """What dead attempts left in the store is removed, and nothing else, whatever was recorded of it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
+from service.errors import StorageRefused
 from service.model import Claim
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
@@ -114,3 +116,66 @@ async def test_a_store_that_is_away_is_asked_again(
     await away.create()
     await sweep.clean()
     assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
+
+
+async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
+    connection: asyncpg.Connection,
+    claims: Claims,
+    space: Tenant,
+    store: StoreUnderTest,
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    running = await dead_claim(connection, claims, space)
+    await leave_object(store, running.object_name)
+    orphan = f"{space.space_id}/999/{uuid4()}.ndjson.gz"
+    for name in (orphan, f".probe/{uuid4().hex}", "readme.txt", f"other/{orphan}"):
+        await leave_object(store, name)
+    await sweep.delete_orphans()
+    assert orphan in await store.objects(), "a young one may be of an attempt whose row is not there yet"
+    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    await sweep.delete_orphans()
+    assert await store.objects() == sorted([running.object_name, "readme.txt", f"other/{orphan}"])
+
+
+async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone(
+    connection: asyncpg.Connection,
+    database_url: str,
+    space: Tenant,
+    store: StoreUnderTest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    name = f"{space.space_id}/1/{uuid4()}.ndjson.gz"
+    await leave_object(store, name)
+
+    class ClaimedMeanwhile(Claims):
+        async def objects_in_use(self, object_names: Iterable[str]) -> set[str]:
+            listed = list(object_names)
+            await dead_claim(connection, self, space)
+            await connection.execute("UPDATE export_attempts SET object_name = $1", name)
+            return await super().objects_in_use(listed)
+
+    async with Database(database_url, application_name="tests", size=2) as database:
+        claims = ClaimedMeanwhile(database, renewals=database)
+        await Sweep(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
+    assert await store.objects() == [name]
+
+
+async def test_an_object_that_cannot_be_deleted_keeps_no_other(
+    claims: Claims, store: StoreUnderTest, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    names = sorted(f"1/1/{uuid4()}.ndjson.gz" for _ in range(3))
+    for name in names:
+        await leave_object(store, name)
+    delete = store.store.delete
+
+    async def refusing(object_name: str) -> None:
+        if object_name == names[0]:
+            raise StorageRefused(detail="403 AccessDenied")
+        await delete(object_name)
+
+    monkeypatch.setattr(store.store, "delete", refusing)
+    await sweep.delete_orphans()
+    assert await store.objects() == [names[0]]

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from aiohttp.test_utils import TestClient, TestServer
 from limits.aio.storage import Storage
@@ -17,11 +19,13 @@ from service.exports import Exports
 from service.model import Claim, Scope, StoredFile
 from service.postgres.callers import CallerStore
 from service.postgres.claims import Claims
+from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage
 from service.storage.directory import DirectoryStore
 from service.web.app import create_app
+from service.web.cursors import Cursors
 from service.web.handlers import Readiness
 from service.web.throttle import Throttle
 
@@ -42,7 +46,7 @@ class RawAnswer:
 
 @dataclass
 class Site:
-    """A running HTTP side, and what stands behind it. `faults` and `starting` can be set by a test."""
+    """A running HTTP side, and what stands behind it. `faults`, `starting` and `alive` can be set by a test."""
 
     client: Client
     database: Database
@@ -50,6 +54,9 @@ class Site:
     store: DirectoryStore
     faults: dict[str, str | None]
     starting: Exception | None = None
+    alive: bool = True
+    cancelled: list[UUID] = field(default_factory=list)
+    """Claims whose attempts a cancellation ended."""
 
     async def caller(self, *scopes: Scope, zone: str = "UTC") -> dict[str, str]:
         """Headers with a key of a new Space that has these scopes, all of them by default."""
@@ -111,6 +118,7 @@ async def site(
     *,
     create_export: str = "1000/minute",
     get_export: str = "1000/minute",
+    other: str = "1000/minute",
     storage: Storage | None = None,
     public_url: str | None = None,
     link_lifetime: timedelta = timedelta(minutes=15),
@@ -134,12 +142,23 @@ async def site(
         app = create_app(
             callers=callers,
             exports=Exports(
-                ExportJobs(database), store, max_attempts=1, max_range_days=max_range_days, created=lambda: None
+                ExportJobs(database),
+                ExportFiles(database),
+                store,
+                max_attempts=1,
+                max_range_days=max_range_days,
+                created=lambda: None,
+                cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
+            cursors=Cursors(partial(CallerStore(database).shared_secret, "cursors")),
             throttle=Throttle(
-                storage or PostgresStorage(database=database), create_export=create_export, get_export=get_export
+                storage or PostgresStorage(database=database),
+                create_export=create_export,
+                get_export=get_export,
+                other=other,
             ),
             turns=Turns(),
+            alive=lambda: running[0].alive,
             ready=ready,
             started=started,
             local_files=store.open_link,

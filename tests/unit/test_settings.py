@@ -317,3 +317,20 @@ def test_a_user_without_a_home_can_load_them(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
     assert load().state_dir == Path(tempfile.gettempdir(), "contact-exports")
+
+
+def test_failpoints_need_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults(monkeypatch, FAILPOINTS="claimed:kill") == {"FAILPOINTS": "needs ALLOW_FAILPOINTS=1"}
+    given(monkeypatch, ALLOW_FAILPOINTS="1")
+    assert load().failpoints == "claimed:kill"
+
+
+def test_a_failpoint_that_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults(monkeypatch, ALLOW_FAILPOINTS="1", FAILPOINTS="claimed:kill,nowhere:kill").keys() == {"FAILPOINTS"}
+
+
+def test_parts_may_be_small_only_where_failpoints_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults(monkeypatch, PART_SIZE="16KiB") == {"PART_SIZE": "must be at least 5MiB"}
+    given(monkeypatch, ALLOW_FAILPOINTS="1")
+    assert load().part_size == 16 * 1024
+    assert faults(monkeypatch, PART_SIZE="15KiB").keys() == {"PART_SIZE"}

@@ -1,0 +1,52 @@
+"""Exports that follow one another by `complete_until`, as the README says, miss no contact."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import asyncpg
+
+from service.client import ExportClient
+from tests.support.contacts import Tenant, lines_of
+from tests.support.program import running
+from tests.support.stores import directory_store
+
+INSERT = "INSERT INTO contacts (space_id, email) VALUES ($1, $2) RETURNING id"
+END = "2999-12-31 23:59:59"
+
+
+async def test_a_contact_of_a_transaction_that_was_still_open_is_in_the_next_file(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    async def export(start_date: str) -> tuple[dict[str, Any], set[int]]:
+        """The status of an export from then on, and the ids in its file."""
+        async with ExportClient(program.address, space.key) as client:
+            status = await client.ended(await client.create(start_date=start_date, end_date=END))
+            assert status["status"] == "completed"
+            file = await client.download(status, tmp_path / "file")
+        return status, {line["id"] for line in lines_of(file.path)}
+
+    def local(instant: str, zone: str) -> str:
+        return datetime.fromisoformat(instant).astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
+
+    late = await asyncpg.connect(database_url)
+    async with (
+        directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+    ):
+        before = await connection.fetchval(INSERT, space.space_id, "before@example.org")
+        await late.execute("BEGIN")
+        hidden = await late.fetchval(INSERT, space.space_id, "hidden@example.org")
+        # Created later than the hidden one, and yet in the file that has not got that.
+        seen = await connection.fetchval(INSERT, space.space_id, "seen@example.org")
+        first, found = await export("2024-01-01 00:00:00")
+        assert found == {before, seen}
+        await late.execute("COMMIT")
+        await late.close()
+        created_at = await connection.fetchval("SELECT created_at FROM contacts WHERE id = $1", hidden)
+        assert datetime.fromisoformat(first["complete_until"]) <= created_at
+        after = await connection.fetchval(INSERT, space.space_id, "after@example.org")
+        second, rest = await export(local(first["complete_until"], first["window"]["timezone"]))
+    assert rest - found == {hidden, after}
+    assert second["complete_until"] >= first["complete_until"]

@@ -1,0 +1,118 @@
+"""What operators look at and what they may do: views in words, functions that are safe at any time."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from service.errors import StorageUnavailable
+from service.postgres.claims import Progress, Renewal
+from tests.support.jobs import JobTable, job_table
+
+NO_PAUSE = timedelta(0)
+
+
+@pytest.fixture
+async def jobs(database_url: str) -> AsyncIterator[JobTable]:
+    """The job table of the test's database."""
+    async with job_table(database_url) as table:
+        yield table
+
+
+async def kick(jobs: JobTable, export_id: int) -> asyncpg.Record | None:
+    """What kicking an export says."""
+    return await jobs.sql.fetchrow("SELECT * FROM kick_export($1)", export_id)
+
+
+# Views ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_runs_is_shown_with_its_worker_and_how_it_gets_on(jobs: JobTable) -> None:
+    claim = await jobs.claimed()
+    await jobs.queue(await jobs.space())
+    await jobs.renew(claim, Progress(phase="reading", rows_read=500, bytes_stored=9, rows_estimated=2000))
+    (row,) = await jobs.sql.fetch("SELECT * FROM exports_running")
+    assert (row["export_id"], row["worker"], row["phase"]) == (claim.export_id, "a worker", "reading")
+    assert (row["rows_read"], row["rows_estimated"], row["abandoned"]) == (500, 2000, False)
+    await jobs.set(claim.export_id, lease_until="now() - interval '1 second'")
+    assert await jobs.sql.fetchval("SELECT abandoned FROM exports_running")
+
+
+async def test_each_space_that_waits_is_shown_with_what_it_waits_for(jobs: JobTable) -> None:
+    free, full, paused, failing = [await jobs.space(max_running=limit) for limit in (None, 1, 0, None)]
+    await jobs.queue(full)
+    await jobs.claim()
+    for space_id in (free, free, full, paused):
+        await jobs.queue(space_id)
+    await jobs.queue(failing, run_after="now() + interval '1 minute'", attempts=1)
+    await jobs.space()
+    rows = {row["space_id"]: row for row in await jobs.sql.fetch("SELECT * FROM exports_waiting")}
+    assert {space_id: (row["waits_for"], row["queued"], row["ready"], row["running"]) for space_id, row in rows.items()} == {
+        free: ("a free slot", 2, 2, 0),
+        full: ("as many run as the Space may have", 1, 1, 1),
+        paused: ("the Space is paused", 1, 1, 0),
+        failing: ("all wait to be tried again", 1, 0, 0),
+    }
+
+
+async def test_attempts_that_came_to_nothing_are_shown_with_the_reason(jobs: JobTable) -> None:
+    lost = await jobs.claimed(phase="'reading'", rows_read=7)
+    await jobs.lose(lost)
+    again = await jobs.claim()
+    assert again.export_id == lost.export_id
+    await jobs.claims.end_in_error(again, StorageUnavailable(detail="503 SlowDown"), pause=timedelta(hours=1))
+    await jobs.complete(await jobs.claimed())
+    rows = await jobs.sql.fetch("SELECT * FROM attempts_lost ORDER BY started_at")
+    assert [(row["claim_id"], row["outcome"], row["why"], row["export_status"]) for row in rows] == [
+        (lost.claim_id, "lost", "worker_lost: the lease ran out while reading", "queued"),
+        (again.claim_id, "error", "storage_unavailable: 503 SlowDown", "queued"),
+    ]
+    assert (rows[0]["rows_read"], rows[0]["lost_leases"]) == (7, 1)
+
+
+# Functions -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_running_export_that_is_kicked_is_started_anew_and_loses_no_attempt(jobs: JobTable) -> None:
+    claim = await jobs.claimed(max_attempts=1)
+    row = await kick(jobs, claim.export_id)
+    assert row is not None
+    assert tuple(row) == (claim.export_id, "processing", "queued", claim.claim_id)
+    assert not await jobs.complete(claim)
+    assert await jobs.renew(claim) is Renewal.LOST
+    attempt = await jobs.attempt(claim)
+    assert (attempt["outcome"], attempt["error_detail"]) == ("handed_back", "taken back by hand")
+    again = await jobs.claim()
+    assert (again.export_id, again.attempt) == (claim.export_id, 1)
+    assert [each.claim_id for each in await jobs.claims.garbage(grace=NO_PAUSE)] == [claim.claim_id]
+
+
+async def test_a_waiting_export_that_is_kicked_waits_no_longer(jobs: JobTable) -> None:
+    export_id = await jobs.queue(await jobs.space(), run_after="now() + interval '1 hour'")
+    assert await jobs.try_claim() is None
+    await kick(jobs, export_id)
+    assert (await jobs.claim()).export_id == export_id
+
+
+async def test_an_export_that_has_ended_is_not_kicked(jobs: JobTable) -> None:
+    claim = await jobs.claimed()
+    await jobs.complete(claim)
+    before = await jobs.everything()
+    assert await kick(jobs, claim.export_id) is None
+    assert await kick(jobs, claim.export_id + 1) is None
+    assert await jobs.everything() == before
+
+
+async def test_retrying_asks_again_for_the_same_and_leaves_the_old_export_as_it_is(jobs: JobTable) -> None:
+    claim = await jobs.claimed()
+    assert await jobs.sql.fetchval("SELECT retry_export($1)", claim.export_id) is None
+    await jobs.cancel(claim.export_id)
+    before = await jobs.job(claim.export_id)
+    export_id = await jobs.sql.fetchval("SELECT retry_export($1)", claim.export_id)
+    again = await jobs.claim()
+    assert again.export_id == export_id != claim.export_id
+    assert (again.space_id, again.window, again.timezone) == (claim.space_id, claim.window, claim.timezone)
+    assert (again.include_comet_tokens, again.include_all_emails) == (claim.include_comet_tokens, claim.include_all_emails)
+    assert (again.attempt, again.max_attempts) == (1, claim.max_attempts)
+    assert await jobs.job(claim.export_id) == before

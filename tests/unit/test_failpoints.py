@@ -1,0 +1,108 @@
+"""Failpoints: what a specification means, that it must be asked for twice, and that every point there is can be named."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import failpoints
+from service.errors import DatabaseUnavailable
+from service.failpoints import POINTS, FailpointRaised, arm, failpoint
+from service.postgres.pool import unavailable
+
+SERVICE = Path(failpoints.__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _disarmed() -> Iterator[None]:
+    yield
+    failpoints._armed.clear()
+
+
+async def raised(name: str, times: int = 1) -> int:
+    """How often passing this point so many times is an error."""
+    errors = 0
+    for _ in range(times):
+        try:
+            await failpoint(name)
+        except FailpointRaised:
+            errors += 1
+    return errors
+
+
+async def test_nothing_happens_at_a_point_that_is_not_armed() -> None:
+    for name in POINTS:
+        await failpoint(name)
+    arm("claimed:raise")
+    assert await raised("settled") == 0
+
+
+async def test_an_armed_point_raises_what_boundaries_take_for_trouble_of_the_connection() -> None:
+    arm("claimed:raise")
+    with pytest.raises(FailpointRaised) as caught:
+        await failpoint("claimed")
+    assert unavailable(caught.value)
+    assert not isinstance(caught.value, DatabaseUnavailable)
+
+
+async def test_a_stall_holds_the_whole_loop() -> None:
+    arm("renewed:stall(0.05)")
+    before = time.monotonic()
+    await failpoint("renewed")
+    assert time.monotonic() - before >= 0.05
+
+
+async def test_a_star_stands_for_every_point() -> None:
+    arm("*:raise")
+    assert [await raised(name) for name in sorted(POINTS)] == [1] * len(POINTS)
+
+
+async def test_a_probability_is_kept() -> None:
+    arm("claimed:raise@0.25")
+    assert 150 < await raised("claimed", times=1000) < 350
+    arm("claimed:raise@0")
+    assert await raised("claimed", times=1000) == 0
+
+
+@pytest.mark.parametrize("spec", ["claimed:raise#2", "claimed:raise@1#2", "*:raise@1.0#2"])
+async def test_a_number_limits_how_often_it_happens(spec: str) -> None:
+    arm(spec)
+    assert await raised("claimed", times=10) == 2
+
+
+async def test_several_rules_hold_together() -> None:
+    arm("claimed:raise#1, settled:raise#3")
+    assert (await raised("claimed", times=9), await raised("settled", times=9)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "claimed",
+        "claimed:",
+        "claimed:explode",
+        "claimed:stall",
+        "claimed:stall()",
+        "claimed:stall(x)",
+        "claimed:kill@2",
+        "claimed:kill@-1",
+        "claimed:kill#",
+        "claimed:kill#1@0.5",
+        "claimed:kill,",
+        "no_such_point:kill",
+    ],
+)
+def test_any_other_specification_is_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"rule, number \d"):
+        arm(spec)
+
+
+def test_every_point_of_the_code_can_be_named() -> None:
+    named: Counter[str] = Counter()
+    for path in SERVICE.rglob("*.py"):
+        named.update(re.findall(r'(?:failpoint\(|point=)"(\w+)"', path.read_text(encoding="utf-8")))
+    assert named.keys() <= POINTS
