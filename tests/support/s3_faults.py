@@ -23,6 +23,8 @@ Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
 ANY = "*"
 """In place of an operation's name: every operation for which nothing else is planned."""
 
+_SHUTDOWN_SECONDS = 0.1
+"""Requests that hang end then; 0 would mean to wait for them."""
 _EXTENSIONS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer", "if-none-match", "if-match")
 _OF_ONE_CONNECTION = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
 
@@ -120,14 +122,15 @@ def slowly(bytes_per_second: int) -> Fault:
     return fault
 
 
-def refuse_token(token: str) -> Fault:
+def refuse_tokens(*tokens: str) -> Fault:
     """A store for which these temporary credentials are over."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
-        if request.headers.get("X-Amz-Security-Token") == token:
+        if request.headers.get("X-Amz-Security-Token") in tokens:
             return _error(400, "ExpiredToken")
         return await forward()
 
+    fault.__name__ = "refuse_tokens"
     return fault
 
 
@@ -224,7 +227,7 @@ async def s3_faults(upstream: str) -> AsyncIterator[S3Faults]:
 
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)
