@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -18,7 +17,6 @@ from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_row
 
-OPEN_END = {"start_date": "2024-01-01 00:00:00", "end_date": "9999-12-30 00:00:00"}
 _ADD = "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, $2, $3) RETURNING id"
 
 
@@ -80,7 +78,7 @@ async def test_a_value_may_look_like_json_of_any_depth_and_stays_a_string(
     deep = "[" * 20_000 + "]" * 20_000
     wide = json.dumps({str(number): None for number in range(10_000)})
     for value in (deep, wide, "NaN", "-Infinity", "1e999"):
-        contact = await connection.fetchval(_ADD, space.space_id, datetime(2024, 5, 5, tzinfo=ZoneInfo("UTC")), value)
+        contact = await connection.fetchval(_ADD, space.space_id, datetime(2024, 5, 5, tzinfo=UTC), value)
         await connection.execute("INSERT INTO comet_tokens (contact_id, token) VALUES ($1, $2)", contact, value[-1000:])
     _, lines = await export(program, space, tmp_path / "file", include_comet_tokens=1)
     assert [line["name"] for line in lines] == [deep, wide, "NaN", "-Infinity", "1e999"]
@@ -138,25 +136,6 @@ async def test_contacts_that_cannot_be_exported_fail_the_export_at_once_with_a_s
     assert row is not None
     assert row["attempts"] == 1
     assert "secret" not in row["error_detail"]
-
-
-async def test_a_contact_committed_late_is_in_the_next_export_that_starts_where_this_one_was_complete(
-    program: Program, database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
-) -> None:
-    async with connect(database_url) as writer:
-        transaction = writer.transaction()
-        await transaction.start()
-        began = await writer.fetchval("SELECT now()")
-        late = await writer.fetchval(_ADD, space.space_id, began, "late")
-        prompt = await connection.fetchval(_ADD, space.space_id, await connection.fetchval("SELECT now()"), "prompt")
-        first, lines = await export(program, space, tmp_path / "file", **OPEN_END)
-        assert [line["id"] for line in lines] == [prompt]
-        await transaction.commit()
-    complete_until = datetime.fromisoformat(first["complete_until"])
-    assert complete_until < began < datetime.fromisoformat(first["snapshot_at"]) + timedelta(seconds=1)
-    start = complete_until.astimezone(ZoneInfo("Europe/Berlin")).strftime("%Y-%m-%d %H:%M:%S")
-    _, lines = await export(program, space, tmp_path / "file", **(OPEN_END | {"start_date": start}))
-    assert [line["id"] for line in lines] == [late, prompt]
 
 
 async def test_an_export_is_one_instant_while_contacts_are_inserted_merged_and_deleted(
