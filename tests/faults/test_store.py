@@ -1,7 +1,5 @@
 """What becomes of exports whose store fails: the whole program, a real S3 server, and a proxy between them."""
 
-import base64
-import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +12,7 @@ from aiohttp import web
 
 from service.client import ExportClient
 from tests.support import s3_faults, stores
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, add_wide_contacts, expected_lines, lines_of
 from tests.support.object_stores import use_credentials
 from tests.support.program import Program, running
 from tests.support.s3 import S3Access
@@ -256,15 +254,6 @@ async def test_a_file_that_fills_its_parts_exactly_has_no_part_more(
         row = await assert_file(connection, program, space, files, export_id, tmp_path / "file")
     assert row["file_size"] == size
     assert faults.seen.count("UploadPart") == 2
-
-
-async def add_wide_contacts(connection: asyncpg.Connection, space_id: int, count: int) -> None:
-    """Contacts whose names are a megabyte each and do not compress below three quarters of it."""
-    for _ in range(count):
-        name = base64.b64encode(os.urandom(750_000)).decode()
-        await connection.execute(
-            "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, '2024-05-05', $2)", space_id, name
-        )
 
 
 async def _logged(program: Program, event: str) -> bool:
