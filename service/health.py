@@ -1,11 +1,12 @@
 """Whether this process can work: asked by orchestrators, answered without a cost that grows with their impatience."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
 import structlog
 
-from service.errors import ServiceError
+from service.errors import ServiceError, StorageUnavailable
 from service.postgres.pool import Database
 from service.startup import Startup
 from service.storage import ObjectStore
@@ -14,6 +15,8 @@ from service.web.handlers import Readiness
 _GOOD_SECONDS = 15.0
 _BAD_SECONDS = 1.0
 """How long an answer of the store holds: a probe begins and aborts an upload. A store that is back is noticed sooner."""
+_PATIENCE_SECONDS = 2.0
+"""How long those who ask wait for a probe; it goes on after that, and all of them wait for the same one."""
 
 log = structlog.get_logger()
 
@@ -28,10 +31,13 @@ class Health:
         self._stuck = stuck
         self._stopping = False
         self._probed: tuple[float, str | None] | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """From now on not ready: load balancers shall look elsewhere."""
         self._stopping = True
+        if self._probing is not None:
+            self._probing.cancel()
 
     def alive(self) -> bool:
         """False where a restart would help; what the service stands on has no say in it."""
@@ -66,10 +72,18 @@ class Health:
 
     async def _ask_store(self) -> str | None:
         if self._probed is None or time.monotonic() > self._probed[0]:
-            fault = None
-            try:
-                await self._store.probe()
-            except ServiceError as error:
-                fault = error.sentence
-            self._probed = (time.monotonic() + (_BAD_SECONDS if fault else _GOOD_SECONDS), fault)
-        return self._probed[1]
+            if self._probing is None or self._probing.done():
+                self._probing = asyncio.create_task(self._probe())
+            await asyncio.wait({self._probing}, timeout=_PATIENCE_SECONDS)
+            if not self._probing.done() or self._probing.cancelled():
+                return StorageUnavailable().sentence
+            self._probing.result()
+        return self._probed[1] if self._probed else None
+
+    async def _probe(self) -> None:
+        fault = None
+        try:
+            await self._store.probe()
+        except ServiceError as error:
+            fault = error.sentence
+        self._probed = (time.monotonic() + (_BAD_SECONDS if fault else _GOOD_SECONDS), fault)

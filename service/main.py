@@ -125,10 +125,10 @@ async def _work(settings: Settings, database: Database, startup: Startup, store:
         with contextlib.suppress(ExportFailure):  # the probe says what is wrong
             await store.adopt()
     reachable = await startup.contacts()
-    await startup.store()
     startup.finish()
     log.info("started")
     running = asyncio.create_task(runner.run())
+    probing = asyncio.create_task(startup.store())  # it may take a minute, and ends nothing
     checking = None if reachable else asyncio.create_task(startup.contacts_later())
     try:
         if checking is not None:
@@ -137,10 +137,10 @@ async def _work(settings: Settings, database: Database, startup: Startup, store:
                 checking.result()
         await running
     finally:
-        for task in (running, checking):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(running, *([checking] if checking else []), return_exceptions=True)
+        tasks = [task for task in (running, probing, checking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: float) -> None:

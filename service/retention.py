@@ -12,8 +12,8 @@ from service.failpoints import failpoint
 from service.postgres.export_files import ExportFiles
 from service.storage import ObjectStore
 
-_LINK_SLACK = timedelta(minutes=2)
-"""A status call that saw the export as completed may still be signing its link for so long after the export has expired."""
+_DOWNLOAD_TIME = timedelta(hours=1)
+"""A download that began with the last link may go on for so long after it; some stores cut it off when the object goes."""
 
 log = structlog.get_logger()
 
@@ -24,7 +24,7 @@ class Retention:
     def __init__(self, files: ExportFiles, store: ObjectStore, *, link_lifetime: timedelta, history: timedelta) -> None:
         self._files = files
         self._store = store
-        self._links_live = link_lifetime + _LINK_SLACK
+        self._links_live = link_lifetime + _DOWNLOAD_TIME
         self._history = history
 
     async def expire(self) -> None:

@@ -59,7 +59,7 @@ class Sweep:
                 await failpoint("cleaned")
 
     async def abort_abandoned(self) -> None:
-        """Abort uploads of attempts that are in no row any more, or never were.
+        """Abort uploads of attempts that do not run any more, also of one that was begun twice and completed once.
 
         The store is listed first and the database asked after, so that a claim made meanwhile is seen.
         """
@@ -92,7 +92,7 @@ class Sweep:
                     log.info("orphan_deleted", object_name=found.object_name)
 
     async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
-        used = await self._claims.objects_in_use(upload.object_name for upload in uploads)
+        used = await self._claims.objects_being_written(upload.object_name for upload in uploads)
         for upload in uploads:
             if upload.object_name not in used:
                 async with _one_of_many(upload.object_name):

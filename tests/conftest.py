@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.support import postgres
+from tests.support import postgres, s3_faults
 from tests.support import s3 as s3_support
 from tests.support.s3 import S3Access
+from tests.support.s3_faults import S3Faults
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,10 @@ async def bucket(s3: S3Access) -> AsyncIterator[str]:
     """The name of a bucket of the test's own."""
     async with s3_support.bucket(s3) as name:
         yield name
+
+
+@pytest.fixture
+async def faults(s3: S3Access) -> AsyncIterator[S3Faults]:
+    """A proxy before the session's S3 store, to make faults with."""
+    async with s3_faults.s3_faults(s3.endpoint_url) as proxy:
+        yield proxy

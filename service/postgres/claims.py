@@ -148,6 +148,10 @@ class Claims:
         """Nothing of this attempt is left in the store."""
         await self._database.fetch("record_cleaned", garbage.claim_id)
 
+    async def objects_being_written(self, object_names: Iterable[str]) -> set[str]:
+        """Those of these objects that a running attempt writes."""
+        return {row["object_name"] for row in await self._database.fetch("objects_being_written", list(object_names))}
+
     async def objects_in_use(self, object_names: Iterable[str]) -> set[str]:
         """Those of these objects that are published or being written."""
         return {row["object_name"] for row in await self._database.fetch("objects_in_use", list(object_names))}

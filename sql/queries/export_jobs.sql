@@ -208,6 +208,11 @@ SELECT a.claim_id, a.job_id AS export_id, a.object_name, a.upload_id
 -- Nothing of this attempt is left in the store.
 UPDATE export_attempts SET cleaned_at = now() WHERE claim_id = $1 AND cleaned_at IS NULL;
 
+-- name: objects_being_written
+-- Those of these objects that a running attempt writes; asked after the store's uploads were listed, never before.
+SELECT a.object_name FROM export_attempts a JOIN export_jobs j ON j.claim_id = a.claim_id
+ WHERE a.object_name = ANY ($1::text[]);
+
 -- name: objects_in_use
 -- Which of these objects are published or being written; asked after the store was listed, never before. Each has an attempt,
 -- by whose index it is found.

@@ -28,12 +28,6 @@ def _credentials(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def faults(s3: S3Access) -> AsyncIterator[S3Faults]:
-    async with s3_faults.s3_faults(s3.endpoint_url) as faults:
-        yield faults
-
-
-@pytest.fixture
 async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
     """A store behind the proxy, with deadlines that a test can wait for."""
     async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=8, complete_timeout=12) as place:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from service.errors import StorageRefused
-from service.model import Claim
+from service.model import Claim, StoredFile
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from service.sweep import Sweep
@@ -100,6 +100,28 @@ async def test_what_a_running_attempt_stores_is_left_alone(
     await sweep.clean()
     await sweep.abort_abandoned()
     assert (await store.uploads(), await store.objects()) == ([claim.object_name], [claim.object_name])
+
+
+async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
+    connection: asyncpg.Connection,
+    claims: Claims,
+    space: Tenant,
+    store: StoreUnderTest,
+    sweep: Sweep,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.sweep.ABANDONED_AFTER", timedelta(seconds=-2))
+    claim = await dead_claim(connection, claims, space)
+    await leave_upload(store, claim.object_name)
+    await leave_upload(store, "an object that no row names")
+    await sweep.abort_abandoned()
+    assert await store.uploads() == [claim.object_name]
+    await leave_object(store, claim.object_name)
+    file = StoredFile(row_count=1, size=1, sha256="ab" * 32)
+    until = datetime(2024, 2, 1, tzinfo=UTC)
+    assert await claims.complete(claim, file, snapshot_at=until, complete_until=until, file_lifetime=timedelta(hours=1))
+    await sweep.abort_abandoned()
+    assert (await store.uploads(), await store.objects()) == ([], [claim.object_name])
 
 
 async def test_a_store_that_is_away_is_asked_again(

@@ -1,7 +1,9 @@
 """Contacts in the database, and what an export of them must hold, asked by a plain query."""
 
+import base64
 import gzip
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -62,6 +64,16 @@ async def add_contacts(connection: asyncpg.Connection, space_id: int, count: int
         count,
     )
     await connection.execute("ANALYZE contacts, contact_emails, comet_tokens")
+
+
+async def add_wide_contacts(connection: asyncpg.Connection, space_id: int, count: int) -> None:
+    """Contacts whose names are a megabyte each and do not compress below three quarters of it."""
+    for number in range(count):
+        name = base64.b64encode(os.urandom(750_000)).decode()
+        created_at = FIRST + timedelta(seconds=number)
+        await connection.execute(
+            "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, $2, $3)", space_id, created_at, name
+        )
 
 
 async def expected_lines(

@@ -4,8 +4,9 @@ Requests pass unchanged, the Host header included, because that is what clients 
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -19,6 +20,12 @@ Forward = Callable[[], Awaitable[web.Response]]
 Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
 """Gives the answer to a request, or none by ending its connection; `Forward` asks the store."""
 
+ANY = "*"
+"""In place of an operation's name: every operation for which nothing else is planned."""
+
+_SHUTDOWN_SECONDS = 0.1
+"""Requests that hang end then; 0 would mean to wait for them."""
+_EXTENSIONS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer", "if-none-match", "if-match")
 _OF_ONE_CONNECTION = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
 
 
@@ -28,6 +35,7 @@ def answer(status: int, code: str) -> Fault:
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         return _error(status, code)
 
+    fault.__name__ = f"answer_{status}_{code}"
     return fault
 
 
@@ -70,6 +78,62 @@ async def flip_a_byte(request: web.Request, forward: Forward) -> web.StreamRespo
     return await forward()
 
 
+async def cut_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """Let the store do it, then end the connection in the middle of the answer's body."""
+    reply = await forward()
+    body = reply.body if isinstance(reply.body, bytes) else b""
+    started = web.StreamResponse(status=reply.status, headers=reply.headers)
+    started.content_length = len(body)
+    await started.prepare(request)
+    await started.write(body[: len(body) // 2])
+    _reset(request)
+    return started
+
+
+async def refuse_extensions(request: web.Request, forward: Forward) -> web.StreamResponse:
+    """A store that knows S3 as it was: no additional checksums, no chunked signatures, no conditional writes."""
+    for name, value in request.headers.items():
+        if name.lower().startswith(_EXTENSIONS) or "aws-chunked" in value or value.startswith("STREAMING-"):
+            return _error(501, "NotImplemented")
+    return await forward()
+
+
+def slowly(bytes_per_second: int) -> Fault:
+    """Take the request's body, and give the answer's, at this rate."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        step = max(1, bytes_per_second // 10)
+        body = bytearray()
+        async for chunk in request.content.iter_chunked(step):
+            body += chunk
+            await asyncio.sleep(len(chunk) / bytes_per_second)
+        request._read_bytes = bytes(body)
+        reply = await forward()
+        content = reply.body if isinstance(reply.body, bytes) else b""
+        trickle = web.StreamResponse(status=reply.status, headers=reply.headers)
+        trickle.content_length = int(reply.headers.get("Content-Length", len(content)))
+        await trickle.prepare(request)
+        for start in range(0, len(content), step):
+            await trickle.write(content[start : start + step])
+            await asyncio.sleep(step / bytes_per_second)
+        return trickle
+
+    fault.__name__ = f"slowly_{bytes_per_second}"
+    return fault
+
+
+def refuse_tokens(*tokens: str) -> Fault:
+    """A store for which these temporary credentials are over."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        if request.headers.get("X-Amz-Security-Token") in tokens:
+            return _error(400, "ExpiredToken")
+        return await forward()
+
+    fault.__name__ = "refuse_tokens"
+    return fault
+
+
 def answer_late(seconds: float) -> Fault:
     """Let the store do it and answer after a silence."""
 
@@ -78,6 +142,7 @@ def answer_late(seconds: float) -> Fault:
         await asyncio.sleep(seconds)
         return reply
 
+    fault.__name__ = f"answer_late_{seconds:g}"
     return fault
 
 
@@ -88,8 +153,11 @@ class S3Faults:
     endpoint_url: str = ""
     seen: list[str] = field(default_factory=list)
     """The operations that were asked for, in their order."""
+    met: Counter[str] = field(default_factory=Counter)
+    """How often each fault was met, by its name."""
     _planned: dict[str, deque[Fault]] = field(default_factory=dict)
     _always: dict[str, Fault] = field(default_factory=dict)
+    _chances: list[tuple[random.Random, Collection[str], Mapping[Fault, float]]] = field(default_factory=list)
     _change: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def next(self, operation: str, *faults: Fault) -> None:
@@ -97,8 +165,22 @@ class S3Faults:
         self._planned.setdefault(operation, deque()).extend(faults)
 
     def always(self, operation: str, fault: Fault) -> None:
-        """Let every request for `operation` meet this fault."""
+        """Let every request for `operation`, or for ANY, meet this fault."""
         self._always[operation] = fault
+
+    def randomly(self, rng: random.Random, chances: Mapping[Fault, float], *, operations: Collection[str] = ()) -> None:
+        """Let requests for these operations, by default all, meet each fault with its probability; the sum is at most 1.
+
+        May be called again for other operations. What is planned otherwise comes first.
+        """
+        assert sum(chances.values()) <= 1
+        self._chances.append((rng, operations, chances))
+
+    def heal(self) -> None:
+        """From now on nothing goes wrong any more."""
+        self._planned.clear()
+        self._always.clear()
+        self._chances.clear()
 
     async def reached(self, operation: str) -> None:
         """Wait until `operation` has been asked for."""
@@ -110,8 +192,24 @@ class S3Faults:
         async with self._change:
             self.seen.append(operation)
             self._change.notify_all()
-        planned = self._planned.get(operation)
-        return planned.popleft() if planned else self._always.get(operation)
+        fault = self._due(operation)
+        if fault is not None:
+            self.met[fault.__name__] += 1
+        return fault
+
+    def _due(self, operation: str) -> Fault | None:
+        if planned := self._planned.get(operation):
+            return planned.popleft()
+        if (always := self._always.get(operation) or self._always.get(ANY)) is not None:
+            return always
+        for rng, operations, chances in self._chances:
+            if not operations or operation in operations:
+                drawn = rng.random()
+                for fault, chance in chances.items():
+                    drawn -= chance
+                    if drawn < 0:
+                        return fault
+        return None
 
 
 @asynccontextmanager
@@ -129,7 +227,7 @@ async def s3_faults(upstream: str) -> AsyncIterator[S3Faults]:
 
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)

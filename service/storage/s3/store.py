@@ -155,7 +155,10 @@ class S3Store:
                 ContentDisposition=content_disposition(filename),
                 Metadata=dict(metadata),
             )
-        return S3Upload(self._bucket, key, answer["UploadId"], part_size)
+        upload = S3Upload(self._bucket, key, answer["UploadId"], part_size)
+        if answer["ResponseMetadata"]["RetryAttempts"]:
+            upload.after_complete = partial(self._abort_earlier, object_name)
+        return upload
 
     async def _abandon(self, object_name: str, upload: S3Upload) -> None:
         await upload.stop()
@@ -163,6 +166,14 @@ class S3Store:
             await self._abort(object_name, upload.upload_id, CLEANUP_SECONDS)
         except ExportFailure as failure:
             log.warning("upload_not_aborted", object_name=object_name, upload_id=upload.upload_id, detail=failure.detail)
+
+    async def _abort_earlier(self, object_name: str) -> None:
+        """Abort what the store began for us before an answer arrived: nobody else would look for it, as all went well."""
+        try:
+            async for upload in self.unfinished_uploads(object_name):
+                await self._abort(object_name, upload.upload_id, CLEANUP_SECONDS)
+        except ExportFailure as failure:
+            log.warning("upload_not_aborted", object_name=object_name, detail=failure.detail)
 
     async def _abort(self, object_name: str, upload_id: str, seconds: float) -> None:
         try:

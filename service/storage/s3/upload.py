@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ class S3Upload:
     def __init__(self, bucket: Bucket, key: str, upload_id: str, part_size: int) -> None:
         self.upload_id = upload_id
         self.completed = False
+        self.after_complete: Callable[[], Awaitable[None]] | None = None
+        """Awaited once the object is there; must not raise."""
         self._bucket = bucket
         self._key = key
         self._sizes = PartSizes(part_size)
@@ -69,6 +72,8 @@ class S3Upload:
             if not await self._is_there(size):
                 raise
         self.completed = True
+        if self.after_complete is not None:
+            await self.after_complete()
 
     async def stop(self) -> None:
         """End the parts that are on their way: one that arrives after the abort might be kept, and paid for."""

@@ -1,0 +1,174 @@
+"""What becomes of exports whose contacts are hard to export: enormous, strange, or written at this very moment."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service.client import ExportClient
+from tests.support import stores
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
+from tests.support.jobs import connect
+from tests.support.program import Program, running
+from tests.support.stores import StoreUnderTest
+from tests.support.waiting import until_row
+
+_ADD = "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, $2, $3) RETURNING id"
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
+    """A directory as object store."""
+    async with stores.directory_store(tmp_path / "files") as store:
+        yield store
+
+
+@pytest.fixture
+async def program(database_url: str, files: StoreUnderTest) -> AsyncIterator[Program]:
+    """The program, with leases that a machine under load keeps while it moves a hundred megabytes."""
+    async with running({"DATABASE_URL": database_url, "LEASE_SECONDS": "10", **files.settings}) as program:
+        yield program
+
+
+async def export(program: Program, space: Tenant, path: Path, **body: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The last status of a new export, and the lines of its file; there are none where it did not complete."""
+    async with ExportClient(program.address, space.key) as client:
+        status = await client.ended(await client.create(**(WHOLE_RANGE | body)))
+        if status["status"] != "completed":
+            return status, []
+        return status, lines_of((await client.download(status, path)).path)
+
+
+async def test_a_contact_of_100_mb_is_exported_in_one_attempt_and_in_less_than_a_gigabyte_of_memory(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 10)
+    size = 100_000_000
+    await connection.execute(
+        "UPDATE contacts SET name = repeat('long ', $1::int) WHERE id = (SELECT min(id) + 4 FROM contacts)", size // 5
+    )
+    status, lines = await export(program, space, tmp_path / "file")
+    assert [len(line["name"]) for line in lines] == [6] * 4 + [size] + [6] * 4 + [7]
+    assert status["row_count"] == 10
+    assert await connection.fetchval("SELECT attempts FROM export_jobs") == 1
+    assert _peak_memory(program) < 1_000_000_000
+
+
+async def test_a_contact_with_a_hundred_thousand_addresses_is_one_line_with_all_of_them(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 3)
+    await connection.execute(
+        "INSERT INTO contact_emails (contact_id, email, last_seen_at)"
+        " SELECT min(id), format('%s@example.net', n), '2024-06-01'::timestamptz + n * interval '1 s'"
+        " FROM contacts, generate_series(1, 100000) n GROUP BY n"
+    )
+    _, lines = await export(program, space, tmp_path / "file", include_all_emails=1)
+    assert [len(line["emails"]) for line in lines] == [100_001, 1, 1]
+    assert lines[0]["emails"][:2] == ["100000@example.net", "99999@example.net"]
+
+
+async def test_a_value_may_look_like_json_of_any_depth_and_stays_a_string(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    deep = "[" * 20_000 + "]" * 20_000
+    wide = json.dumps({str(number): None for number in range(10_000)})
+    for value in (deep, wide, "NaN", "-Infinity", "1e999"):
+        contact = await connection.fetchval(_ADD, space.space_id, datetime(2024, 5, 5, tzinfo=UTC), value)
+        await connection.execute("INSERT INTO comet_tokens (contact_id, token) VALUES ($1, $2)", contact, value[-1000:])
+    _, lines = await export(program, space, tmp_path / "file", include_comet_tokens=1)
+    assert [line["name"] for line in lines] == [deep, wide, "NaN", "-Infinity", "1e999"]
+    assert all(line["comet_tokens"] == [line["name"][-1000:]] for line in lines)
+
+
+async def test_ids_beyond_what_a_double_can_hold_are_exact(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    ids = [2**53 - 1, 2**53 + 1, 2**63 - 1]
+    await connection.execute(
+        "INSERT INTO contacts (id, space_id, created_at) OVERRIDING SYSTEM VALUE SELECT id, $1, '2024-05-05'"
+        " FROM unnest($2::bigint[]) id",
+        space.space_id,
+        ids,
+    )
+    _, lines = await export(program, space, tmp_path / "file")
+    assert [line["id"] for line in lines] == ids
+
+
+async def test_instants_that_no_calendar_holds_neither_fail_an_export_nor_stand_in_its_way(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    for created_at in ("infinity", "-infinity", "4713-01-01 BC", "294276-12-31"):
+        await connection.execute(
+            f"INSERT INTO contacts (space_id, created_at) VALUES ($1, '{created_at}'::timestamptz)", space.space_id
+        )
+    await add_contacts(connection, space.space_id, 3)
+    await connection.execute(
+        "UPDATE contact_emails SET last_seen_at = 'infinity'; UPDATE comet_tokens SET last_seen_at = '-infinity'"
+    )
+    status, lines = await export(program, space, tmp_path / "file", include_comet_tokens=1, include_all_emails=1)
+    assert status["row_count"] == len(lines) == 3
+    assert [len(line["comet_tokens"]) for line in lines] == [3, 3, 3]
+    status, _ = await export(
+        program, space, tmp_path / "file", start_date="0001-01-02 00:00:00", end_date="9999-12-30 00:00:00"
+    )
+    assert status["row_count"] == 3
+
+
+async def test_contacts_that_cannot_be_exported_fail_the_export_at_once_with_a_sentence(
+    program: Program, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 1000)
+    await connection.execute(
+        "UPDATE contacts SET location = 'a secret' WHERE id = (SELECT max(id) FROM contacts);"
+        "ALTER TABLE contacts RENAME TO people;"
+        "CREATE VIEW contacts AS SELECT id, space_id, created_at, email, name, phone, merged_into,"
+        " CASE WHEN location = 'a secret' THEN location::int::text ELSE location END AS location FROM people"
+    )
+    status, _ = await export(program, space, tmp_path / "file")
+    assert (status["status"], status["error_code"]) == ("failed", "source_data")
+    assert status["message"] == "The stored contacts hold data that cannot be exported."
+    row = await connection.fetchrow("SELECT attempts, error_detail FROM export_jobs")
+    assert row is not None
+    assert row["attempts"] == 1
+    assert "secret" not in row["error_detail"]
+
+
+async def test_an_export_is_one_instant_while_contacts_are_inserted_merged_and_deleted(
+    program: Program, database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 3000)
+    before = await expected_lines(connection, space.space_id, tokens=True, emails=True)
+    ids = [line["id"] for line in before]
+    async with connect(database_url) as gate:
+        # The export has its snapshot and its first rows when the lock stops it.
+        transaction = gate.transaction()
+        await transaction.start()
+        await gate.execute("LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+        async with ExportClient(program.address, space.key) as client:
+            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1, include_all_emails=1)
+            await _until_waiting(connection)
+            await gate.execute(
+                "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, '2024-03-02', 'new')", space.space_id
+            )
+            await gate.execute("SELECT merge_contacts($1, $2), merge_contacts($3, $4)", ids[5], ids[2900], ids[2901], ids[6])
+            await gate.execute("DELETE FROM contacts WHERE id = ANY ($1)", [ids[7], ids[2902]])
+            await transaction.commit()
+            file = await client.download(await client.ended(export_id), tmp_path / "file")
+    assert lines_of(file.path) == before
+
+
+def _peak_memory(program: Program) -> int:
+    """The most bytes that the process has had in memory."""
+    lines = Path(f"/proc/{program.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+async def _until_waiting(connection: asyncpg.Connection) -> None:
+    await until_row(
+        connection, "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
