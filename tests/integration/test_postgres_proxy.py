@@ -95,12 +95,24 @@ async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_reque
     proxy: PostgresProxy, sql: asyncpg.Connection, fault: Fault, committed: int
 ) -> None:
     writer = await client(proxy, "writer")
-    proxy.next("insert_space", fault)
+    proxy.next(INSERT_SPACE, fault)
     await writer.fetch(LIST_SPACES)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await writer.fetch(INSERT_SPACE, "a space", "UTC")
-    await proxy.met("insert_space")
+    await proxy.met(INSERT_SPACE)
     assert await sql.fetchval("SELECT count(*) FROM spaces") == committed
+
+
+async def test_an_answer_that_is_held_arrives_when_the_connection_passes_again(proxy: PostgresProxy) -> None:
+    reader = await client(proxy, "reader")
+    proxy.next("SELECT 1", Fault.HOLD_ANSWER)
+    answer = asyncio.create_task(reader.fetchval("SELECT 1"))
+    await proxy.met("SELECT 1")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(answer), 0.1)
+    proxy.behave(Mode.PASS, "reader")
+    assert await answer == 1
+    reader.terminate()
 
 
 async def test_parameters_of_a_session_are_replaced_where_the_client_sets_them(proxy: PostgresProxy) -> None:

@@ -63,16 +63,19 @@ class Statements:
 
     def __init__(self) -> None:
         self._prepared: dict[bytes, str] = {}
+        self._portals: dict[bytes, str] = {}
 
     def executed(self, message: bytes) -> str | None:
-        """The text of the statement that this message begins to execute, if it does."""
+        """The text of the statement that this message executes, or goes on to fetch from, if it does."""
         match kind(message):
             case "P":  # parse: name, text
                 name, text, _ = message[5:].split(b"\0", 2)
                 self._prepared[name] = text.decode()
             case "B":  # bind: portal, name
-                _, name, _ = message[5:].split(b"\0", 2)
-                return self._prepared.get(name)
+                portal, name, _ = message[5:].split(b"\0", 2)
+                self._portals[portal] = self._prepared.get(name, "")
+            case "E":  # execute: portal, rows
+                return self._portals.get(message[5:].split(b"\0", 1)[0])
             case "Q":  # a query without parameters
                 return message[5:].rstrip(b"\0").decode()
         return None

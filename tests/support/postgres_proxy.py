@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
-from sql import statement
 from tests.support.postgres_messages import Startup, Statements, backend_pid, kind, read_message, read_startup
 from tests.support.waiting import until
 
@@ -43,6 +42,8 @@ class Fault(Enum):
     """The connection is reset before the server has seen it."""
     LOSE_ANSWER = "lose answer"
     """The server does it and commits; the answer is dropped and the connection reset."""
+    HOLD_ANSWER = "hold answer"
+    """The server does it; the connection freezes before the first word of the answer."""
 
 
 class Connection:
@@ -58,7 +59,7 @@ class Connection:
         self._moving = asyncio.Event()
         self._moving.set()
         self._statements = Statements()
-        self._answer_is_lost = False
+        self._unanswered: Fault | None = None
 
     def behave(self, mode: Mode) -> None:
         """From now on do this."""
@@ -103,7 +104,7 @@ class Connection:
                 if fault is Fault.LOSE_REQUEST:
                     self.reset()
                     return
-                self._answer_is_lost = self._answer_is_lost or fault is Fault.LOSE_ANSWER
+                self._unanswered = self._unanswered or fault
                 await self._carry(message, self._server)
         if self.mode is Mode.BLACKHOLE:
             await asyncio.get_running_loop().create_future()
@@ -114,7 +115,10 @@ class Connection:
                 message = await read_message(reader)
                 if kind(message) == "K":
                     self.backend = backend_pid(message)
-                if not self._answer_is_lost:
+                if self._unanswered is Fault.HOLD_ANSWER:
+                    self._unanswered = None
+                    self.behave(Mode.FREEZE)
+                if self._unanswered is None:
                     await self._carry(message, self._client)
                 elif kind(message) == "Z":  # ready for the next statement: this one is committed
                     self.reset()
@@ -142,7 +146,6 @@ class PostgresProxy:
     _open: list[Connection] = field(default_factory=list)
     _future: dict[str | None, Mode] = field(default_factory=dict)
     _planned: dict[str, list[Fault]] = field(default_factory=dict)
-    _met: set[str] = field(default_factory=set)
 
     def connections(self, application_name: str | None = None) -> list[Connection]:
         """Those that are open, all or of one name."""
@@ -156,26 +159,24 @@ class PostgresProxy:
         for connection in self.connections(application_name):
             connection.behave(mode)
 
-    def next(self, name: str, *faults: Fault) -> None:
-        """Let the next executions of the statement of this name meet these faults, one each."""
-        self._planned.setdefault(statement(name), []).extend(faults)
+    def next(self, part: str, *faults: Fault) -> None:
+        """Let the next executions of statements that hold this text meet these faults, one each."""
+        self._planned.setdefault(part, []).extend(faults)
 
-    async def met(self, name: str) -> None:
-        """Wait until the statement of this name has met its last planned fault."""
+    async def met(self, part: str) -> None:
+        """Wait until all that was planned for statements that hold this text has come about."""
 
         async def all_met() -> bool:
-            return statement(name) in self._met
+            return not self._planned[part]
 
         await until(all_met)
 
     def take(self, text: str) -> Fault | None:
         """The fault that this execution is to meet."""
-        planned = self._planned.get(text)
-        if not planned:
-            return None
-        if len(planned) == 1:
-            self._met.add(text)
-        return planned.pop(0)
+        for part, planned in self._planned.items():
+            if planned and part in text:
+                return planned.pop(0)
+        return None
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the server."""
