@@ -21,6 +21,10 @@ _RECEIVE_BUFFER = 64 * 1024
 """Bytes. A client that stops reading is noticed by the server after this and its own buffer, not after megabytes."""
 
 
+_LAST_OF_A_REQUEST = "SHQ"
+"""Sync, flush, query: now the client waits for an answer."""
+
+
 class Mode(Enum):
     """What a connection does with the messages of both sides."""
 
@@ -32,7 +36,7 @@ class Mode(Enum):
     RESET = "reset"
     """Ended on both sides, without a goodbye."""
     DELAY = "delay"
-    """Each message waits for `PostgresProxy.delay` seconds."""
+    """Each round trip takes `PostgresProxy.delay` seconds longer."""
 
 
 class Fault(Enum):
@@ -125,7 +129,7 @@ class Connection:
                     return
 
     async def _carry(self, message: bytes, to: asyncio.StreamWriter) -> None:
-        if self.mode is Mode.DELAY:
+        if self.mode is Mode.DELAY and to is self._server and kind(message) in _LAST_OF_A_REQUEST:
             await asyncio.sleep(self._proxy.delay)
         await self._moving.wait()
         if self.mode is not Mode.BLACKHOLE:
@@ -140,7 +144,7 @@ class PostgresProxy:
     url: str
     upstream: SplitResult
     delay: float = 0.05
-    """Seconds that each message of a connection in `Mode.DELAY` waits."""
+    """Seconds that each round trip of a connection in `Mode.DELAY` takes longer."""
     startup: dict[str, str] = field(default_factory=dict)
     """Parameters that get another value at the start of a session, where the client sets them at all."""
     _open: list[Connection] = field(default_factory=list)
