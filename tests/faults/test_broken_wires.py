@@ -4,6 +4,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -208,6 +209,28 @@ async def test_a_request_whose_insert_stays_unanswered_gets_503_and_its_export_r
         assert await connection.fetchval("SELECT count(*) FROM export_jobs") == 1
         row = await until_row(connection, "SELECT * FROM export_jobs WHERE status = 'completed'")
         assert (await answer(program, "GET", f"{EXPORTS}/{row['id']}", space))[1]["status"] == "completed"
+
+
+@pytest.mark.parametrize(("fault", "replayed"), [(Fault.LOSE_ANSWER, True), (Fault.LOSE_REQUEST, False)])
+async def test_a_request_with_a_key_that_is_sent_again_after_no_answer_makes_one_export(
+    connection: asyncpg.Connection,
+    space: Tenant,
+    files: StoreUnderTest,
+    proxy: PostgresProxy,
+    fault: Fault,
+    replayed: bool,
+) -> None:
+    proxy.next(statement("insert_export_once"), fault)
+    headers = space.headers | {"Idempotency-Key": "the export of March"}
+    async with running({"DATABASE_URL": proxy.url, **files.settings}) as program, aiohttp.ClientSession() as session:
+        async with session.post(f"{program.address}{EXPORTS}", json=WHOLE_RANGE, headers=headers) as first:
+            assert first.status == 503
+        async with session.post(f"{program.address}{EXPORTS}", json=WHOLE_RANGE, headers=headers) as second:
+            assert (second.status, "Idempotent-Replayed" in second.headers) == (202, replayed)
+            export_id = (await second.json())["export_id"]
+        row = await until_ended(connection, export_id)
+        assert (row["status"], row["attempts"]) == ("completed", 1)
+        assert await connection.fetchval("SELECT count(*) FROM export_jobs") == 1
 
 
 async def test_a_slow_wire_to_the_database_ends_nothing(
