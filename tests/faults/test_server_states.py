@@ -29,12 +29,12 @@ async def logged(program: Program, event: str, detail: str = "") -> bool:
 async def until_accepted(program: Program, space: Tenant) -> int:
     """Ask for exports until one is accepted; its id."""
 
-    async def accepted() -> int | None:
+    async def accepted() -> int:
         status, body, _ = await answer(program, "POST", EXPORTS, space, **WHOLE_RANGE)
         assert status in (202, 503)
-        return body.get("export_id")
+        return int(body.get("export_id", 0))
 
-    return await until(accepted) or 0
+    return await until(accepted)
 
 
 async def test_a_process_stops_its_work_by_itself_when_the_database_is_down_for_longer_than_a_lease(
