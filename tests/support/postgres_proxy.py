@@ -21,6 +21,8 @@ _RECEIVE_BUFFER = 64 * 1024
 """Bytes. A client that stops reading is noticed by the server after this and its own buffer, not after megabytes."""
 
 
+_TURNS_OF_AN_ACCEPT = 5
+"""Turns of the event loop between a new connection and the first step of its task, and one more."""
 _LAST_OF_A_REQUEST = "SHQ"
 """Sync, flush, query: now the client waits for an answer."""
 
@@ -86,9 +88,10 @@ class Connection:
     async def run(self, startup: Startup, reader: asyncio.StreamReader) -> None:
         """Carry messages until either side ends."""
         from_server, self._server = await self._proxy.connect()
-        await self._carry(startup.encoded(), self._server)
-        pumps = [asyncio.create_task(self._from_client(reader)), asyncio.create_task(self._from_server(from_server))]
+        pumps: list[asyncio.Task[None]] = []
         try:
+            await self._carry(startup.encoded(), self._server)
+            pumps += [asyncio.create_task(self._from_client(reader)), asyncio.create_task(self._from_server(from_server))]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             if self.mode is Mode.BLACKHOLE:
                 await asyncio.wait(pumps)  # neither side learns that the other is gone
@@ -192,8 +195,12 @@ class PostgresProxy:
         link = socket.socket()
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         link.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(link, (host, port))
-        return await asyncio.open_connection(sock=link)
+        try:
+            await asyncio.get_running_loop().sock_connect(link, (host, port))
+            return await asyncio.open_connection(sock=link)
+        except BaseException:
+            link.close()
+            raise
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one client."""
@@ -221,9 +228,11 @@ class PostgresProxy:
         if any(each.backend == startup.cancels and each.mode is not Mode.PASS for each in self._open):
             return
         _, server = await self.connect()
-        server.write(startup.encoded())
-        await server.drain()
-        server.close()
+        try:
+            server.write(startup.encoded())
+            await server.drain()
+        finally:
+            server.close()
 
 
 @asynccontextmanager
@@ -237,7 +246,8 @@ async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
         assert task is not None
         serving.add(task)
         try:
-            await proxy.accept(reader, writer)
+            with suppress(asyncio.CancelledError):  # only ever by us, below
+                await proxy.accept(reader, writer)
         finally:
             serving.discard(task)
 
@@ -250,6 +260,8 @@ async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
         yield proxy
     finally:
         server.close()
+        for _ in range(_TURNS_OF_AN_ACCEPT):
+            await asyncio.sleep(0)  # what was accepted a moment ago begins, to be ended properly
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
