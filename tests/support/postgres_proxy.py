@@ -145,6 +145,7 @@ class PostgresProxy:
     """The proxy while it runs. `url` leads to the same database, with the same role, through it."""
 
     url: str
+    port: int
     upstream: SplitResult
     delay: float = 0.05
     """Seconds that each round trip of a connection in `Mode.DELAY` takes longer."""
@@ -255,7 +256,7 @@ async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
     host, port = server.sockets[0].getsockname()
     role = quote(unquote(upstream.username or "postgres"), safe="")
     secret = f":{upstream.password}" if upstream.password else ""
-    proxy = PostgresProxy(f"postgresql://{role}{secret}@{host}:{port}{upstream.path}?sslmode=disable", upstream)
+    proxy = PostgresProxy(f"postgresql://{role}{secret}@{host}:{port}{upstream.path}?sslmode=disable", port, upstream)
     try:
         yield proxy
     finally:
