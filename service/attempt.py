@@ -80,6 +80,8 @@ class Attempts:
                 await self._settle_ended(lease, ended.ending)
             except ExportFailure as failure:
                 await self._settle_failure(lease, failure)
+            except DatabaseUnavailable as error:
+                await self._settle_failure(lease, InternalFailure(detail=f"main database: {error.detail}"))
             except Exception as error:
                 log.exception("attempt_crashed", export_id=claim.export_id, claim_id=str(claim.claim_id))
                 await self._settle_failure(lease, InternalFailure(detail=type(error).__name__))

@@ -19,6 +19,9 @@ from sql import statement
 
 CALL_TIMEOUT = 5.0
 """Seconds a connection, or a statement on it, may take."""
+_SERVER_SHARE = 0.9
+"""The server gives up on a statement this much earlier than we do. Its answer says that nothing was committed; our own
+giving up says nothing, and what waits for a lock would be done after all once nobody hears of it."""
 _RELEASE_TIMEOUT = 3.0
 _IDLE_SECONDS = 60.0
 """Idle connections are closed before load balancers and NAT tables forget them."""
@@ -44,6 +47,8 @@ class Database:
         self, dsn: str, *, application_name: str, size: int, pooler: bool = False, timeout: float = CALL_TIMEOUT
     ) -> None:
         self._timeout = timeout
+        milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
+        session = {"application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -53,7 +58,7 @@ class Database:
             timeout=timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
-            server_settings=None if pooler else {"application_name": application_name},
+            server_settings=None if pooler else session,
         )
 
     async def __aenter__(self) -> Self:

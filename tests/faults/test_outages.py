@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,12 @@ import pytest
 from service.client import ExportClient
 from service.embedded.postgres import EmbeddedPostgres
 from service.postgres.migrate import migrate
-from tests.support import stores
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
 from tests.support.program import Program, environment, running, started
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_ended, until_row
 
 BODY: dict[str, Any] = WHOLE_RANGE | {"include_comet_tokens": 1}
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server of the test's own, to be stopped and started; it is not running yet."""
-    server = EmbeddedPostgres(tmp_path / "postgres", parameters={"fsync": "off"})
-    yield server
-    server.stop("immediate")
-
-
-@pytest.fixture
-async def files(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    """A directory as object store."""
-    async with stores.directory_store(tmp_path / "files") as store:
-        yield store
 
 
 async def answer(

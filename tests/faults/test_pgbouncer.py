@@ -1,0 +1,72 @@
+"""The service behind a pooler that lends its connections by the transaction."""
+
+import asyncio
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.client import ExportClient
+from tests.faults.test_lost_sessions import crashes
+from tests.faults.test_outages import EXPORTS, answer
+from tests.faults.test_worker_death import ROWS, assert_file_is_right, create, held_up, until_in_the_middle
+from tests.support.calls import cancel, create_once
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of, tenant
+from tests.support.pgbouncer import SERVER_CONNECTIONS, pgbouncer
+from tests.support.postgres_proxy import postgres_proxy
+from tests.support.program import running
+from tests.support.stores import StoreUnderTest
+from tests.support.waiting import until_ended
+
+pytestmark = pytest.mark.debian
+
+
+async def test_replicas_behind_a_transaction_pooler_make_whole_exports_and_use_no_session_of_it(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, ROWS)
+    other = await tenant(database_url)
+    async with postgres_proxy(database_url) as behind, pgbouncer(behind.url) as pooler:
+        settings = {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": database_url, **store.settings}
+        async with running(settings) as first, running(settings) as second:
+            export_id = await create(first, space)
+            programs = [first, second] * 8
+            await asyncio.gather(*(answer(each, "GET", f"{EXPORTS}/{export_id}", space) for each in programs))
+            others = await asyncio.gather(*(answer(each, "POST", EXPORTS, other, **WHOLE_RANGE) for each in programs))
+            assert {status for status, _, _ in others} == {202}
+            once = set(await asyncio.gather(*(create_once(each.address, other, "a key") for each in programs)))
+            assert len(once) == 1
+            ended = await cancel(second.address, other, once.pop())
+            assert ended["status"] in ("cancelled", "expired")
+            for _, body, _ in others:
+                assert (await until_ended(connection, body["export_id"]))["status"] == "completed"
+            _, listed, _ = await answer(second, "GET", EXPORTS, other)
+            assert len(listed["data"]) == len(programs) + 1
+            async with ExportClient(second.address, space.key) as client:
+                file = await client.download(await client.ended(export_id), tmp_path / "file")
+            assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
+            assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE attempts > 1 OR lost_leases > 0") == 0
+            # What needs a session does not come through the pooler: only the pool's transactions do.
+            assert 1 <= len(behind.connections()) <= SERVER_CONNECTIONS
+            assert {each.application_name for each in behind.connections()} == {""}
+            assert crashes(first) + crashes(second) == []
+
+
+async def test_a_pooler_that_is_restarted_holds_up_calls_and_no_export_that_runs(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, ROWS)
+    async with postgres_proxy(database_url) as behind, pgbouncer(behind.url) as pooler:
+        settings = {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": database_url, **files.settings}
+        async with running(settings) as program:
+            async with held_up(database_url):
+                export_id = await create(program, space)
+                await until_in_the_middle(connection)
+                await pooler.stop()
+                status, _, retry_after = await answer(program, "POST", EXPORTS, space, **WHOLE_RANGE)
+                assert (status, retry_after) == (503, "5")
+                await pooler.start()
+            row = await until_ended(connection, export_id)
+            assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 1, 0)
+            await assert_file_is_right(connection, program, space, files, export_id, tmp_path / "file")
+            assert crashes(program) == []

@@ -1,0 +1,123 @@
+"""The proxy that the fault tests put before Postgres does to connections what it says, and to no others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from sql import statement
+from tests.support.jobs import connect
+from tests.support.postgres_proxy import Fault, Mode, PostgresProxy, postgres_proxy
+from tests.support.waiting import until_row
+
+LIST_SPACES = statement("list_spaces")
+INSERT_SPACE = statement("insert_space")
+
+
+@pytest.fixture
+async def proxy(database_url: str) -> AsyncIterator[PostgresProxy]:
+    async with postgres_proxy(database_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+    async with connect(database_url) as connection:
+        yield connection
+
+
+async def client(proxy: PostgresProxy, name: str) -> asyncpg.Connection:
+    return await asyncpg.connect(proxy.url, server_settings={"application_name": name}, timeout=5)
+
+
+async def test_connections_pass_unchanged_and_are_known_by_their_name_and_backend(
+    proxy: PostgresProxy, sql: asyncpg.Connection
+) -> None:
+    one, other = await client(proxy, "one"), await client(proxy, "other")
+    assert await one.fetch(LIST_SPACES) == await other.fetch(LIST_SPACES) == []
+    assert [each.backend for each in proxy.connections("one")] == [one.get_server_pid()]
+    await one.close()
+    await until_row(sql, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'one')")
+    assert [each.application_name for each in proxy.connections()] == ["other"]
+    other.terminate()
+
+
+async def test_a_frozen_connection_goes_on_where_it_stood(proxy: PostgresProxy) -> None:
+    frozen, other = await client(proxy, "frozen"), await client(proxy, "other")
+    proxy.behave(Mode.FREEZE, "frozen")
+    answer = asyncio.create_task(frozen.fetchval("SELECT 1"))
+    assert await other.fetchval("SELECT 2") == 2
+    assert not answer.done()
+    proxy.behave(Mode.PASS, "frozen")
+    assert await answer == 1
+    for each in (frozen, other):
+        each.terminate()
+
+
+async def test_of_a_connection_in_a_black_hole_neither_side_learns_the_end(
+    proxy: PostgresProxy, sql: asyncpg.Connection
+) -> None:
+    lost = await client(proxy, "lost")
+    (link,) = proxy.connections("lost")
+    link.behave(Mode.BLACKHOLE)
+    with pytest.raises(TimeoutError):
+        await lost.fetchval("SELECT 1", timeout=0.1)
+    lost.terminate()
+    following = await client(proxy, "lost")
+    assert await following.fetchval("SELECT 1") == 1
+    assert await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'lost'") == 2
+    following.terminate()
+
+
+async def test_a_reset_ends_both_sides_and_those_to_come(proxy: PostgresProxy, sql: asyncpg.Connection) -> None:
+    victim = await client(proxy, "victim")
+    proxy.behave(Mode.RESET, "victim")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await victim.fetchval("SELECT 1")
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await client(proxy, "victim")
+    await until_row(sql, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'victim')")
+
+
+async def test_a_round_trip_that_is_delayed_takes_longer_and_no_more(proxy: PostgresProxy) -> None:
+    proxy.delay = 0.05
+    proxy.behave(Mode.DELAY)
+    slow = await client(proxy, "slow")
+    began = asyncio.get_running_loop().time()
+    assert await slow.fetchval("SELECT 1") == 1
+    assert asyncio.get_running_loop().time() - began > proxy.delay
+    slow.terminate()
+
+
+@pytest.mark.parametrize(("fault", "committed"), [(Fault.LOSE_REQUEST, 0), (Fault.LOSE_ANSWER, 1)])
+async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_request_is_lost_is_not(
+    proxy: PostgresProxy, sql: asyncpg.Connection, fault: Fault, committed: int
+) -> None:
+    writer = await client(proxy, "writer")
+    proxy.next(INSERT_SPACE, fault)
+    await writer.fetch(LIST_SPACES)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await writer.fetch(INSERT_SPACE, "a space", "UTC")
+    await proxy.met(INSERT_SPACE)
+    assert await sql.fetchval("SELECT count(*) FROM spaces") == committed
+
+
+async def test_an_answer_that_is_held_arrives_when_the_connection_passes_again(proxy: PostgresProxy) -> None:
+    reader = await client(proxy, "reader")
+    proxy.next("SELECT 1", Fault.HOLD_ANSWER)
+    answer = asyncio.create_task(reader.fetchval("SELECT 1"))
+    await proxy.met("SELECT 1")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(answer), 0.1)
+    proxy.behave(Mode.PASS, "reader")
+    assert await answer == 1
+    reader.terminate()
+
+
+async def test_parameters_of_a_session_are_replaced_where_the_client_sets_them(proxy: PostgresProxy) -> None:
+    proxy.startup = {"lock_timeout": "5s", "jit": "off"}
+    connection = await asyncpg.connect(proxy.url, server_settings={"lock_timeout": "1s"}, timeout=5)
+    assert await connection.fetchval("SHOW lock_timeout") == "5s"
+    assert await connection.fetchval("SELECT source FROM pg_settings WHERE name = 'jit'") != "client"
+    connection.terminate()
