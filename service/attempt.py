@@ -114,6 +114,11 @@ class Attempts:
                     raise LeaseEnded(Ending.LOST)
                 await failpoint("upload_recorded")
                 lease.progress.phase = "reading"
+
+                def read(rows: int, size: int) -> None:
+                    lease.progress.rows_read += rows
+                    snapshot.pace(rows, size)
+
                 encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
                 async with (
                     aclosing(snapshot.batches()) as batches,
@@ -124,9 +129,7 @@ class Attempts:
                         stored=lambda size: _stored(lease, size),
                     ) as parts,
                 ):
-                    file = await export_stream(
-                        batches, encode, parts, read=lambda rows: _read(lease, rows), turn=self._turns.export
-                    )
+                    file = await export_stream(batches, encode, parts, read=read, turn=self._turns.export)
                 snapshot.close()
                 lease.progress.phase = "completing"
                 await failpoint("before_confirm")
@@ -217,10 +220,6 @@ def _metadata(claim: Claim) -> dict[str, str]:
         "window-from": claim.window.start.isoformat(),
         "window-to": claim.window.end.isoformat(),
     }
-
-
-def _read(lease: Lease, rows: int) -> None:
-    lease.progress.rows_read += rows
 
 
 def _stored(lease: Lease, size: int) -> None:

@@ -18,13 +18,13 @@ async def export_stream(
     encode: Encoder,
     parts: PartWriter,
     *,
-    read: Callable[[int], None],
+    read: Callable[[int, int], None],
     turn: Callable[[], Awaitable[None]],
 ) -> StoredFile:
     """Encode, compress and hand over all batches; returns when every part is stored.
 
-    `read` is called with the rows of each batch, and `turn` awaited before each: it lets the event loop do other things. A
-    block is compressed while the next one is read and encoded.
+    `read` is called with the rows of each batch and the bytes of its lines, and `turn` awaited before each: it lets the event
+    loop do other things. A block is compressed while the next one is read and encoded.
     """
     gzip = GzipStream()
     rows = 0
@@ -38,7 +38,7 @@ async def export_stream(
             block.append(lines)
             size += len(lines)
             rows += len(batch)
-            read(len(batch))
+            read(len(batch), len(lines))
             if size >= BLOCK_SIZE:
                 if compressing is not None:
                     await parts.write(await compressing)

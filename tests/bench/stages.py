@@ -15,7 +15,7 @@ from service.pipeline.compress import GzipStream
 from service.pipeline.lines import encoder
 from service.pipeline.parts import PartWriter
 from service.pipeline.stream import BLOCK_SIZE
-from service.postgres.contacts import ContactSource
+from service.postgres.contacts import BATCH_ROWS, ContactSource
 from service.storage import MAXIMUM_PARTS, ObjectStore
 from tests.bench.bench import Bench, Figures
 from tests.bench.dataset import Contacts
@@ -32,6 +32,7 @@ _KEPT_BATCHES = 60
 _SECONDS = 1.0
 _PART_SIZE = 8 * 1024 * 1024
 _PARTS = 6
+_LINE_BYTES = 200
 
 
 async def measure(bench: Bench) -> Figures:
@@ -78,7 +79,8 @@ async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list
     async with source.snapshot(_claim(contacts, workload)) as snapshot, aclosing(snapshot.batches()) as batches:
         async for batch in batches:
             rows += len(batch)
-            if len(kept) < _KEPT_BATCHES:
+            snapshot.pace(len(batch), _LINE_BYTES * len(batch))
+            if len(kept) < _KEPT_BATCHES and len(batch) == BATCH_ROWS:
                 kept.append(batch)
     seconds, cpu = time.perf_counter() - started, time.process_time() - busy
     return {"decode": seconds * _MILLION / rows, "decode_cpu_client": cpu * _MILLION / rows}, kept

@@ -1,7 +1,7 @@
 """Snapshots of the contacts as an attempt takes them, and the lines that come of them."""
 
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ START = datetime(2024, 3, 1, tzinfo=UTC)
 WINDOW = Window(START, START + timedelta(days=1))
 FETCH_SECONDS = 600.0
 """So long that no test passes only because the server gave up."""
+_LINE_BYTES = 100
 
 
 def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = False, emails: bool = False) -> Claim:
@@ -45,8 +46,15 @@ def source(url: str, *, fetch_timeout: float = FETCH_SECONDS) -> ContactSource:
 
 @asynccontextmanager
 async def batches_of(url: str, claim: Claim) -> AsyncIterator[AsyncIterator[Batch]]:
-    """The batches of a new snapshot, closed at the end."""
-    async with source(url).snapshot(claim) as snapshot, aclosing(snapshot.batches()) as batches:
+    """The batches of a new snapshot, closed at the end, read as those of contacts of ordinary size."""
+
+    async def paced(snapshot: Snapshot) -> AsyncGenerator[Batch, None]:
+        async with aclosing(snapshot.batches()) as batches:
+            async for batch in batches:
+                snapshot.pace(len(batch), _LINE_BYTES * len(batch))
+                yield batch
+
+    async with source(url).snapshot(claim) as snapshot, aclosing(paced(snapshot)) as batches:
         yield batches
 
 

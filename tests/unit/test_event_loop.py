@@ -19,16 +19,11 @@ async def turns_taken(turns: Turns, seconds: float) -> int:
 
 async def test_an_export_waits_while_a_request_is_answered_and_goes_on_after_it() -> None:
     turns = Turns()
-    done = asyncio.Event()
     with turns.request():
         turn = asyncio.create_task(turns.export())
-        turn.add_done_callback(lambda _: done.set())
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert not done.is_set()
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert done.is_set()
+        await asyncio.sleep(0.01)
+        assert not turn.done()
+    await turn
 
 
 async def test_it_waits_for_the_last_of_several_requests() -> None:
@@ -37,8 +32,7 @@ async def test_it_waits_for_the_last_of_several_requests() -> None:
         with turns.request():
             pass
         turn = asyncio.create_task(turns.export())
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         assert not turn.done()
     await turn
 
@@ -48,7 +42,16 @@ async def test_requests_without_a_pause_slow_an_export_down_and_do_not_stop_it()
     with turns.request():
         taken = await turns_taken(turns, 0.2)
     assert 3 < taken < 20
-    assert await turns_taken(turns, 0.2) > 10 * taken
+
+
+async def test_an_export_pauses_before_each_batch_for_a_while_after_a_request() -> None:
+    turns = Turns()
+    without = await turns_taken(turns, 0.05)
+    with turns.request():
+        pass
+    assert await turns_taken(turns, 0.05) < min(30, without)
+    await asyncio.sleep(0.1)
+    assert await turns_taken(turns, 0.05) > 100
 
 
 async def test_a_hold_of_the_loop_is_logged_with_its_length() -> None:

@@ -224,10 +224,10 @@ async def source(*batches: Batch) -> AsyncIterator[Batch]:
         yield batch
 
 
-async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[int]) -> StoredFile:
+async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[tuple[int, int]]) -> StoredFile:
     writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, stored=upload.stored.append)
     async with writer as parts:
-        return await export_stream(batches, encode, parts, read=read.append, turn=lambda: asyncio.sleep(0))
+        return await export_stream(batches, encode, parts, read=lambda rows, size: read.append((rows, size)), turn=lambda: asyncio.sleep(0))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[int
 )
 async def test_the_parts_hold_all_lines_in_order_and_the_facts_are_theirs(batches: list[Batch]) -> None:
     upload = Upload()
-    read: list[int] = []
+    read: list[tuple[int, int]] = []
     file = await streamed(upload, source(*batches), read)
     assert gzip.decompress(upload.content) == b"".join(encode(batch) for batch in batches)
     assert file == StoredFile(
@@ -253,7 +253,7 @@ async def test_the_parts_hold_all_lines_in_order_and_the_facts_are_theirs(batche
         size=len(upload.content),
         sha256=hashlib.sha256(upload.content).hexdigest(),
     )
-    assert read == [len(batch) for batch in batches]
+    assert read == [(len(batch), len(encode(batch))) for batch in batches]
     assert sum(upload.stored) == file.size
     assert other_tasks() == set()
 
@@ -304,7 +304,7 @@ async def test_cancelling_a_stream_leaves_nothing_running() -> None:
 async def test_the_source_is_not_read_ahead_of_a_store_that_takes_nothing() -> None:
     upload = Upload()
     upload.open.clear()
-    read: list[int] = []
+    read: list[tuple[int, int]] = []
     batches = [[noise(BLOCK_SIZE, start)] for start in range(20)]
     streaming = asyncio.create_task(streamed(upload, source(*batches), read))
     while upload.begun != [1, 2]:
