@@ -96,10 +96,10 @@ class Connection:
             if self.mode is Mode.BLACKHOLE:
                 await asyncio.wait(pumps)  # neither side learns that the other is gone
         finally:
+            self._server.transport.abort()
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            self._server.transport.abort()
 
     async def _from_client(self, reader: asyncio.StreamReader) -> None:
         assert self._server is not None
