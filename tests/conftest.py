@@ -3,11 +3,14 @@
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support import postgres, s3_faults
 from tests.support import s3 as s3_support
 from tests.support.s3 import S3Access
 from tests.support.s3_faults import S3Faults
+
+settings.register_profile("thousands", max_examples=2_000)
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ DELETE FROM export_jobs WHERE id IN (
 RETURNING id;
 
 -- name: claim_export
--- Take one waiting export, or none; the function is in migration 0001.
+-- Take one waiting export, or none; the function is in migration 0003.
 SELECT * FROM claim_export($1, $2, $3, $4);
 
 -- name: renew_leases

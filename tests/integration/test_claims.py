@@ -13,7 +13,7 @@ from service.postgres.export_jobs import ExportJobs
 from tests.support.jobs import LEASE, REQUEST, WINDOW, JobTable, holding, job_table, until_waited_for
 
 CLAIMERS = 16
-EXPORTS = 200
+EXPORTS = 600
 CAP = 2
 
 
@@ -56,10 +56,10 @@ async def test_claimers_that_ask_at_once_fill_every_space_to_its_cap_and_not_fur
         ]
 
 
-async def test_sixteen_claimers_share_two_hundred_exports_and_no_space_is_ever_above_its_cap(database_url: str) -> None:
+async def test_sixteen_claimers_share_six_hundred_exports_and_no_space_is_ever_above_its_cap(database_url: str) -> None:
     async with job_table(database_url, connections=CLAIMERS) as jobs:
         caps = {await jobs.space(): CAP for _ in range(6)} | {await jobs.space(max_running=3): 3}
-        exports = [await jobs.queue(list(caps)[number % 7]) for number in range(EXPORTS)]
+        exports = await jobs.queue_many([list(caps)[number % 7] for number in range(EXPORTS)])
         claims: list[Claim] = []
 
         async def work(worker: str) -> None:
@@ -282,6 +282,39 @@ async def test_a_row_that_an_operator_has_locked_is_passed_over_for_that_of_anot
     assert (await jobs.claim()).export_id == locked
 
 
+async def test_a_row_that_is_locked_holds_up_no_other_of_its_space(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    exports = [await jobs.queue(space_id) for _ in range(4)]
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {exports[0]} FOR UPDATE"):
+        assert (await jobs.claim()).export_id == exports[1]
+    # Now the Space runs something.
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {exports[0]} FOR UPDATE"):
+        assert (await jobs.claim()).export_id == exports[2]
+    assert [(await jobs.claim()).export_id for _ in range(2)] == [exports[0], exports[3]]
+
+
+async def test_a_row_that_is_locked_gives_its_space_no_turn(jobs: JobTable) -> None:
+    one, other = await jobs.space(), await jobs.space()
+    locked, second, third = [await jobs.queue(space_id) for space_id in (one, other, one)]
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {locked} FOR UPDATE"):
+        assert [(await jobs.claim()).export_id for _ in range(2)] == [second, third]
+
+
+@pytest.mark.parametrize("minutes", [5, 15])
+async def test_in_the_place_of_a_locked_export_that_must_run_alone_comes_another_that_must(
+    jobs: JobTable, minutes: int
+) -> None:
+    space_id = await jobs.space()
+    await jobs.queue(space_id)
+    await jobs.claim()
+    waiting = f"now() - interval '{minutes} minutes'"
+    locked, _, next_poison = [await jobs.queue(space_id, lost_leases=lost, run_after=waiting) for lost in (2, 0, 2)]
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {locked} FOR UPDATE"):
+        claims = [await jobs.claim() for _ in range(2)]
+    assert next_poison in {claim.export_id for claim in claims}
+    assert all(claim.alone == (claim.export_id == next_poison) for claim in claims)
+
+
 async def test_a_claimer_that_stalls_holds_up_the_others_for_a_second_at_a_time(jobs: JobTable) -> None:
     export_id = await jobs.queue(await jobs.space())
     lock = "SELECT pg_advisory_xact_lock(hashtext('contact-exports'), hashtext('claim'))"
@@ -294,13 +327,22 @@ async def test_a_claimer_that_stalls_holds_up_the_others_for_a_second_at_a_time(
 # What it costs -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_claim_does_not_read_all_that_wait_in_a_space(jobs: JobTable) -> None:
-    await jobs.queue(await jobs.space())
-    await jobs.sql.execute(
-        "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,"
-        " include_all_emails, max_attempts) SELECT space_id, start_date, end_date, timezone, window_from, window_to, false,"
-        " false, 5 FROM export_jobs, generate_series(1, 5000)"
-    )
+@pytest.mark.parametrize("running", [0, CAP - 1, CAP])
+async def test_ten_thousand_exports_of_one_space_delay_no_other_space(jobs: JobTable, running: int) -> None:
+    first, other = await jobs.space(), await jobs.space()
+    many = await jobs.queue_many([first] * 10_000)
+    for _ in range(running):
+        await jobs.claim(space_slots=CAP)
+    one = await jobs.queue(other)
+    # While the first runs nothing it is as fair to serve it, and its oldest export is older.
+    wanted = [one] if running else [many[0], one]
+    assert [(await jobs.claim(space_slots=CAP)).export_id for _ in wanted] == wanted
+
+
+async def test_a_claim_does_not_read_all_that_wait(jobs: JobTable) -> None:
+    await jobs.sql.execute("INSERT INTO spaces (name, timezone) SELECT 'a space', 'UTC' FROM generate_series(1, 5000)")
+    spaces = [row["id"] for row in await jobs.sql.fetch("SELECT id FROM spaces ORDER BY id")]
+    await jobs.queue_many([spaces[0]] * 5_000 + spaces)
     await jobs.sql.execute("VACUUM ANALYZE export_jobs")
     async with jobs.sql.transaction():
         claimed = await jobs.sql.fetch("SELECT * FROM claim_export('a worker', $1, 2, true)", LEASE)

@@ -77,6 +77,16 @@ class JobTable:
         await self.set(job.export_id, **columns)
         return job.export_id
 
+    async def queue_many(self, space_ids: list[int]) -> list[int]:
+        """The ids of new exports of these Spaces, in this order."""
+        rows = await self.sql.fetch(
+            "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,"
+            " include_comet_tokens, include_all_emails, max_attempts) SELECT space_id, '2024-01-15', '2024-01-15 23:59:59',"
+            " 'UTC', '2024-01-15Z', '2024-01-16Z', false, true, 5 FROM unnest($1::bigint[]) space_id RETURNING id",
+            space_ids,
+        )
+        return [row["id"] for row in rows]
+
     async def set(self, export_id: int, **columns: object) -> None:
         """Change columns of an export by hand. Values are SQL expressions where they are text."""
         for name, value in columns.items():

@@ -1,0 +1,138 @@
+"""With a hundred thousand exports that ended and ten thousand that wait, every statement finds its rows by an index."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import asyncpg
+
+from service.errors import StorageUnavailable
+from service.model import Claim, ExportStatus
+from service.postgres.claims import Claims, Progress, Renewal
+from service.postgres.export_files import ExportFiles
+from service.postgres.export_jobs import ExportJobs
+from tests.support.crowded import CROWDED_SPACE, FINISHED, RUNNING, crowded_database
+from tests.support.jobs import AT, FILE, LEASE, REQUEST, WINDOW, connect, job_table
+from tests.support.one_connection import OneConnection
+
+PAUSE = timedelta(seconds=10)
+EXECUTIONS = 7
+"""So many that the server goes on to a plan for any parameters, which it keeps."""
+
+_COUNTS = """
+SELECT relname AS name, pg_stat_get_xact_numscans(oid) AS scans, pg_stat_get_xact_tuples_returned(oid) AS read
+  FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
+"""
+
+Call = Callable[["Crowd"], Awaitable[object]]
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The classes of the service on one connection, in a transaction that is undone."""
+
+    sql: asyncpg.Connection
+    jobs: ExportJobs
+    files: ExportFiles
+    claims: Claims
+
+    async def reads(self, call: Call) -> dict[str, int]:
+        """Rows and entries read, by the tables that were scanned and the indexes that were used, also inside functions."""
+        before = {row["name"]: row for row in await self.sql.fetch(_COUNTS)}
+        await call(self)
+        used = [row for row in await self.sql.fetch(_COUNTS) if row["scans"] > before[row["name"]]["scans"]]
+        return {row["name"]: row["read"] - before[row["name"]]["read"] for row in used}
+
+    async def claim(self, *, alone: bool = False) -> Claim:
+        """A claim of an export that was waiting."""
+        claim = await self.claims.claim("a worker", lease=LEASE, space_slots=64, alone=alone)
+        assert claim is not None
+        return claim
+
+    async def renew(self) -> None:
+        """Renew three claims at once."""
+        progress = {(await self.claim()).claim_id: Progress() for _ in range(3)}
+        assert set((await self.claims.renew(progress, lease=LEASE)).values()) == {Renewal.RENEWED}
+
+    async def complete(self) -> None:
+        """Take an export to its end."""
+        claim = await self.claim()
+        assert await self.claims.record_upload(claim, "an upload")
+        assert await self.claims.complete(
+            claim, FILE, snapshot_at=AT, complete_until=None, file_lifetime=timedelta(hours=24)
+        )
+
+    async def try_again(self) -> None:
+        """End an attempt in error."""
+        assert await self.claims.end_in_error(await self.claim(), StorageUnavailable(), pause=PAUSE)
+
+    async def hand_back(self) -> None:
+        """Give an export back."""
+        assert await self.claims.hand_back(await self.claim())
+
+    async def insert(self) -> None:
+        """Queue an export."""
+        await self.jobs.insert(CROWDED_SPACE, REQUEST, timezone="UTC", window=WINDOW, max_attempts=5, request_id="")
+
+
+CALLS: dict[str, tuple[Call, str, int]] = {
+    # What it does, an index that it uses, and how many rows and entries it reads at most.
+    "create": (Crowd.insert, "spaces_pkey", 10),
+    "find": (lambda crowd: crowd.jobs.find(50_000, CROWDED_SPACE), "export_jobs_pkey", 2),
+    "list": (lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=None, below=50_000, limit=200), "export_jobs", 2_000),
+    "list back": (lambda crowd: crowd.jobs.newer(CROWDED_SPACE, status=None, above=50_000, limit=200), "export_jobs", 2_000),
+    "list some": (
+        lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=ExportStatus.FAILED, below=50_000, limit=200),
+        "export_jobs_of_space",
+        10_000,
+    ),
+    "claim": (Crowd.claim, "export_jobs_oldest", 200),
+    "claim in an empty process": (lambda crowd: crowd.claim(alone=True), "export_jobs_oldest", 200),
+    "renew": (Crowd.renew, "export_jobs_claim", 500),
+    "complete": (Crowd.complete, "export_attempts_pkey", 200),
+    "try again": (Crowd.try_again, "export_jobs_claim", 200),
+    "hand back": (Crowd.hand_back, "export_jobs_claim", 200),
+    "cancel": (lambda crowd: crowd.jobs.cancel(FINISHED + RUNNING + 5_000, None), "export_jobs_pkey", 10),
+    "rescue": (lambda crowd: crowd.claims.rescue(pause=PAUSE), "export_jobs_running", 200),
+    "expire": (lambda crowd: crowd.files.expire(links_live=PAUSE), "export_jobs_expiry", 200),
+    "find dead files": (lambda crowd: crowd.files.dead(), "export_jobs_undeleted", 200),
+    "find garbage": (lambda crowd: crowd.claims.garbage(grace=timedelta(0)), "export_attempts_unclean", 500),
+    "ask what is in use": (
+        lambda crowd: crowd.claims.objects_in_use([f"object {number}" for number in range(100)]),
+        "export_attempts_object_name_key",
+        500,
+    ),
+    "forget": (lambda crowd: crowd.files.forget(age=timedelta(days=90)), "export_jobs_finished", 1_000),
+}
+
+
+async def test_no_statement_reads_more_than_it_needs(postgres_server: str, template_database: str) -> None:
+    tables = {"export_jobs", "export_attempts", "spaces"}
+    wrong = {}
+    async with crowded_database(postgres_server, template_database) as url, connect(url) as sql:
+        for name, (call, index, most) in CALLS.items():
+            await sql.execute("BEGIN")
+            for _ in range(EXECUTIONS):
+                reads = await crowd(sql).reads(call)
+                if reads.keys() & tables or sum(reads.values()) > most or not any(index in used for used in reads):
+                    wrong[name] = reads
+            await sql.execute("ROLLBACK")
+    assert wrong == {}
+
+
+async def test_a_claim_that_was_planned_on_an_empty_table_is_as_good_once_many_wait(database_url: str) -> None:
+    async with job_table(database_url) as jobs, connect(database_url) as sql:
+        claims = crowd(sql).claims
+        for _ in range(EXECUTIONS):
+            assert await claims.claim("a worker", lease=LEASE, space_slots=2, alone=False) is None
+        await jobs.sql.execute("INSERT INTO spaces (name, timezone) SELECT 'a space', 'UTC' FROM generate_series(1, 5000)")
+        await jobs.queue_many([row["id"] for row in await jobs.sql.fetch("SELECT id FROM spaces ORDER BY id")])
+        async with sql.transaction():
+            reads = await crowd(sql).reads(Crowd.claim)
+    assert sum(reads.values()) < 200, reads
+
+
+def crowd(sql: asyncpg.Connection) -> Crowd:
+    """The classes of the service on this connection."""
+    database = OneConnection(sql)
+    return Crowd(sql, ExportJobs(database), ExportFiles(database), Claims(database, renewals=database))

@@ -1,0 +1,36 @@
+"""What must hold between the model and the rows of both tables, and among the rows themselves."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import asyncpg
+
+from tests.properties.model import Model
+
+
+def assert_as_modelled(model: Model, jobs: Sequence[asyncpg.Record], attempts: Sequence[asyncpg.Record]) -> None:
+    """Both tables hold what the model says, and no row more."""
+    assert [job["id"] for job in jobs] == sorted(model.exports)
+    for job in jobs:
+        export = model.exports[job["id"]]
+        for name in vars(export).keys() - {"export_id", "file_deleted", "run_after"}:
+            assert job[name] == getattr(export, name), (export, name)
+        assert (job["file_deleted_at"] is not None) == export.file_deleted, export
+        assert export.status != "queued" or job["run_after"] == export.run_after, export
+    known = {claim_id: attempt for claim_id, attempt in model.attempts.items() if not attempt.forgotten}
+    assert {row["claim_id"] for row in attempts} == known.keys()
+    for row in attempts:
+        attempt = known[row["claim_id"]]
+        for name in ("started_at", "ended_at", "outcome", "upload_id"):
+            assert row[name] == getattr(attempt, name), (attempt, name)
+        assert (row["cleaned_at"] is not None) == attempt.cleaned, attempt
+
+
+def assert_every_attempt_has_its_receipt(jobs: Sequence[asyncpg.Record], attempts: Sequence[asyncpg.Record]) -> None:
+    """The counts of an export are those of its attempts' outcomes."""
+    for job in jobs:
+        receipts = Counter(attempt["outcome"] for attempt in attempts if attempt["job_id"] == job["id"])
+        assert job["attempts"] == receipts.total() - receipts["handed_back"], job
+        assert (job["handed_back"], job["lost_leases"]) == (receipts["handed_back"], receipts["lost"]), job
+        assert receipts["completed"] == (job["status"] in ("completed", "expired")), job
+        assert receipts[None] == (job["status"] == "processing"), job
