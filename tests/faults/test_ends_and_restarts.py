@@ -2,31 +2,14 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
-import asyncpg
 
 from service.client import ExportClient
 from tests.support.contacts import WHOLE_RANGE
 from tests.support.program import Program, started
-from tests.support.scene import Scene
+from tests.support.scene import READING, Scene
 from tests.support.waiting import until, until_row
-
-READING = "SELECT 1 FROM export_jobs WHERE status = 'processing' AND phase = 'reading' HAVING count(*) = $1"
-"""So many exports have begun to read."""
-
-
-@asynccontextmanager
-async def held_up(scene: Scene) -> AsyncIterator[asyncpg.Connection]:
-    """Inside the block exports stand still at their first read, unless the connection's transaction is ended before."""
-    blocker = await asyncpg.connect(scene.database_url)
-    try:
-        await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
-        yield blocker
-    finally:
-        blocker.terminate()
 
 
 async def stopping(program: Program) -> None:
@@ -41,11 +24,10 @@ async def stopping(program: Program) -> None:
 async def test_all_processes_killed_at_once_and_started_again_end_every_export(scene: Scene) -> None:
     others = [await scene.other_space() for _ in range(2)]
     spaces = [scene.space, *others, scene.space, *others]
-    async with held_up(scene):
-        async with scene.running() as one, scene.running() as two, scene.running() as three:
-            exports = [await scene.queue(space=space) for space in spaces]
-            await until_row(scene.sql, READING, len(exports))
-            await asyncio.gather(*(program.end(signal.SIGKILL) for program in (one, two, three)))
+    async with scene.held_up(), scene.running() as one, scene.running() as two, scene.running() as three:
+        exports = [await scene.queue(space=space) for space in spaces]
+        await until_row(scene.sql, READING, len(exports))
+        await asyncio.gather(*(program.end(signal.SIGKILL) for program in (one, two, three)))
     async with scene.running() as program, scene.running():
         for export_id, space in zip(exports, spaces, strict=True):
             await scene.assert_completed(program, export_id, space=space, attempts=2, lost_leases=1)
@@ -53,7 +35,7 @@ async def test_all_processes_killed_at_once_and_started_again_end_every_export(s
 
 
 async def test_while_a_process_ends_it_answers_finishes_what_runs_and_claims_nothing(scene: Scene) -> None:
-    async with held_up(scene) as blocker, scene.running(GRACE_SECONDS="20") as program:
+    async with scene.held_up() as blocker, scene.running(GRACE_SECONDS="20") as program:
         first = await scene.queue()
         await until_row(scene.sql, READING, 1)
         program.send(signal.SIGTERM)
@@ -75,10 +57,10 @@ async def test_while_a_process_ends_it_answers_finishes_what_runs_and_claims_not
 
 
 async def test_what_is_handed_back_is_taken_at_once_by_another_process(scene: Scene) -> None:
-    async with held_up(scene), scene.running(GRACE_SECONDS="0", LEASE_SECONDS="30") as ending:
+    async with scene.held_up(), scene.running(GRACE_SECONDS="0", LEASE_SECONDS="30") as ending:
         export_id = await scene.queue()
         await until_row(scene.sql, READING, 1)
-        async with scene.running(LEASE_SECONDS="30", POLL_SECONDS="0.2") as other:
+        async with scene.running(LEASE_SECONDS="30", POLL_SECONDS="0.2", GRACE_SECONDS="0") as other:
             assert await ending.end() == 0
             query = "SELECT * FROM export_attempts WHERE job_id = $1 AND outcome IS NULL"
             second = await until_row(scene.sql, query, export_id)
@@ -90,7 +72,7 @@ async def test_what_is_handed_back_is_taken_at_once_by_another_process(scene: Sc
 
 
 async def test_killed_while_it_hands_back_is_as_if_it_had_not_begun_to(scene: Scene) -> None:
-    async with held_up(scene), started(scene.settings("shutdown_handing_back:kill", GRACE_SECONDS="0")) as ending:
+    async with scene.held_up(), started(scene.settings("shutdown_handing_back:kill", GRACE_SECONDS="0")) as ending:
         export_id = await scene.queue()
         await until_row(scene.sql, READING, 1)
         assert await ending.end() == -signal.SIGKILL
@@ -100,7 +82,7 @@ async def test_killed_while_it_hands_back_is_as_if_it_had_not_begun_to(scene: Sc
 
 
 async def test_a_hand_back_whose_answer_is_lost_is_counted_once(scene: Scene) -> None:
-    async with held_up(scene), scene.running("settle_committed:raise#1", GRACE_SECONDS="0") as ending:
+    async with scene.held_up(), scene.running("settle_committed:raise#1", GRACE_SECONDS="0") as ending:
         export_id = await scene.queue()
         await until_row(scene.sql, READING, 1)
         assert await ending.end() == 0
@@ -112,7 +94,7 @@ async def test_a_hand_back_whose_answer_is_lost_is_counted_once(scene: Scene) ->
 
 async def test_a_deploy_after_the_other_uses_up_no_attempt_and_short_exports_get_done(scene: Scene) -> None:
     deploys = 4
-    async with held_up(scene):
+    async with scene.held_up():
         long = await scene.queue(max_attempts=1)
         for _ in range(deploys):
             async with scene.running(GRACE_SECONDS="0") as program:

@@ -4,8 +4,6 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-import asyncpg
-
 from tests.support.program import Program
 from tests.support.scene import Scene
 from tests.support.waiting import until, until_ended, until_row
@@ -53,18 +51,12 @@ async def test_a_process_that_stalls_inside_its_claim_keeps_no_other_from_claimi
 
 
 async def test_an_export_that_gets_nowhere_in_a_healthy_process_is_ended_and_tried_again(scene: Scene) -> None:
-    blocker = await asyncpg.connect(scene.database_url)
-    try:
-        await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
-        async with scene.running(NO_PROGRESS_SECONDS="1", MAX_ATTEMPTS="50") as program:
-            export_id = await scene.queue(max_attempts=50)
-            attempt = await until_row(scene.sql, "SELECT * FROM export_attempts WHERE outcome IS NOT NULL")
-            assert (attempt["outcome"], attempt["error_code"]) == ("error", "internal")
-            assert attempt["error_detail"] == "no progress while reading"
-            await blocker.execute("ROLLBACK")
-            row = await until_ended(scene.sql, export_id)
-            assert (row["status"], row["lost_leases"]) == ("completed", 0)
-            await scene.assert_completed(program, export_id, attempts=row["attempts"])
-            await scene.assert_nothing_is_left()
-    finally:
-        blocker.terminate()
+    async with scene.held_up() as blocker, scene.running(NO_PROGRESS_SECONDS="1") as program:
+        export_id = await scene.queue(max_attempts=50)
+        attempt = await until_row(scene.sql, "SELECT * FROM export_attempts WHERE outcome IS NOT NULL")
+        assert (attempt["outcome"], attempt["error_code"]) == ("error", "internal")
+        assert attempt["error_detail"] == "no progress while reading"
+        await blocker.execute("ROLLBACK")
+        row = await until_ended(scene.sql, export_id)
+        await scene.assert_completed(program, export_id, attempts=row["attempts"])
+        await scene.assert_nothing_is_left()

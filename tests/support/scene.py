@@ -20,6 +20,8 @@ from tests.support.waiting import until, until_ended, until_row
 
 ROWS = 3000
 """In parts of the smallest size these are several."""
+READING = "SELECT 1 FROM export_jobs WHERE status = 'processing' AND phase = 'reading' HAVING count(*) = $1"
+"""So many exports have begun to read."""
 _YEAR = ExportRequest(datetime(2024, 1, 1), datetime(2024, 12, 31), include_comet_tokens=True)
 _WINDOW = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 
@@ -67,6 +69,16 @@ class Scene:
         """A program that is ready to work here."""
         return running(self.settings(failpoints, **others))
 
+    @asynccontextmanager
+    async def held_up(self) -> AsyncIterator[asyncpg.Connection]:
+        """Inside the block exports stand still at their first read, unless the connection's transaction is ended before."""
+        blocker = await asyncpg.connect(self.database_url)
+        try:
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            yield blocker
+        finally:
+            blocker.terminate()
+
     async def attempts(self, export_id: int) -> list[asyncpg.Record]:
         """The rows of its attempts, in their order."""
         return list(await self.sql.fetch("SELECT * FROM export_attempts WHERE job_id = $1 ORDER BY started_at", export_id))
@@ -97,10 +109,11 @@ class Scene:
 
     async def assert_nothing_is_left(self) -> None:
         """In the store are soon the published files and nothing else; no attempt is open, no snapshot held."""
-        published = [row[0] for row in await self.sql.fetch("SELECT object_name FROM export_jobs WHERE status = 'completed'")]
+        rows = await self.sql.fetch("SELECT object_name FROM export_jobs WHERE status = 'completed'")
+        published = sorted(row["object_name"] for row in rows)
 
         async def only_files_are_left() -> bool:
-            return await self.store.uploads() == [] and await self.store.objects() == sorted(published)
+            return await self.store.uploads() == [] and await self.store.objects() == published
 
         await until_row(self.sql, "SELECT 1 WHERE NOT EXISTS (SELECT FROM export_attempts WHERE cleaned_at IS NULL)")
         await until(only_files_are_left)
