@@ -59,7 +59,7 @@ async def test_while_a_process_ends_it_answers_finishes_what_runs_and_claims_not
 async def test_what_is_handed_back_is_taken_at_once_by_another_process(scene: Scene) -> None:
     async with scene.held_up(), scene.running(GRACE_SECONDS="0", LEASE_SECONDS="30") as ending:
         export_id = await scene.queue()
-        await until_row(scene.sql, READING, 1)
+        await until_row(scene.sql, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
         async with scene.running(LEASE_SECONDS="30", POLL_SECONDS="0.2", GRACE_SECONDS="0") as other:
             assert await ending.end() == 0
             query = "SELECT * FROM export_attempts WHERE job_id = $1 AND outcome IS NULL"
