@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
@@ -26,6 +27,7 @@ _FIRST_CHORE_SECONDS = 300.0
 _STUCK_SECONDS = 60.0
 """Far beyond the deadline of any call to the database, and of what an attempt does when it was ended."""
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -148,11 +150,13 @@ class Runner:
         try:
             await failpoint("before_claim")
             with self._step("claim"):
-                claim = await self._claims.claim(
-                    self._worker,
-                    lease=self._limits.lease,
-                    space_slots=self._limits.space_slots,
-                    alone=not self._running,
+                claim = await _own(
+                    self._claims.claim(
+                        self._worker,
+                        lease=self._limits.lease,
+                        space_slots=self._limits.space_slots,
+                        alone=not self._running,
+                    )
                 )
             if claim is not None:
                 await failpoint("claimed")
@@ -210,6 +214,17 @@ class Runner:
             self.wake()
 
 
+async def _own(work: Awaitable[T]) -> T:
+    """Await work of a loop. That something in it was cancelled is an error of the work: only this task's end ends a loop."""
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError("cancelled by nobody") from error
+
+
 async def _often(chore: Chore) -> None:
     first = min(chore.seconds, _FIRST_CHORE_SECONDS)
     await _forever(chore.name, chore.step, chore.seconds, spread=0.3, first=first)
@@ -224,7 +239,7 @@ async def _forever(
         await asyncio.sleep(pause * random.uniform(1 - spread, 1 + spread))
         pause = seconds
         try:
-            await step()
+            await _own(step())
         except DatabaseUnavailable as error:
             log.warning("loop_waits_for_database", loop=name, detail=error.detail)
         except ExportFailure as error:

@@ -164,6 +164,14 @@ async def test_another_process_can_abort_an_upload_and_again(place: Place, open_
     assert await place.objects() == {}
 
 
+async def test_aborting_an_upload_that_has_become_an_object_is_a_success_and_leaves_the_object(place: Place) -> None:
+    async with place.begin(NAME) as upload:
+        await upload.put_part(1, b"x")
+        await upload.complete()
+    await place.store.abort_upload(NAME, upload.upload_id)
+    assert await place.objects() == {NAME: 1}
+
+
 async def test_whenever_an_upload_is_cancelled_nothing_unfinished_stays(place: Place) -> None:
     data = os.urandom(PART)
 

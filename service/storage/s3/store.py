@@ -20,6 +20,9 @@ from service.storage.scope import CLEANUP_SECONDS, upload_scope
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import BucketLocationConstraintType
 
+_NO_UPLOAD = ("NoSuchUpload", "NoSuchKey")
+"""Answers to an abort that has nothing to do any more; some stores give the second for an upload that was completed."""
+
 log = structlog.get_logger()
 Page = TypeVar("Page")
 
@@ -182,7 +185,7 @@ class S3Store:
                     Bucket=self._bucket.name, Key=self._key(object_name), UploadId=upload_id
                 )
         except ExportFailure as failure:
-            if error_code(failure) != "NoSuchUpload":
+            if error_code(failure) not in _NO_UPLOAD:
                 raise
 
     async def _each(self, operation: str, pages: AsyncIterable[Page]) -> AsyncIterator[Page]:

@@ -1,0 +1,101 @@
+"""A process that dies between any two steps of an attempt: another one ends the export, and nothing is left."""
+
+import asyncio
+import signal
+from datetime import timedelta
+
+import pytest
+
+from service.postgres.claims import Claims
+from service.postgres.pool import Database
+from service.sweep import Sweep
+from tests.support.program import started
+from tests.support.s3_faults import hang, s3_faults
+from tests.support.scene import Scene
+from tests.support.waiting import until_row
+
+
+async def assert_rescued(scene: Scene, export_id: int) -> None:
+    """A new process ends it with a second attempt, and removes what the first one left."""
+    async with scene.running() as program:
+        await scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
+        assert await scene.outcomes(export_id) == ["lost", "completed"]
+        await scene.assert_nothing_is_left()
+        assert await program.end() == 0
+
+
+async def test_killed_after_the_claim_was_committed_and_before_its_answer_was_seen(scene: Scene) -> None:
+    export_id = await scene.queue()
+    await scene.killed("claim_sent:kill")
+    assert [attempt["upload_id"] for attempt in await scene.attempts(export_id)] == [None]
+    assert await scene.store.uploads() == []
+    await assert_rescued(scene, export_id)
+
+
+async def test_killed_after_an_upload_was_begun_and_before_it_was_recorded(s3_scene: Scene) -> None:
+    export_id = await s3_scene.queue()
+    await s3_scene.killed("upload_created:kill")
+    (attempt,) = await s3_scene.attempts(export_id)
+    assert attempt["upload_id"] is None
+    assert await s3_scene.store.uploads() == [attempt["object_name"]]
+    await assert_rescued(s3_scene, export_id)
+
+
+@pytest.mark.parametrize("point", ["batch_read", "part_stored"])
+async def test_killed_in_the_middle_of_the_stream(scene: Scene, point: str) -> None:
+    export_id = await scene.queue()
+    await scene.killed(f"{point}:kill")
+    assert len(await scene.store.uploads()) == 1
+    await assert_rescued(scene, export_id)
+
+
+async def test_killed_while_a_part_is_on_its_way_to_the_store(s3_scene: Scene) -> None:
+    export_id = await s3_scene.queue()
+    async with s3_faults(s3_scene.store.settings["S3_ENDPOINT_URL"]) as faults:
+        faults.always("UploadPart", hang)
+        async with started(s3_scene.settings(S3_ENDPOINT_URL=faults.endpoint_url)) as victim, asyncio.timeout(30):
+            await faults.reached("UploadPart")
+            await victim.end(signal.SIGKILL)
+    assert len(await s3_scene.store.uploads()) == 1
+    await assert_rescued(s3_scene, export_id)
+
+
+async def test_killed_before_an_upload_is_completed(s3_scene: Scene) -> None:
+    export_id = await s3_scene.queue()
+    await s3_scene.killed("before_complete_upload:kill")
+    assert len(await s3_scene.store.uploads()) == 1
+    await assert_rescued(s3_scene, export_id)
+
+
+async def test_killed_with_a_complete_file_that_no_row_names(s3_scene: Scene) -> None:
+    export_id = await s3_scene.queue()
+    await s3_scene.killed("upload_completed:kill")
+    (attempt,) = await s3_scene.attempts(export_id)
+    assert await s3_scene.store.objects() == [attempt["object_name"]]
+    await assert_rescued(s3_scene, export_id)
+
+
+@pytest.mark.parametrize("point", ["settle_committed", "settled"])
+async def test_killed_after_the_file_was_published(scene: Scene, point: str) -> None:
+    export_id = await scene.queue()
+    await scene.killed(f"{point}:kill")
+    row = await scene.sql.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
+    async with Database(scene.database_url, application_name="tests", size=1) as database, scene.running() as program:
+        sweep = Sweep(Claims(database, renewals=database), scene.store.store, grace=timedelta(0), retry_pause=timedelta(0))
+        await sweep.rescue()
+        await sweep.clean()
+        await sweep.abort_abandoned()
+        await scene.assert_completed(program, export_id)
+        assert await scene.sql.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id) == row
+        await scene.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("point", ["rescued", "clean_aborted", "clean_deleted"])
+async def test_killed_in_the_middle_of_a_sweep(s3_scene: Scene, point: str) -> None:
+    export_id = await s3_scene.queue()
+    await s3_scene.killed("upload_completed:kill", LEASE_SECONDS="0.5")
+    await s3_scene.killed(f"{point}:kill", LEASE_SECONDS="0.5")
+    async with s3_scene.running() as program:
+        await until_row(s3_scene.sql, "SELECT 1 FROM export_jobs WHERE status = 'completed'")
+        await s3_scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
+        await s3_scene.assert_nothing_is_left()

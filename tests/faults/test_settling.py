@@ -1,0 +1,82 @@
+"""An attempt that is told to end, more than once, while it writes down how it ended: that is written once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from service.attempt import AttemptLimits, Attempts
+from service.lease import Ending, Leases, clock
+from service.model import Claim
+from service.postgres.contacts import ContactSource
+from service.storage.directory import DirectoryStore
+from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
+
+LEASE = timedelta(minutes=1)
+NOTHING = timedelta(0)
+
+
+@dataclass
+class Settling:
+    """An attempt whose file is complete, and whose last write waits for a row that another session has locked."""
+
+    jobs: JobTable
+    claim: Claim
+    leases: Leases
+    task: "asyncio.Task[None]"
+
+    async def row(self) -> tuple[object, ...]:
+        """What the job and the receipt say."""
+        job, attempt = await self.jobs.job(self.claim.export_id), await self.jobs.attempt(self.claim)
+        return job["status"], attempt["outcome"], job["handed_back"], job["lost_leases"]
+
+
+@asynccontextmanager
+async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
+    """An attempt that settles; its row is free again at the end of the block."""
+    store = DirectoryStore(directory, secret=b"a secret of the tests", link_lifetime=LEASE)
+    await store.create()
+    leases = Leases(jobs.claims, duration=LEASE, no_progress=LEASE)
+    limits = AttemptLimits(part_size=16 * 1024, duration=LEASE, retry_pause=NOTHING, file_lifetime=LEASE)
+    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, limits)
+    claim = await jobs.claimed()
+    async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
+        task = asyncio.create_task(attempts.run(claim, sent=clock()))
+        await until_waited_for(jobs.sql, holder)
+        yield Settling(jobs, claim, leases, task)
+        await release(holder)
+    await asyncio.wait({task})
+
+
+@pytest.fixture
+async def jobs(database_url: str) -> AsyncIterator[JobTable]:
+    """The job table of the test's database."""
+    async with job_table(database_url) as table:
+        yield table
+
+
+async def test_an_attempt_that_is_told_to_end_twice_while_it_settles_completes_once(jobs: JobTable, tmp_path: Path) -> None:
+    async with settling(jobs, tmp_path) as attempt:
+        attempt.leases.end_all(Ending.SHUTDOWN)
+        attempt.leases.end_all(Ending.LOST)
+    assert attempt.task.exception() is None
+    assert await attempt.row() == ("completed", "completed", 0, 0)
+
+
+async def test_an_attempt_that_is_cancelled_twice_while_it_settles_writes_all_or_leaves_it_to_the_lease(
+    jobs: JobTable, tmp_path: Path
+) -> None:
+    async with settling(jobs, tmp_path) as attempt:
+        attempt.task.cancel()
+        await asyncio.sleep(0)
+        attempt.task.cancel()
+        await asyncio.wait({attempt.task})
+    assert attempt.task.cancelled()
+    if await attempt.row() != ("completed", "completed", 0, 0):
+        assert await attempt.row() == ("processing", None, 0, 0)
+        await jobs.lose(attempt.claim)
+        assert await attempt.row() == ("queued", "lost", 0, 1)

@@ -1,0 +1,68 @@
+"""A process that is stopped at any point for longer than its lease, and goes on: it changes no row and leaves no object."""
+
+import asyncio
+import signal
+from contextlib import AsyncExitStack
+
+from tests.support.program import Program, started
+from tests.support.scene import Scene
+from tests.support.waiting import until, until_row
+
+BEFORE_THE_COMMIT = [
+    "claim_sent",
+    "claimed",
+    "snapshot_open",
+    "upload_created",
+    "upload_recorded",
+    "batch_read",
+    "part_sending",
+    "part_stored",
+    "before_confirm",
+    "before_renew",
+    "renew_sent",
+    "renewed",
+    "before_complete_upload",
+    "upload_completed",
+    "before_settle",
+]
+BEHIND_IT = ["settle_committed", "settled"]
+
+
+async def stopped(scene: Scene, opened: AsyncExitStack, few: asyncio.Semaphore, point: str) -> Program:
+    """A program that has been stopped at this point of its only attempt."""
+    # The stall holds it there until the signal has come; the time it is stopped counts.
+    # It takes nothing from the others that are stopped already.
+    settings = scene.settings(f"{point}:stall(5)#1", EXPORT_SLOTS="1", SPACE_SLOTS="64", SWEEP_SECONDS="1000")
+    async with few:
+        program = await opened.enter_async_context(started(settings))
+        await until(lambda: reached(program))
+        program.send(signal.SIGSTOP)
+        return program
+
+
+async def reached(program: Program) -> bool:
+    """Whether its failpoint has been passed."""
+    return bool(program.events("failpoint"))
+
+
+async def test_stopped_for_longer_than_its_lease_at_every_point_of_an_attempt(scene: Scene) -> None:
+    points = BEFORE_THE_COMMIT + BEHIND_IT
+    exports = [await scene.queue() for _ in points]
+    async with AsyncExitStack() as opened:
+        few = asyncio.Semaphore(4)
+        zombies = await asyncio.gather(*(stopped(scene, opened, few, point) for point in points))
+        published = await scene.sql.fetchval("SELECT count(*) FROM export_jobs WHERE status = 'completed'")
+        assert published == len(BEHIND_IT)
+        async with scene.running(EXPORT_SLOTS="8", SPACE_SLOTS="64") as successor:
+            await until_row(scene.sql, "SELECT 1 FROM export_jobs HAVING bool_and(status = 'completed')")
+            before = await scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id")
+            for zombie in zombies:
+                zombie.send(signal.SIGCONT)
+            assert await asyncio.gather(*(zombie.end() for zombie in zombies)) == [0] * len(points)
+            await scene.assert_nothing_is_left()
+            assert await scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id") == before
+            lost = {row["id"]: row["lost_leases"] for row in before}
+            assert sorted(lost.values()) == [0] * len(BEHIND_IT) + [1] * len(BEFORE_THE_COMMIT)
+            for export_id in exports:
+                times = lost[export_id]
+                await scene.assert_completed(successor, export_id, attempts=1 + times, lost_leases=times)

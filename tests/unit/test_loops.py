@@ -1,0 +1,100 @@
+"""Nothing but cancellation ends a loop of the runner."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import asyncpg
+import pytest
+
+from service.attempt import Attempts
+from service.errors import DatabaseUnavailable, StorageRefused
+from service.failpoints import FailpointRaised
+from service.lease import Leases
+from service.model import Claim
+from service.postgres.claims import Claims
+from service.runner import Chore, Runner, RunnerLimits
+
+ERRORS = [
+    DatabaseUnavailable(),
+    StorageRefused(),
+    FailpointRaised(),
+    TimeoutError(),
+    asyncpg.InternalClientError(),
+    KeyError(),
+    RuntimeError(),
+    asyncio.CancelledError(),  # something that was awaited had been cancelled, not the loop
+]
+SHORT = timedelta(seconds=0.004)
+
+
+@dataclass
+class Failing:
+    """A step that ends with each of the errors in turn, and is well after them."""
+
+    times: int = 0
+    well: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, *_: Any, **__: Any) -> None:
+        self.times += 1
+        await asyncio.sleep(0)
+        if self.times <= len(ERRORS):
+            raise ERRORS[self.times - 1]
+        self.well.set()
+
+
+class Nothing(Claims):
+    """No work ever."""
+
+    def __init__(self) -> None: ...
+
+    async def claim(self, worker: str, *, lease: timedelta, space_slots: int, alone: bool) -> Claim | None:
+        """See `Claims`."""
+        return None
+
+
+@asynccontextmanager
+async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]"]:
+    """A runner one of whose loops does this step."""
+    claims = Nothing()
+    leases = Leases(claims, duration=SHORT, no_progress=SHORT)
+    rescue = step if loop == "rescue" else Failing(times=len(ERRORS))
+    if loop == "claim":
+        claims.claim = step  # type: ignore[method-assign]
+    if loop == "renew":
+        leases.renew = step  # type: ignore[method-assign]
+    chores = [Chore("clean", step, SHORT.total_seconds())] if loop == "chore" else []
+    seconds = SHORT.total_seconds()
+    limits = RunnerLimits(slots=1, space_slots=1, lease=SHORT, poll=seconds, rescue=seconds)
+    runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), chores, worker="tests", limits=limits)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield task
+        runner.stop()
+        await asyncio.wait({task}, timeout=5)
+    finally:
+        task.cancel()
+
+
+@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "chore"])
+async def test_no_error_ends_a_loop(loop: str) -> None:
+    step = Failing()
+    async with running(loop, step) as task, asyncio.timeout(5):
+        await step.well.wait()
+        assert not task.done()
+    assert step.times > len(ERRORS)
+
+
+@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "chore"])
+async def test_cancellation_ends_all_of_them(loop: str) -> None:
+    before = asyncio.all_tasks()
+    step = Failing(times=len(ERRORS))
+    async with running(loop, step) as task, asyncio.timeout(5):
+        await step.well.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+    assert asyncio.all_tasks() == before
