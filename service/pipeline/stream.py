@@ -23,7 +23,7 @@ async def export_stream(
 ) -> StoredFile:
     """Encode, compress and hand over all batches; returns when every part is stored.
 
-    `read` is called with the rows of each batch and the bytes of its lines, and `turn` awaited before each: it lets the event
+    `read` is called with the rows of each batch and the bytes of its lines; `turn` is awaited before each and lets the event
     loop do other things. A block is compressed while the next one is read and encoded.
     """
     gzip = GzipStream()

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that break things: those of the tests that run the whole program, servers and scenes to be broken."""
+"""Fixtures of the tests that break things: those of tests that run the whole program, servers and scenes to be broken."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path

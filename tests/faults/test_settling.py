@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.attempt import AttemptLimits, Attempts
+from service.event_loop import Turns
 from service.lease import Ending, Leases, clock
 from service.model import Claim
 from service.postgres.contacts import ContactSource
@@ -42,7 +43,7 @@ async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
     await store.create()
     leases = Leases(jobs.claims, duration=LEASE, no_progress=LEASE)
     limits = AttemptLimits(part_size=16 * 1024, duration=LEASE, retry_pause=NOTHING, file_lifetime=LEASE)
-    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, limits)
+    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, Turns(), limits)
     claim = await jobs.claimed()
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
         task = asyncio.create_task(attempts.run(claim, sent=clock()))

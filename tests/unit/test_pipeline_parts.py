@@ -227,7 +227,9 @@ async def source(*batches: Batch) -> AsyncIterator[Batch]:
 async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[tuple[int, int]]) -> StoredFile:
     writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, stored=upload.stored.append)
     async with writer as parts:
-        return await export_stream(batches, encode, parts, read=lambda rows, size: read.append((rows, size)), turn=lambda: asyncio.sleep(0))
+        return await export_stream(
+            batches, encode, parts, read=lambda rows, size: read.append((rows, size)), turn=lambda: asyncio.sleep(0)
+        )
 
 
 @pytest.mark.parametrize(
