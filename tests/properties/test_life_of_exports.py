@@ -17,8 +17,8 @@ from service.errors import ExportFailure, SourceData, StorageUnavailable
 from service.postgres.claims import Claims, Garbage, Progress, Renewal
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
-from tests.properties.comparison import assert_as_modelled, assert_every_attempt_has_its_receipt
 from tests.properties.model import Attempt, Export, Model
+from tests.properties.tables import assert_as_modelled, assert_every_attempt_has_its_receipt, make_older
 from tests.support.jobs import AT, FILE, REQUEST, WINDOW
 from tests.support.one_connection import OneConnection
 
@@ -30,18 +30,12 @@ LIFETIME = timedelta(hours=24)
 LINKS_LIVE = timedelta(minutes=20)
 HISTORY = timedelta(days=90)
 GRACE = timedelta(minutes=2)
-TICKS = [timedelta(minutes=4), timedelta(minutes=11), timedelta(hours=25), timedelta(days=91)]
+TICKS = [timedelta(minutes=4), timedelta(minutes=11)]
 """None leads to within a minute of the end of a lease: that of a claim begins a little later than the transaction."""
 SPACES = 3
 SPACE_SLOTS = 2
 WRITES = ("record_upload", "complete", "fail", "try_again", "hand_back")
 CHORES = ("rescue", "expire", "delete_files", "clean", "forget")
-
-_TIMES = {
-    "export_jobs": "created_at run_after claimed_at lease_until progress_at finished_at file_expires_at expired_at"
-    " file_delete_after file_deleted_at",
-    "export_attempts": "started_at ended_at cleaned_at",
-}
 
 
 class Life(RuleBasedStateMachine):
@@ -220,15 +214,25 @@ class Life(RuleBasedStateMachine):
     @rule(duration=st.sampled_from(TICKS))
     def pass_time(self, duration: timedelta) -> None:
         self.model.pass_time(duration)
-        for table, columns in _TIMES.items():
-            older = ", ".join(f"{column} = {column} - $1::interval" for column in columns.split())
-            self.run(self._sql.execute(f"UPDATE {table} SET {older}", duration))
+        self.run(make_older(self._sql, duration))
         self.ended.clear()
 
     @rule(chores=st.lists(st.sampled_from(CHORES), min_size=1, max_size=5, unique=True))
     def tidy(self, chores: list[str]) -> None:
         for chore in chores:
             getattr(self, chore)()
+        self.ask_what_is_in_use()
+
+    @rule(all_history=st.booleans())
+    def outlive(self, all_history: bool) -> None:
+        self.pass_time(HISTORY * 1.1 if all_history else LIFETIME * 1.1)
+        self.expire()
+        self.pass_time(LINKS_LIVE)
+        self.delete_files()
+        self.forget()
+        self.ask_what_is_in_use()
+
+    def ask_what_is_in_use(self) -> None:
         names = [attempt.claim.object_name for attempt in self.model.attempts.values()]
         assert self.run(self._claims.objects_in_use(names)) == self.model.in_use()
 

@@ -1,11 +1,25 @@
-"""What must hold between the model and the rows of both tables, and among the rows themselves."""
+"""The rows of both tables: what must hold between them and the model and among themselves, and how they grow older."""
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 
 import asyncpg
 
 from tests.properties.model import Model
+
+_TIMES = {
+    "export_jobs": "created_at run_after claimed_at lease_until progress_at finished_at file_expires_at expired_at"
+    " file_delete_after file_deleted_at",
+    "export_attempts": "started_at ended_at cleaned_at",
+}
+
+
+async def make_older(sql: asyncpg.Connection, duration: timedelta) -> None:
+    """Let so much time pass. The clock of a transaction stands still, so whatever happened moves into the past."""
+    for table, columns in _TIMES.items():
+        older = ", ".join(f"{column} = {column} - $1::interval" for column in columns.split())
+        await sql.execute(f"UPDATE {table} SET {older}", duration)
 
 
 def assert_as_modelled(model: Model, jobs: Sequence[asyncpg.Record], attempts: Sequence[asyncpg.Record]) -> None:
