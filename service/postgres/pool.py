@@ -93,8 +93,9 @@ class Database:
                 raise DatabaseUnavailable(detail=describe(error)) from error
             raise
         finally:
-            # The driver takes a connection back by itself when it learns of its end; then there is nothing to do here.
-            with suppress(asyncpg.InterfaceError):
+            # What was answered stands, whether or not the connection can be used again: one that cannot be reset is
+            # terminated by the driver, and one of whose end it has learned was taken back already.
+            with suppress(Exception):
                 if not usable:
                     connection.terminate()
                 await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -44,7 +44,9 @@ class Program:
     def send(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
         if self._process.returncode is None:
-            self._process.send_signal(number)
+            # Not by the process's own method: that looks for its end first, and takes the exit code from who waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""

@@ -1,0 +1,37 @@
+"""`./run chaos`: one run by hand; the options are in `--help`."""
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from tests.chaos.run import Plan, Run
+
+ROOT = Path(__file__).parents[2]
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long things go wrong.")
+@click.option("--seed", type=int, help="Draws the actions.  [default: random, printed]")
+@click.option("--replicas", type=click.IntRange(1, 20), default=3, show_default=True, help="Processes of the service.")
+@click.option("--stop-at-first", is_flag=True, help="End with the first violation.")
+@click.option("--code", type=click.Path(path_type=Path, exists=True), default=ROOT, help="Where service/ and sql/ are.")
+def main(seconds: float, seed: int | None, replicas: int, stop_at_first: bool, code: Path) -> None:
+    """Break a service of several processes at random, then check that every export ended once and nothing is left.
+
+    Prints one line of JSON; the exit code is 1 where something did not hold.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    seed = random.randrange(10**6) if seed is None else seed
+    plan = Plan(seconds, seed, replicas, stop_at_first, code.absolute())
+    report = asyncio.run(Run(plan, lambda text: click.echo(text, err=True)).run())
+    click.echo(json.dumps(report, ensure_ascii=False))
+    sys.exit(1 if report["violations"] else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What goes wrong, and what is asked for meanwhile: one action after the other, drawn from the seed."""
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable
+
+from tests.chaos.consumers import Consumers
+from tests.chaos.findings import Findings
+from tests.chaos.replicas import Replicas
+from tests.chaos.world import LEASE_SECONDS, TROUBLE, World
+
+_PAUSE = (0.1, 0.8)
+_STOPPED = (0.5, 5.0)
+_BACKLOG = 25
+"""Unfinished exports from which on no more are asked for: they have to be worked off in the end."""
+_TERMINATE = """
+SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND random() < 0.5
+"""
+_UNFINISHED = "SELECT count(*) FROM export_jobs WHERE status IN ('queued', 'processing')"
+
+_KICK = "SELECT kick_export(id) FROM export_jobs WHERE status = 'processing' ORDER BY random() LIMIT 1"
+
+
+class Actions:
+    """The number beside each is how often it is drawn, in relation to the others."""
+
+    def __init__(
+        self, world: World, findings: Findings, rng: random.Random, replicas: Replicas, consumers: Consumers
+    ) -> None:
+        self._world = world
+        self._findings = findings
+        self._rng = rng
+        self._replicas = replicas
+        self._consumers = consumers
+        self._kinds: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
+            "ask": (30, self._ask),
+            "look": (12, self._look),
+            "cancel": (8, self._cancel),
+            "kick": (3, self._kick),
+            "kill": (6, self._kill),
+            "stop": (9, self._stop),
+            "end": (5, self._end),
+            "terminate_backends": (8, self._terminate_backends),
+            "restart_fast": (0.7, self._restart_fast),
+            "restart_immediate": (0.7, self._restart_immediate),
+        }
+
+    async def run(self, until: Callable[[], bool]) -> None:
+        """Act until told that it is enough."""
+        names = list(self._kinds)
+        weights = [weight for weight, _ in self._kinds.values()]
+        while not until():
+            (name,) = self._rng.choices(names, weights)
+            try:
+                await self._kinds[name][1]()
+                self._findings.actions[name] += 1
+            except TROUBLE:  # Postgres is away; that is the point
+                self._findings.actions[f"{name}, in vain"] += 1
+            await asyncio.sleep(self._rng.uniform(*_PAUSE))
+
+    async def _ask(self) -> None:
+        async with self._world.connection() as session:
+            if await session.fetchval(_UNFINISHED) >= _BACKLOG:
+                return
+        for _ in range(self._rng.randint(1, 4)):
+            self._consumers.ask()
+
+    async def _look(self) -> None:
+        self._consumers.start(self._consumers.look())
+
+    async def _cancel(self) -> None:
+        self._consumers.start(self._consumers.cancel())
+
+    async def _kick(self) -> None:
+        async with self._world.connection() as session:
+            await session.execute(_KICK)
+
+    async def _kill(self) -> None:
+        if replica := self._replicas.any():
+            replica.program.send(signal.SIGKILL)
+
+    async def _stop(self) -> None:
+        if replica := self._replicas.any():
+            self._replicas.stop(replica, self._rng.uniform(*_STOPPED))
+
+    async def _end(self) -> None:
+        if replica := self._replicas.any():
+            self._replicas.end(replica)
+
+    async def _terminate_backends(self) -> None:
+        async with self._world.connection() as session:
+            self._findings.counts["backends terminated"] += await session.fetchval(_TERMINATE)
+
+    async def _restart_fast(self) -> None:
+        await self._world.restart_postgres("fast", away=self._away())
+
+    async def _restart_immediate(self) -> None:
+        await self._world.restart_postgres("immediate", away=self._away())
+
+    def _away(self) -> float:
+        """Mostly shorter than a lease, sometimes longer."""
+        return self._rng.choice((0, 0, 0.5, 1, 1.5 * LEASE_SECONDS))

@@ -1,0 +1,33 @@
+"""Which failpoints are armed in a replica, and how often each strikes."""
+
+import random
+
+from tests.chaos.world import LEASE_SECONDS
+
+_ONCE_AN_ATTEMPT = (
+    *("claim_sent", "claimed", "snapshot_open", "upload_created", "upload_recorded", "before_confirm"),
+    *("before_complete_upload", "settled"),
+)
+_LAST_STEPS = ("upload_completed", "before_settle", "settle_committed")
+"""Between the file and its row: a fault here is what a fence is for."""
+_OFTEN = (
+    *("before_claim", "batch_read", "part_sending", "part_stored", "before_renew", "renew_sent", "renewed"),
+    *("rescued", "clean_aborted", "clean_deleted", "cleaned", "expired", "file_deleted", "file_deletion_recorded"),
+)
+_ENDS = ("insert_committed", "shutdown_asked", "shutdown_handing_back")
+
+
+def specification(rng: random.Random) -> str:
+    """FAILPOINTS for one process: it dies, stands still for up to two and a half leases, or loses an answer."""
+    rules = []
+    for names, kill, stall in (
+        (_ONCE_AN_ATTEMPT, 0.006, 0.02),
+        (_LAST_STEPS, 0.02, 0.06),
+        (_OFTEN, 0.0006, 0.002),
+        (_ENDS, 0.02, 0.02),
+    ):
+        for name in names:
+            seconds = rng.uniform(0.5, 2.5) * LEASE_SECONDS
+            rules += [f"{name}:kill@{kill}", f"{name}:stall({seconds:.1f})@{stall}"]
+    rules += ["settle_committed:raise@0.1", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
+    return ",".join(rules)

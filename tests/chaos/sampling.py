@@ -1,0 +1,64 @@
+"""Looking on while everything goes wrong: what the oracle noted, and that what is published is there and stays as it is."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from tests.chaos.findings import Findings
+from tests.chaos.world import TROUBLE, World
+
+_NOTED_SECONDS = 0.25
+_STORE_SECONDS = 1.0
+_PUBLISHED = "SELECT id, object_name FROM export_jobs WHERE status = 'completed'"
+
+
+class Sampling:
+    """Two loops that go on until `close`."""
+
+    def __init__(self, world: World, findings: Findings) -> None:
+        self._world = world
+        self._findings = findings
+        self._seen = 0
+        self._objects: dict[str, str] = {}
+        self._tasks = [
+            asyncio.create_task(self._again_and_again(self.noted, _NOTED_SECONDS)),
+            asyncio.create_task(self._again_and_again(self.published, _STORE_SECONDS)),
+        ]
+
+    async def close(self) -> None:
+        """Look no more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def noted(self, session: asyncpg.Connection) -> None:
+        """What the triggers noted since the last look."""
+        for row in await session.fetch("SELECT * FROM chaos.violations WHERE n > $1 ORDER BY n LIMIT 100", self._seen):
+            self._seen = row["n"]
+            self._findings.violation(row["invariant"], row["detail"])
+
+    async def published(self, session: asyncpg.Connection) -> None:
+        """The rows are asked before the store is listed, and what is missing once more after it."""
+        before = dict(await session.fetch(_PUBLISHED))
+        there = await self._world.objects()
+        for name, state in there.items():
+            if self._objects.setdefault(name, state) != state:
+                self._findings.violation("I11", f"{name} was overwritten")
+        missing = {export_id: name for export_id, name in before.items() if name not in there}
+        if missing:
+            still = dict(await session.fetch(f"{_PUBLISHED} AND id = ANY ($1::bigint[])", list(missing)))
+            for export_id in still:
+                self._findings.violation("I4", f"export {export_id} is completed, and its object is gone")
+        self._findings.counts["looks at the store"] += 1
+
+    async def _again_and_again(self, look: Callable[[asyncpg.Connection], Awaitable[None]], seconds: float) -> None:
+        while True:
+            try:
+                async with self._world.connection() as session:
+                    while True:
+                        async with asyncio.timeout(20):
+                            await look(session)
+                        await asyncio.sleep(seconds)
+            except TROUBLE:
+                await asyncio.sleep(0.1)
