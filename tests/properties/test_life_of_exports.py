@@ -295,6 +295,6 @@ def test_the_tables_are_as_the_model_says_after_any_sequence_of_calls(database_u
                 super().__init__(runner, sql)
 
         try:
-            run_state_machine_as_test(HereAndNow, settings=settings(stateful_step_count=40, deadline=None))
+            run_state_machine_as_test(HereAndNow, settings=settings(stateful_step_count=30, deadline=None))
         finally:
             sql.terminate()
