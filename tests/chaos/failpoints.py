@@ -1,6 +1,7 @@
 """Which failpoints are armed in a replica, and how often each strikes."""
 
 import random
+from collections.abc import Sequence
 
 from tests.chaos.world import LEASE_SECONDS
 
@@ -17,9 +18,12 @@ _OFTEN = (
 _ENDS = ("insert_committed", "shutdown_asked", "shutdown_handing_back")
 
 
-def specification(rng: random.Random) -> str:
-    """FAILPOINTS for one process: it dies, stands still for up to two and a half leases, or loses an answer."""
-    rules = []
+def specification(rng: random.Random, focus: Sequence[str] = ()) -> str:
+    """FAILPOINTS for one process: it dies, stands still for up to two and a half leases, or loses an answer.
+
+    At the points in `focus` it stands still every other time, for longer than a lease.
+    """
+    rules = [f"{name}:stall({rng.uniform(1.3, 2.5) * LEASE_SECONDS:.1f})@0.5" for name in focus]
     for names, kill, stall in (
         (_ONCE_AN_ATTEMPT, 0.006, 0.02),
         (_LAST_STEPS, 0.02, 0.06),
@@ -29,5 +33,5 @@ def specification(rng: random.Random) -> str:
         for name in names:
             seconds = rng.uniform(0.5, 2.5) * LEASE_SECONDS
             rules += [f"{name}:kill@{kill}", f"{name}:stall({seconds:.1f})@{stall}"]
-    rules += ["settle_committed:raise@0.1", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
+    rules += ["settle_committed:raise@0.2", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
     return ",".join(rules)

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -46,13 +46,16 @@ class Replica:
 
 
 class Replicas:
-    """As many seats as asked for; `arm` is whether new processes get failpoints."""
+    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` where most of all."""
 
-    def __init__(self, world: World, findings: Findings, rng: random.Random, seats: int) -> None:
+    def __init__(
+        self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]
+    ) -> None:
         self.arm = True
         self._world = world
         self._findings = findings
         self._rng = rng
+        self._focus = focus
         self._seats: dict[int, Replica] = {}
         self._spawned = 0
         self._closing = False
@@ -134,7 +137,7 @@ class Replicas:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", "serve"),
             cwd=self._world.code,
-            env=self._world.environment(name, specification(self._rng) if armed else ""),
+            env=self._world.environment(name, specification(self._rng, self._focus) if armed else ""),
             stderr=asyncio.subprocess.PIPE,
             limit=2**20,
         )
@@ -179,9 +182,11 @@ class Replicas:
 
 
 @asynccontextmanager
-async def replicas(world: World, findings: Findings, rng: random.Random, seats: int) -> AsyncIterator[Replicas]:
+async def replicas(
+    world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str] = ()
+) -> AsyncIterator[Replicas]:
     """The processes for the length of the block; killed at its end if they still run."""
-    made = Replicas(world, findings, rng, seats)
+    made = Replicas(world, findings, rng, seats, focus)
     try:
         yield made
     finally:

@@ -39,13 +39,14 @@ _EVIDENCE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a run. `code` holds the `service` and `sql` under test."""
+    """What is asked of a run. `code` holds the `service` and `sql` under test; `focus` are failpoints to strike often."""
 
     seconds: float
     seed: int
     replicas: int
     stop_at_first: bool
     code: Path
+    focus: tuple[str, ...] = ()
 
 
 class Run:
@@ -79,7 +80,7 @@ class Run:
             writers = [Writer(made, seeds[4 + n], n + 1, live) for n in range(WRITERS)]
             await asyncio.gather(*(writer.begun() for writer in writers))
             processes = await stack.enter_async_context(
-                replicas(made, self.findings, seeds[0], self._plan.replicas)
+                replicas(made, self.findings, seeds[0], self._plan.replicas, self._plan.focus)
             )
             await processes.settled()
             consumers = Consumers(processes, self.findings, seeds[1], spaces)

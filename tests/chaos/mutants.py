@@ -1,0 +1,76 @@
+"""`./run mutants`: the crash test has teeth. It is run on copies of the service with a bug each, and has to find it."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from tests.chaos.__main__ import ROOT
+from tests.chaos.run import Plan, Run
+
+_PATCHES = ROOT / "tests" / "support" / "mutants"
+_FOCUS = {
+    "completion_by_state": ("upload_completed", "before_settle"),
+    "delete_when_the_finish_errors": (),
+    "one_object_name": (),
+    "renewal_without_the_claim": ("before_renew",),
+}
+"""Where a process stands still most of all, so that a minute is enough; everything else goes wrong as in any run."""
+MUTANTS = tuple(_FOCUS)
+SEEDS = (1, 2, 3)
+_REPLICAS = 3
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long a bug may stay unseen.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Repeats.  [default: 1, 2, 3]")
+@click.option("--only", "names", type=click.Choice(MUTANTS), multiple=True, help="Only this bug; repeats.")
+def main(seconds: float, seeds: tuple[int, ...], names: tuple[str, ...]) -> None:
+    """Let the crash test look for bugs that were put in on purpose.
+
+    A run ends with its first violation. A bug counts as found where at least two of three seeds find it, or half of the
+    given ones; the exit code is 1 if one is not found.
+    """
+    seeds = seeds or SEEDS
+    missed = []
+    for name in names or MUTANTS:
+        found = [_found(name, seed, seconds) for seed in seeds]
+        if sum(found) < -(-len(seeds) // 2):
+            missed.append(name)
+    click.echo(f"not found: {', '.join(missed)}" if missed else "every bug was found")
+    sys.exit(1 if missed else 0)
+
+
+def _found(name: str, seed: int, seconds: float) -> bool:
+    """Whether a run finds this bug; prints what it found, and when."""
+    started = time.monotonic()
+    with mutated(name) as code:
+        report = asyncio.run(Run(Plan(seconds, seed, _REPLICAS, True, code, _FOCUS[name]), lambda _: None).run())
+    if evidence := report["evidence"]:
+        shutil.rmtree(evidence)
+    violations = report["violations"]
+    what = f"after {report['first_violation_after']:.1f} s: {violations[0]}" if violations else "NOT FOUND"
+    click.echo(f"{name}, seed {seed}, {time.monotonic() - started:.0f} s: {what}")
+    return bool(violations)
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[Path]:
+    """A copy of the service with this bug. Raises CalledProcessError where its patch does not fit the code any more."""
+    with tempfile.TemporaryDirectory(prefix=f"contact-exports-{name}-") as directory:
+        for package in ("service", "sql"):
+            shutil.copytree(ROOT / package, Path(directory, package), ignore=shutil.ignore_patterns("__pycache__"))
+        patch = (_PATCHES / f"{name}.patch").read_bytes()
+        subprocess.run(["git", "apply", "--unsafe-paths", "--directory", directory], input=patch, check=True, cwd="/")
+        yield Path(directory)
+
+
+if __name__ == "__main__":
+    main()
