@@ -28,7 +28,7 @@ async def test_killed_after_the_claim_was_committed_and_before_its_answer_was_se
     export_id = await scene.queue()
     await scene.killed("claim_sent:kill")
     assert [attempt["upload_id"] for attempt in await scene.attempts(export_id)] == [None]
-    assert await scene.store.uploads() == []
+    assert await scene.uploads() == []
     await assert_rescued(scene, export_id)
 
 
@@ -37,7 +37,7 @@ async def test_killed_after_an_upload_was_begun_and_before_it_was_recorded(s3_sc
     await s3_scene.killed("upload_created:kill")
     (attempt,) = await s3_scene.attempts(export_id)
     assert attempt["upload_id"] is None
-    assert await s3_scene.store.uploads() == [attempt["object_name"]]
+    assert await s3_scene.uploads() == [attempt["object_name"]]
     await assert_rescued(s3_scene, export_id)
 
 
@@ -45,7 +45,7 @@ async def test_killed_after_an_upload_was_begun_and_before_it_was_recorded(s3_sc
 async def test_killed_in_the_middle_of_the_stream(scene: Scene, point: str) -> None:
     export_id = await scene.queue()
     await scene.killed(f"{point}:kill")
-    assert len(await scene.store.uploads()) == 1
+    assert len(await scene.uploads()) == 1
     await assert_rescued(scene, export_id)
 
 
@@ -56,14 +56,14 @@ async def test_killed_while_a_part_is_on_its_way_to_the_store(s3_scene: Scene) -
         async with started(s3_scene.settings(S3_ENDPOINT_URL=faults.endpoint_url)) as victim, asyncio.timeout(30):
             await faults.reached("UploadPart")
             await victim.end(signal.SIGKILL)
-    assert len(await s3_scene.store.uploads()) == 1
+    assert len(await s3_scene.uploads()) == 1
     await assert_rescued(s3_scene, export_id)
 
 
 async def test_killed_before_an_upload_is_completed(s3_scene: Scene) -> None:
     export_id = await s3_scene.queue()
     await s3_scene.killed("before_complete_upload:kill")
-    assert len(await s3_scene.store.uploads()) == 1
+    assert len(await s3_scene.uploads()) == 1
     await assert_rescued(s3_scene, export_id)
 
 
@@ -71,7 +71,7 @@ async def test_killed_with_a_complete_file_that_no_row_names(s3_scene: Scene) ->
     export_id = await s3_scene.queue()
     await s3_scene.killed("upload_completed:kill")
     (attempt,) = await s3_scene.attempts(export_id)
-    assert await s3_scene.store.objects() == [attempt["object_name"]]
+    assert await s3_scene.objects() == [attempt["object_name"]]
     await assert_rescued(s3_scene, export_id)
 
 
