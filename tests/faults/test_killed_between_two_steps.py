@@ -12,12 +12,11 @@ from service.sweep import Sweep
 from tests.support.program import started
 from tests.support.s3_faults import hang, s3_faults
 from tests.support.scene import Scene
-from tests.support.waiting import until_row
 
 
 async def assert_rescued(scene: Scene, export_id: int) -> None:
     """A new process ends it with a second attempt, and removes what the first one left."""
-    async with scene.running() as program:
+    async with scene.running(LEASE_SECONDS="1") as program:
         await scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
         assert await scene.outcomes(export_id) == ["lost", "completed"]
         await scene.assert_nothing_is_left()
@@ -95,7 +94,6 @@ async def test_killed_in_the_middle_of_a_sweep(s3_scene: Scene, point: str) -> N
     export_id = await s3_scene.queue()
     await s3_scene.killed("upload_completed:kill", LEASE_SECONDS="0.5")
     await s3_scene.killed(f"{point}:kill", LEASE_SECONDS="0.5")
-    async with s3_scene.running() as program:
-        await until_row(s3_scene.sql, "SELECT 1 FROM export_jobs WHERE status = 'completed'")
+    async with s3_scene.running(LEASE_SECONDS="1") as program:
         await s3_scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
         await s3_scene.assert_nothing_is_left()

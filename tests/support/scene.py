@@ -66,8 +66,8 @@ class Scene:
             assert await victim.ended() == -signal.SIGKILL, victim.log
 
     def running(self, failpoints: str = "", **others: str) -> AbstractAsyncContextManager[Program]:
-        """A program that is ready to work here."""
-        return running(self.settings(failpoints, **others))
+        """A program that is ready to work here, with a lease that a busy machine leaves it too."""
+        return running(self.settings(failpoints, **({"LEASE_SECONDS": "2"} | others)))
 
     @asynccontextmanager
     async def held_up(self) -> AsyncIterator[asyncpg.Connection]:
