@@ -67,7 +67,7 @@ async def test_what_is_handed_back_is_taken_at_once_by_another_process(scene: Sc
             (first, _) = await scene.attempts(export_id)
             assert first["outcome"] == "handed_back"
             assert (second["started_at"] - first["ended_at"]).total_seconds() < 1
-            assert [name for name in await scene.store.uploads() if name == first["object_name"]] == []
+            assert [name for name in await scene.uploads() if name == first["object_name"]] == []
             assert await other.end() == 0
 
 

@@ -12,12 +12,11 @@ from service.sweep import Sweep
 from tests.support.program import started
 from tests.support.s3_faults import hang, s3_faults
 from tests.support.scene import Scene
-from tests.support.waiting import until_row
 
 
 async def assert_rescued(scene: Scene, export_id: int) -> None:
     """A new process ends it with a second attempt, and removes what the first one left."""
-    async with scene.running() as program:
+    async with scene.running(LEASE_SECONDS="1") as program:
         await scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
         assert await scene.outcomes(export_id) == ["lost", "completed"]
         await scene.assert_nothing_is_left()
@@ -28,7 +27,7 @@ async def test_killed_after_the_claim_was_committed_and_before_its_answer_was_se
     export_id = await scene.queue()
     await scene.killed("claim_sent:kill")
     assert [attempt["upload_id"] for attempt in await scene.attempts(export_id)] == [None]
-    assert await scene.store.uploads() == []
+    assert await scene.uploads() == []
     await assert_rescued(scene, export_id)
 
 
@@ -37,7 +36,7 @@ async def test_killed_after_an_upload_was_begun_and_before_it_was_recorded(s3_sc
     await s3_scene.killed("upload_created:kill")
     (attempt,) = await s3_scene.attempts(export_id)
     assert attempt["upload_id"] is None
-    assert await s3_scene.store.uploads() == [attempt["object_name"]]
+    assert await s3_scene.uploads() == [attempt["object_name"]]
     await assert_rescued(s3_scene, export_id)
 
 
@@ -45,7 +44,7 @@ async def test_killed_after_an_upload_was_begun_and_before_it_was_recorded(s3_sc
 async def test_killed_in_the_middle_of_the_stream(scene: Scene, point: str) -> None:
     export_id = await scene.queue()
     await scene.killed(f"{point}:kill")
-    assert len(await scene.store.uploads()) == 1
+    assert len(await scene.uploads()) == 1
     await assert_rescued(scene, export_id)
 
 
@@ -56,14 +55,14 @@ async def test_killed_while_a_part_is_on_its_way_to_the_store(s3_scene: Scene) -
         async with started(s3_scene.settings(S3_ENDPOINT_URL=faults.endpoint_url)) as victim, asyncio.timeout(30):
             await faults.reached("UploadPart")
             await victim.end(signal.SIGKILL)
-    assert len(await s3_scene.store.uploads()) == 1
+    assert len(await s3_scene.uploads()) == 1
     await assert_rescued(s3_scene, export_id)
 
 
 async def test_killed_before_an_upload_is_completed(s3_scene: Scene) -> None:
     export_id = await s3_scene.queue()
     await s3_scene.killed("before_complete_upload:kill")
-    assert len(await s3_scene.store.uploads()) == 1
+    assert len(await s3_scene.uploads()) == 1
     await assert_rescued(s3_scene, export_id)
 
 
@@ -71,7 +70,7 @@ async def test_killed_with_a_complete_file_that_no_row_names(s3_scene: Scene) ->
     export_id = await s3_scene.queue()
     await s3_scene.killed("upload_completed:kill")
     (attempt,) = await s3_scene.attempts(export_id)
-    assert await s3_scene.store.objects() == [attempt["object_name"]]
+    assert await s3_scene.objects() == [attempt["object_name"]]
     await assert_rescued(s3_scene, export_id)
 
 
@@ -95,7 +94,6 @@ async def test_killed_in_the_middle_of_a_sweep(s3_scene: Scene, point: str) -> N
     export_id = await s3_scene.queue()
     await s3_scene.killed("upload_completed:kill", LEASE_SECONDS="0.5")
     await s3_scene.killed(f"{point}:kill", LEASE_SECONDS="0.5")
-    async with s3_scene.running() as program:
-        await until_row(s3_scene.sql, "SELECT 1 FROM export_jobs WHERE status = 'completed'")
+    async with s3_scene.running(LEASE_SECONDS="1") as program:
         await s3_scene.assert_completed(program, export_id, attempts=2, lost_leases=1)
         await s3_scene.assert_nothing_is_left()

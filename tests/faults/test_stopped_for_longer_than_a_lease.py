@@ -45,24 +45,24 @@ async def reached(program: Program) -> bool:
     return bool(program.events("failpoint"))
 
 
-async def test_stopped_for_longer_than_its_lease_at_every_point_of_an_attempt(scene: Scene) -> None:
+async def test_stopped_for_longer_than_its_lease_at_every_point_of_an_attempt(s3_scene: Scene) -> None:
     points = BEFORE_THE_COMMIT + BEHIND_IT
-    exports = [await scene.queue() for _ in points]
+    exports = [await s3_scene.queue() for _ in points]
     async with AsyncExitStack() as opened:
         few = asyncio.Semaphore(4)
-        zombies = await asyncio.gather(*(stopped(scene, opened, few, point) for point in points))
-        published = await scene.sql.fetchval("SELECT count(*) FROM export_jobs WHERE status = 'completed'")
+        zombies = await asyncio.gather(*(stopped(s3_scene, opened, few, point) for point in points))
+        published = await s3_scene.sql.fetchval("SELECT count(*) FROM export_jobs WHERE status = 'completed'")
         assert published == len(BEHIND_IT)
-        async with scene.running(EXPORT_SLOTS="8", SPACE_SLOTS="64") as successor:
-            await until_row(scene.sql, "SELECT 1 FROM export_jobs HAVING bool_and(status = 'completed')")
-            before = await scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id")
+        async with s3_scene.running(EXPORT_SLOTS="8", SPACE_SLOTS="64") as successor:
+            await until_row(s3_scene.sql, "SELECT 1 FROM export_jobs HAVING bool_and(status = 'completed')")
+            before = await s3_scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id")
             for zombie in zombies:
                 zombie.send(signal.SIGCONT)
             assert await asyncio.gather(*(zombie.end() for zombie in zombies)) == [0] * len(points)
-            await scene.assert_nothing_is_left()
-            assert await scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id") == before
+            await s3_scene.assert_nothing_is_left()
+            assert await s3_scene.sql.fetch("SELECT * FROM export_jobs ORDER BY id") == before
             lost = {row["id"]: row["lost_leases"] for row in before}
             assert sorted(lost.values()) == [0] * len(BEHIND_IT) + [1] * len(BEFORE_THE_COMMIT)
             for export_id in exports:
                 times = lost[export_id]
-                await scene.assert_completed(successor, export_id, attempts=1 + times, lost_leases=times)
+                await s3_scene.assert_completed(successor, export_id, attempts=1 + times, lost_leases=times)

@@ -32,7 +32,7 @@ async def test_every_loop_survives_errors_it_does_not_know(scene: Scene) -> None
         await until_row(scene.sql, "SELECT 1 FROM export_jobs WHERE status = 'expired'")
         await scene.sql.execute("UPDATE export_jobs SET file_delete_after = now()")  # when the last link has died
         await until_row(scene.sql, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
-        assert await scene.store.objects() == []
+        assert await scene.objects() == []
         assert len(program.events("claim_crashed")) == 3
         assert failed() == {"renew": 2, "rescue": 1, "clean": 3, "expire": 1, "delete_files": 1}
         async with asyncio.timeout(10):

@@ -66,8 +66,8 @@ class Scene:
             assert await victim.ended() == -signal.SIGKILL, victim.log
 
     def running(self, failpoints: str = "", **others: str) -> AbstractAsyncContextManager[Program]:
-        """A program that is ready to work here."""
-        return running(self.settings(failpoints, **others))
+        """A program that is ready to work here, with a lease that a busy machine leaves it too."""
+        return running(self.settings(failpoints, **({"LEASE_SECONDS": "2"} | others)))
 
     @asynccontextmanager
     async def held_up(self) -> AsyncIterator[asyncpg.Connection]:
@@ -78,6 +78,14 @@ class Scene:
             yield blocker
         finally:
             blocker.terminate()
+
+    async def uploads(self) -> list[str]:
+        """The unfinished uploads of attempts. Those of a probe whose process was killed are removed an hour later."""
+        return [name for name in await self.store.uploads() if not name.startswith(".probe/")]
+
+    async def objects(self) -> list[str]:
+        """The objects of attempts; see `uploads`."""
+        return [name for name in await self.store.objects() if not name.startswith(".probe/")]
 
     async def attempts(self, export_id: int) -> list[asyncpg.Record]:
         """The rows of its attempts, in their order."""
@@ -113,7 +121,7 @@ class Scene:
         published = sorted(row["object_name"] for row in rows)
 
         async def only_files_are_left() -> bool:
-            return await self.store.uploads() == [] and await self.store.objects() == published
+            return await self.uploads() == [] and await self.objects() == published
 
         await until_row(self.sql, "SELECT 1 WHERE NOT EXISTS (SELECT FROM export_attempts WHERE cleaned_at IS NULL)")
         await until(only_files_are_left)
