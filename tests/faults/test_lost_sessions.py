@@ -30,9 +30,13 @@ SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity
                             WHERE datname = current_database() AND application_name = 'contact-exports export')"""
 
 
-def crashes(program: Program) -> list[object]:
-    """What the program logged as unforeseen."""
-    return [line for line in program.log if line.get("event") in CRASHES]
+def crashes(program: Program) -> list[str]:
+    """What the program logged as unforeseen: the event and the errors behind it."""
+    return [
+        f"{line['event']}: {[(each['exc_type'], each['exc_value']) for each in line.get('exception', [])]}"
+        for line in program.log
+        if line.get("event") in CRASHES
+    ]
 
 
 async def end_sessions(connection: asyncpg.Connection, function: str, names: str) -> int:
@@ -146,8 +150,8 @@ async def test_a_server_gives_up_on_a_reader_that_takes_nothing_and_releases_its
     server, address = postgres_on_a_port
     await migrate(server.dsn())
     async with connected(server.dsn()) as contacts, postgres_proxy(address) as proxy:
-        await add_contacts(contacts, space.space_id, 300)
-        await contacts.execute("UPDATE contacts SET name = repeat('a wide contact ', 4000)")
+        await add_contacts(contacts, space.space_id, 3)
+        await contacts.execute("UPDATE contacts SET name = repeat('a wide contact ', 600000)")
         proxy.startup = {"tcp_user_timeout": "1000"}
         proxy.next(READ, Fault.HOLD_ANSWER)
         settings = {"DATABASE_URL": database_url, "CONTACTS_DATABASE_URL": proxy.url, **files.settings}
@@ -157,5 +161,5 @@ async def test_a_server_gives_up_on_a_reader_that_takes_nothing_and_releases_its
             await until_row(contacts, NO_EXPORT_SESSION)
             proxy.behave(Mode.PASS)
             row = await until_ended(connection, export_id)
-            assert (row["status"], row["row_count"], row["attempts"]) == ("completed", 300, 2)
+            assert (row["status"], row["row_count"], row["attempts"]) == ("completed", 3, 2)
             assert crashes(program) == []
