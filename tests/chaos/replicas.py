@@ -18,7 +18,10 @@ from tests.support.program import Program
 
 _END_SECONDS = 45.0
 """What a process may take to end after SIGTERM: the grace period, handing back, and having been stopped meanwhile."""
-_CRASHES = ("claim_crashed", "attempt_crashed", "attempt_not_settled", "settle_refused", "loop_step_failed", "request_failed")
+_CRASHES = (
+    *("claim_crashed", "attempt_crashed", "attempt_not_settled"),
+    *("settle_refused", "loop_step_failed", "request_failed"),
+)
 
 
 class Replica:
@@ -40,7 +43,8 @@ class Replica:
         """Resident bytes and open descriptors now; empty if it is gone."""
         try:
             pages = int(Path(f"/proc/{self.program.pid}/statm").read_text().split()[1])
-            return {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "fds": len(os.listdir(f"/proc/{self.program.pid}/fd"))}
+            descriptors = len(list(Path(f"/proc/{self.program.pid}/fd").iterdir()))
+            return {"rss": pages * os.sysconf("SC_PAGE_SIZE"), "fds": descriptors}
         except OSError:
             return {}
 
@@ -48,9 +52,7 @@ class Replica:
 class Replicas:
     """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` where most of all."""
 
-    def __init__(
-        self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]
-    ) -> None:
+    def __init__(self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]) -> None:
         self.arm = True
         self._world = world
         self._findings = findings
@@ -162,7 +164,8 @@ class Replicas:
                 now = time.monotonic()
                 asked_at = (asked_at or now) if replica.asked_to_end else None
                 if asked_at is not None and now - asked_at > _END_SECONDS:
-                    self._findings.violation("I16", f"replica {replica.name} did not end within {_END_SECONDS:.0f} s of SIGTERM")
+                    detail = f"replica {replica.name} did not end within {_END_SECONDS:.0f} s of SIGTERM"
+                    self._findings.violation("I16", detail)
                     replica.program.send(signal.SIGKILL)
         await replica.program.ended()
         if code == -signal.SIGKILL:

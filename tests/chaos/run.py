@@ -23,7 +23,7 @@ from tests.chaos.leftovers import Leftovers
 from tests.chaos.replicas import Replicas, replicas
 from tests.chaos.sampling import Sampling
 from tests.chaos.spaces import Spaces, make_spaces
-from tests.chaos.world import EXPORT_SLOTS, LEASE_SECONDS, SWEEP_SECONDS, TROUBLE, World, world
+from tests.chaos.world import EXPORT_SLOTS, LEASE_SECONDS, SWEEP_SECONDS, World, world
 from tests.chaos.writers import WRITERS, Writer
 
 _DRAIN_SECONDS = 30.0
@@ -49,6 +49,13 @@ class Plan:
     focus: tuple[str, ...] = ()
 
 
+def _short_directory() -> Path:
+    """One that the server's user can enter; a socket's path must be short."""
+    directory = Path(tempfile.mkdtemp(prefix="contact-exports-chaos-", dir="/tmp"))
+    directory.chmod(0o755)
+    return directory
+
+
 class Run:
     """The parts of one run, made and ended by `run`."""
 
@@ -59,8 +66,7 @@ class Run:
 
     async def run(self) -> dict[str, Any]:
         """The report; on a violation it names a directory that is kept, with the rows and the logs."""
-        directory = Path(tempfile.mkdtemp(prefix="contact-exports-chaos-", dir="/tmp"))  # a socket's path must be short
-        directory.chmod(0o755)
+        directory = _short_directory()
         try:
             async with world(self._plan.code, directory) as made:
                 await self._in(made)
@@ -141,7 +147,9 @@ class Run:
 
     async def _drain(self, session: asyncpg.Connection, queued: int, started: float) -> None:
         """I16: what is left is worked off in a time that follows from how much it is."""
-        longest = await session.fetchval("SELECT extract(epoch FROM max(ended_at - started_at))::float8 FROM export_attempts")
+        longest = await session.fetchval(
+            "SELECT extract(epoch FROM max(ended_at - started_at))::float8 FROM export_attempts"
+        )
         slots = self._plan.replicas * EXPORT_SLOTS
         allowed = min(LEASE_SECONDS + SWEEP_SECONDS + longest * (1 + queued / slots) + _DRAIN_SECONDS, _LIMIT_SECONDS)
         unfinished = "SELECT count(*) FROM export_jobs WHERE status IN ('queued', 'processing')"
@@ -159,8 +167,11 @@ class Run:
                  FROM export_jobs j JOIN export_attempts a ON a.job_id = j.id WHERE j.id = $1""",
             export_id,
         ) or (None, None)
-        self.findings.figures |= {"quiet_wait_seconds": round(wait or 0, 2), "longest_attempt_seconds": round(longest or 0, 1)}
-        if wait is None or wait > 2 * longest + LEASE_SECONDS:
+        self.findings.figures |= {
+            "quiet_wait_seconds": round(wait or 0, 2),
+            "longest_attempt_seconds": round(longest or 0, 1),
+        }
+        if wait is None or longest is None or wait > 2 * longest + LEASE_SECONDS:
             self.findings.violation("I17", f"the export of a quiet Space waited {wait} s; the longest ran {longest} s")
 
     async def _evidence(self, made: World, session: asyncpg.Connection) -> None:

@@ -40,16 +40,15 @@ class Sampling:
 
     async def published(self, session: asyncpg.Connection) -> None:
         """The rows are asked before the store is listed, and what is missing once more after it."""
-        before = dict(await session.fetch(_PUBLISHED))
+        before = {row["id"]: row["object_name"] for row in await session.fetch(_PUBLISHED)}
         there = await self._world.objects()
         for name, state in there.items():
             if self._objects.setdefault(name, state) != state:
                 self._findings.violation("I11", f"{name} was overwritten")
         missing = {export_id: name for export_id, name in before.items() if name not in there}
         if missing:
-            still = dict(await session.fetch(f"{_PUBLISHED} AND id = ANY ($1::bigint[])", list(missing)))
-            for export_id in still:
-                self._findings.violation("I4", f"export {export_id} is completed, and its object is gone")
+            for row in await session.fetch(f"{_PUBLISHED} AND id = ANY ($1::bigint[])", list(missing)):
+                self._findings.violation("I4", f"export {row['id']} is completed, and its object is gone")
         self._findings.counts["looks at the store"] += 1
 
     async def _again_and_again(self, look: Callable[[asyncpg.Connection], Awaitable[None]], seconds: float) -> None:

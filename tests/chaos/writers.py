@@ -1,4 +1,4 @@
-"""Sessions that change the contacts of the live Space, and know afterwards what was there after each of their transactions."""
+"""Sessions that change the contacts of the live Space, and know afterwards what was there after each transaction."""
 
 import asyncio
 import random
@@ -40,13 +40,16 @@ class Person:
         return line
 
 
+_NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
 @dataclass
 class Write:
     """One transaction: who is different after it (None: gone). It was not committed yet at `before`, and was at `after`."""
 
     changes: dict[int, Person | None] = field(default_factory=dict)
-    before: datetime = datetime.min.replace(tzinfo=UTC)
-    after: datetime = datetime.max.replace(tzinfo=UTC)
+    before: datetime = _NEVER
+    after: datetime = _ALWAYS
 
 
 class Writer:
@@ -181,9 +184,7 @@ class Writer:
         return _SEEN_FIRST + timedelta(seconds=self._rng.randint(0, 10**7))
 
 
-async def _store(
-    session: asyncpg.Connection, table: str, column: str, contact_id: int, values: dict[str, datetime]
-) -> None:
+async def _store(session: asyncpg.Connection, table: str, column: str, contact_id: int, values: dict[str, datetime]) -> None:
     await session.execute(
         f"INSERT INTO {table} (contact_id, {column}, last_seen_at) SELECT $1, * FROM unnest($2::text[], $3::timestamptz[])",
         contact_id,

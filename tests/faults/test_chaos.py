@@ -1,4 +1,4 @@
-"""The crash test, for a minute: whatever dies, every accepted export ends once, with the right bytes, and nothing is left."""
+"""The crash test, for a minute: whatever dies, every export ends once, with the right bytes, and nothing is left."""
 
 import asyncio
 import json
