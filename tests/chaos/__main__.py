@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from service import logs
 from tests.chaos.run import Plan, Run
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ def main(seconds: float, seed: int | None, replicas: int, stop_at_first: bool, c
 
     Prints one line of JSON; the exit code is 1 where something did not hold.
     """
+    logs.set_up(level="warning", form="console")  # standard output is for the report
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     seed = random.randrange(10**6) if seed is None else seed
     plan = Plan(seconds, seed, replicas, stop_at_first, code.absolute())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from service import logs
 from tests.chaos.__main__ import ROOT
 from tests.chaos.run import Plan, Run
 
@@ -38,6 +39,7 @@ def main(seconds: float, seeds: tuple[int, ...], names: tuple[str, ...]) -> None
     A run ends with its first violation. A bug counts as found where at least two of three seeds find it, or half of the
     given ones; the exit code is 1 if one is not found.
     """
+    logs.set_up(level="error", form="console")
     seeds = seeds or SEEDS
     missed = []
     for name in names or MUTANTS:
