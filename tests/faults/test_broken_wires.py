@@ -237,7 +237,7 @@ async def test_a_slow_wire_to_the_database_ends_nothing(
     connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, proxy: PostgresProxy, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, 1000)
-    async with running({"DATABASE_URL": proxy.url, **files.settings}) as program:
+    async with running({"DATABASE_URL": proxy.url, "LEASE_SECONDS": "8", **files.settings}) as program:
         proxy.behave(Mode.DELAY)
         export_id = await create(program, space)
         row = await until_ended(connection, export_id)
