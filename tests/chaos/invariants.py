@@ -73,9 +73,12 @@ class Invariants:
         for job_id, row in self._jobs.items():
             if ends[job_id] != 1:
                 self._findings.violation("I8", f"export {job_id} ended {ends[job_id]} times")
-            names = [move["object_name"] for move in moves if move["job_id"] == job_id and move["after"] == "completed"]
-            if names and names != [row["object_name"]]:
-                self._findings.violation("I8", f"export {job_id} was completed with {names}, and has {row['object_name']}")
+            for move in moves:
+                if move["job_id"] == job_id and move["after"] == "completed":
+                    name = move["object_name"]
+                    if str(move["claim_id"]) not in name or name != row["object_name"]:
+                        detail = f"by {move['claim_id']} with {name}, and has {row['object_name']}"
+                        self._findings.violation("I8", f"export {job_id} was completed {detail}")
         self._findings.counts["moves"] = len(moves)
 
     async def _check_attempts(self) -> None:

@@ -50,7 +50,7 @@ class Replica:
 
 
 class Replicas:
-    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` where most of all."""
+    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` more of them."""
 
     def __init__(self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]) -> None:
         self.arm = True

@@ -39,7 +39,7 @@ _EVIDENCE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a run. `code` holds the `service` and `sql` under test; `focus` are failpoints to strike often."""
+    """What is asked of a run. `code` holds the `service` and `sql` under test; `focus` are further failpoints."""
 
     seconds: float
     seed: int

@@ -175,9 +175,13 @@ async def _create_database(made: World) -> None:
     await connection.execute("CREATE DATABASE chaos")
     await connection.close()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "migrate"), cwd=made.code, env=made.environment("", "")
+        *(sys.executable, "-m", "service", "migrate"),
+        cwd=made.code,
+        env=made.environment("", ""),
+        stderr=asyncio.subprocess.PIPE,
     )
-    if await process.wait() != 0:
-        raise RuntimeError(f"the migrations in {made.code} cannot be applied")
+    _, said = await process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the migrations in {made.code} cannot be applied\n{said.decode()}")
     async with made.connection() as session:
         await session.execute(_ORACLE.read_text().replace("{space_slots}", str(SPACE_SLOTS)))

@@ -1,0 +1,34 @@
+"""Connections that end at the worst moment: what was answered stays answered, what was not is called unavailable."""
+
+import asyncio
+import threading
+
+import asyncpg
+
+from service.postgres.pool import Database
+
+
+def end_session(url: str, pid: int) -> None:
+    """End a session of the server from a thread, and return when it is gone; this thread's event loop learns nothing meanwhile."""
+
+    async def end() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("SELECT pg_terminate_backend($1)", pid)
+            while await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid):
+                await asyncio.sleep(0.01)
+        finally:
+            await connection.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(end()))
+    thread.start()
+    thread.join()
+
+
+async def test_a_statement_that_was_answered_stands_when_its_connection_cannot_be_given_back(database_url: str) -> None:
+    async with Database(database_url, application_name="tests", size=1) as database:
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+            end_session(database_url, connection.get_server_pid())
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 2") == 2
