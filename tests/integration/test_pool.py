@@ -9,7 +9,7 @@ from service.postgres.pool import Database
 
 
 def end_session(url: str, pid: int) -> None:
-    """End a session of the server from a thread, and return when it is gone; this thread's event loop learns nothing meanwhile."""
+    """End a session of the server from a thread, and return when it is gone; our event loop learns nothing meanwhile."""
 
     async def end() -> None:
         connection = await asyncpg.connect(url)
