@@ -19,7 +19,7 @@ from tests.chaos.run import Plan, Run
 _PATCHES = ROOT / "tests" / "support" / "mutants"
 _FOCUS = {
     # Longer than a lease between the file and its row, while whoever has taken over takes its time.
-    "completion_by_state": ("before_settle:stall(3.3)@0.3", "snapshot_open:stall(1.6)@0.6"),
+    "completion_by_state": ("before_settle:stall(3.5)@0.25", "snapshot_open:stall(1.2)@0.4"),
     "delete_when_the_finish_errors": (),
     "one_object_name": ("upload_completed:stall(3.5)@0.25",),
     "renewal_without_the_claim": ("before_renew:stall(3.5)@0.1",),
