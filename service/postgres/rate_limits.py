@@ -39,7 +39,7 @@ class PostgresStorage(Storage, MovingWindowSupport):
         return await self.hit(key, limit, expiry, amount) is not None
 
     async def hit(self, key: str, limit: int, expiry: int, amount: int = 1) -> tuple[float, int] | None:
-        """The two in one statement: None where the hits do not fit, else the window with them in it."""
+        """Record `amount` hits if they fit, in one statement: None where they do not, else start and count of the window."""
         if amount > limit:
             return None
         row = await self._database.fetch_row("record_hits", key, limit, timedelta(seconds=expiry), amount)
