@@ -5,10 +5,13 @@ Nothing happens at them unless `arm` was called, which the wiring does for FAILP
     FAILPOINTS="claimed:kill@0.1,upload_completed:stall(4)#1,*:raise@0.01"
 
 A rule is the name of a point, or `*` for each of them; what happens there; with what probability (default 1); and after
-`#` how often at most in the life of this process. A point whose name ends in `_committed` or `_sent` lies behind a
-statement's commit and before its answer is believed: an error there is an answer that was lost.
+`#` how often at most in the life of this process. `kill` ends the process without a word; `stall` holds all of it for so
+many seconds, `delay` only the one who comes by; `raise` is trouble of the connection. A point whose name ends in
+`_committed` or `_sent` lies behind a statement's commit and before its answer is believed: an error there is an answer
+that was lost.
 """
 
+import asyncio
 import os
 import random
 import re
@@ -31,7 +34,7 @@ POINTS = frozenset(
 )
 
 _RULE = re.compile(
-    r"(?P<name>[a-z_]+|\*):(?P<action>kill|raise|stall\((?P<seconds>\d+(?:\.\d+)?)\))"
+    r"(?P<name>[a-z_]+|\*):(?P<action>kill|raise|(?:stall|delay)\((?P<seconds>\d+(?:\.\d+)?)\))"
     r"(?:@(?P<probability>0(?:\.\d+)?|1(?:\.0+)?))?(?:#(?P<times>\d+))?",
     re.ASCII,
 )
@@ -92,10 +95,10 @@ def arm(spec: str) -> None:
 async def failpoint(name: str) -> None:
     """A point of this name; see the module. Raises FailpointRaised where a rule wants it."""
     if _armed:
-        _pass(name)
+        await _pass(name)
 
 
-def _pass(name: str) -> None:
+async def _pass(name: str) -> None:
     for rule in _armed:
         if not rule.meets(name):
             continue
@@ -104,6 +107,8 @@ def _pass(name: str) -> None:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stall":
-                time.sleep(rule.seconds)  # the whole loop stands still, as in a process that is stopped
+                time.sleep(rule.seconds)  # noqa: ASYNC251 - the loop stands still, as in a process that is stopped
+            case "delay":
+                await asyncio.sleep(rule.seconds)
             case _:
                 raise FailpointRaised(f"failpoint {name}")

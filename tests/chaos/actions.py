@@ -3,7 +3,7 @@
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from tests.chaos.consumers import Consumers
 from tests.chaos.findings import Findings
@@ -24,10 +24,17 @@ _KICK = "SELECT kick_export(id) FROM export_jobs WHERE status = 'processing' ORD
 
 
 class Actions:
-    """The number beside each is how often it is drawn, in relation to the others."""
+    """The number beside each is how often it is drawn, in relation to the others; `oftener` has other numbers for some."""
 
     def __init__(
-        self, world: World, findings: Findings, rng: random.Random, replicas: Replicas, consumers: Consumers
+        self,
+        world: World,
+        findings: Findings,
+        rng: random.Random,
+        replicas: Replicas,
+        consumers: Consumers,
+        *,
+        oftener: Mapping[str, float],
     ) -> None:
         self._world = world
         self._findings = findings
@@ -46,13 +53,12 @@ class Actions:
             "restart_fast": (0.7, self._restart_fast),
             "restart_immediate": (0.7, self._restart_immediate),
         }
+        self._weights = {name: oftener.get(name, weight) for name, (weight, _) in self._kinds.items()}
 
     async def run(self, until: Callable[[], bool]) -> None:
         """Act until told that it is enough."""
-        names = list(self._kinds)
-        weights = [weight for weight, _ in self._kinds.values()]
         while not until():
-            (name,) = self._rng.choices(names, weights)
+            (name,) = self._rng.choices(list(self._weights), list(self._weights.values()))
             try:
                 await self._kinds[name][1]()
                 self._findings.actions[name] += 1

@@ -50,7 +50,7 @@ class Replica:
 
 
 class Replicas:
-    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` more of them."""
+    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` more of them, and for all."""
 
     def __init__(self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]) -> None:
         self.arm = True
@@ -135,7 +135,7 @@ class Replicas:
     async def _spawn(self, seat: int) -> Replica:
         self._spawned += 1
         name = f"{seat}.{self._spawned}"
-        armed = self.arm and self._rng.random() < 0.75
+        armed = self.arm and self._rng.random() < (1 if self._focus else 0.75)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", "serve"),
             cwd=self._world.code,

@@ -18,6 +18,7 @@ import asyncpg
 from tests.chaos.actions import Actions
 from tests.chaos.consumers import Consumers
 from tests.chaos.findings import Findings
+from tests.chaos.focus import NOWHERE, Focus
 from tests.chaos.invariants import Invariants
 from tests.chaos.leftovers import Leftovers
 from tests.chaos.replicas import Replicas, replicas
@@ -39,14 +40,14 @@ _EVIDENCE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a run. `code` holds the `service` and `sql` under test; `focus` are further failpoints."""
+    """What is asked of a run. `code` holds the `service` and `sql` under test."""
 
     seconds: float
     seed: int
     replicas: int
     stop_at_first: bool
     code: Path
-    focus: tuple[str, ...] = ()
+    focus: Focus = NOWHERE
 
 
 def _short_directory() -> Path:
@@ -86,7 +87,7 @@ class Run:
             writers = [Writer(made, seeds[4 + n], n + 1, live) for n in range(WRITERS)]
             await asyncio.gather(*(writer.begun() for writer in writers))
             processes = await stack.enter_async_context(
-                replicas(made, self.findings, seeds[0], self._plan.replicas, self._plan.focus)
+                replicas(made, self.findings, seeds[0], self._plan.replicas, self._plan.focus.failpoints)
             )
             await processes.settled()
             consumers = Consumers(processes, self.findings, seeds[1], spaces)
@@ -96,7 +97,8 @@ class Run:
             self.findings.started_at = time.monotonic()
             made.break_store(seeds[2])
             self._say(f"seed {self._plan.seed}: {self._plan.seconds:g} s with {self._plan.replicas} replicas")
-            await Actions(made, self.findings, seeds[3], processes, consumers).run(self._enough)
+            actions = Actions(made, self.findings, seeds[3], processes, consumers, oftener=self._plan.focus.actions)
+            await actions.run(self._enough)
             if not self._stopped:
                 await self._heal(made, spaces, processes, consumers, writers, sampling)
             async with made.connection() as last:

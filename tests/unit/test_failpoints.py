@@ -1,5 +1,6 @@
 """Failpoints: what a specification means, that it must be asked for twice, and that every point there is can be named."""
 
+import asyncio
 import re
 import time
 from collections import Counter
@@ -48,11 +49,16 @@ async def test_an_armed_point_raises_what_boundaries_take_for_trouble_of_the_con
     assert not isinstance(caught.value, DatabaseUnavailable)
 
 
-async def test_a_stall_holds_the_whole_loop() -> None:
-    arm("renewed:stall(0.05)")
+@pytest.mark.parametrize(("action", "held"), [("stall", True), ("delay", False)])
+async def test_a_stall_holds_the_whole_loop_and_a_delay_only_the_one_who_passes(action: str, held: bool) -> None:
+    arm(f"renewed:{action}(0.1)")
+    passing = asyncio.create_task(failpoint("renewed"))
+    await asyncio.sleep(0)
     before = time.monotonic()
-    await failpoint("renewed")
-    assert time.monotonic() - before >= 0.05
+    await asyncio.sleep(0.01)
+    assert passing.done() == held
+    await passing
+    assert held or time.monotonic() - before >= 0.09
 
 
 async def test_a_star_stands_for_every_point() -> None:
@@ -88,6 +94,7 @@ async def test_several_rules_hold_together() -> None:
         "claimed:stall",
         "claimed:stall()",
         "claimed:stall(x)",
+        "claimed:delay",
         "claimed:kill@2",
         "claimed:kill@-1",
         "claimed:kill#",
