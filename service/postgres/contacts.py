@@ -25,10 +25,9 @@ APPLICATION_NAME = "contact-exports export"
 
 BATCH_ROWS = 500
 """Rows that are worked on at once: each batch holds the event loop for a quarter of a millisecond."""
-FETCH_ROWS = 1000
-"""Rows a fetch brings at most. Between two fetches the server waits for us: with 500 an export with tokens took a sixth
-longer. Of 2,000 and more the first have left the processor's caches when they are encoded, and they fill the socket's
-buffers."""
+FETCH_ROWS = 2500
+"""Rows a fetch brings at most. Between two fetches the server waits for us: with 1,000 an export with tokens took a sixth
+longer, with 4,000 no less."""
 FIRST_ROWS = 16
 _FETCH_BYTES = 1024 * 1024
 """A fetch is to bring no more than this, going by what the rows before it became: contacts may be wide. It begins small."""
