@@ -44,16 +44,37 @@ async def test_requests_without_a_pause_slow_an_export_down_and_do_not_stop_it()
     assert 3 < taken < 20
 
 
+def requests(turns: Turns, count: int) -> None:
+    """So many requests, one after the other, at once."""
+    for _ in range(count):
+        with turns.request():
+            pass
+
+
 async def test_an_export_pauses_before_each_batch_while_requests_are_frequent() -> None:
     turns = Turns()
-    with turns.request():
-        pass
+    requests(turns, 3)
     assert await turns_taken(turns, 0.05) > 100
-    with turns.request():
-        pass
+    requests(turns, 1)
     assert await turns_taken(turns, 0.05) < 30
     await asyncio.sleep(0.1)
     assert await turns_taken(turns, 0.05) > 100
+
+
+async def test_all_exports_together_take_no_more_turns_than_one_while_requests_are_frequent() -> None:
+    turns = Turns()
+    requests(turns, 4)
+    assert sum(await asyncio.gather(*(turns_taken(turns, 0.08) for _ in range(4)))) < 45
+
+
+async def test_an_export_that_is_ended_while_it_pauses_holds_up_no_other() -> None:
+    turns = Turns()
+    requests(turns, 4)
+    ended, waiting = asyncio.create_task(turns.export()), asyncio.create_task(turns.export())
+    await asyncio.sleep(0)
+    ended.cancel()
+    async with asyncio.timeout(1):
+        await waiting
 
 
 async def test_a_hold_of_the_loop_is_logged_with_its_length() -> None:
