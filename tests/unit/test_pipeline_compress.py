@@ -39,6 +39,16 @@ async def test_any_blocks_become_one_member_that_holds_them(blocks: list[bytes])
     assert stream.sha256 == hashlib.sha256(data).hexdigest()
 
 
+async def test_blocks_that_were_not_waited_for_stand_in_the_order_of_the_calls() -> None:
+    streams, blocks = [GzipStream(), GzipStream()], [random.Random(n).randbytes(50_000 >> n % 7) for n in range(40)]
+    chunks = [(stream.compress([block]), stream.compress([block[:9]])) for block in blocks for stream in streams]
+    last = [stream.finish([b"end"]) for stream in streams]
+    for n, stream in enumerate(streams):
+        data = b"".join([await chunk for pair in chunks[n::2] for chunk in pair]) + await last[n]
+        assert single_member(data) == b"".join(block + block[:9] for block in blocks) + b"end"
+        assert stream.sha256 == hashlib.sha256(data).hexdigest()
+
+
 async def test_no_block_gives_a_valid_member_of_no_bytes() -> None:
     data, stream = await compressed([])
     assert single_member(data) == b""
