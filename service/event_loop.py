@@ -19,7 +19,7 @@ _PAUSE = 0.002
 """Seconds the exports of a process leave the processor before each batch while requests are frequent. A request passes a
 dozen times from process to process and waits for a processor each time, for 4 ms if it is taken. They pause one after the
 other: when each paused for itself, four exports kept the database's processes as busy as without. The 99th percentile of the
-status call on two processors, idle 3.5 ms: 26 and 50 ms beside two and four exports without pauses, 16 and 31 ms when each
+status call on two processors, idle 3 ms: 26 and 50 ms beside two and four exports without pauses, 16 and 31 ms when each
 paused for itself, 12 and 17 ms so, for two thirds of the rows a second."""
 _TICK = 0.005
 """Seconds between two looks at the clock while exports run."""
