@@ -24,7 +24,7 @@ _KICK = "SELECT kick_export(id) FROM export_jobs WHERE status = 'processing' ORD
 
 
 class Actions:
-    """The number beside each is how often it is drawn, in relation to the others; `oftener` has other numbers for some."""
+    """The number beside each is how often it is drawn, in relation to the others; `weights` has other numbers for some."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Actions:
         replicas: Replicas,
         consumers: Consumers,
         *,
-        oftener: Mapping[str, float],
+        weights: Mapping[str, float],
     ) -> None:
         self._world = world
         self._findings = findings
@@ -53,7 +53,7 @@ class Actions:
             "restart_fast": (0.7, self._restart_fast),
             "restart_immediate": (0.7, self._restart_immediate),
         }
-        self._weights = {name: oftener.get(name, weight) for name, (weight, _) in self._kinds.items()}
+        self._weights = {name: weights.get(name, usual) for name, (usual, _) in self._kinds.items()}
 
     async def run(self, until: Callable[[], bool]) -> None:
         """Act until told that it is enough."""

@@ -1,4 +1,4 @@
-"""What goes wrong oftener in one run than in others."""
+"""What goes wrong more or less often in one run than in others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

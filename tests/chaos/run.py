@@ -97,7 +97,7 @@ class Run:
             self.findings.started_at = time.monotonic()
             made.break_store(seeds[2])
             self._say(f"seed {self._plan.seed}: {self._plan.seconds:g} s with {self._plan.replicas} replicas")
-            actions = Actions(made, self.findings, seeds[3], processes, consumers, oftener=self._plan.focus.actions)
+            actions = Actions(made, self.findings, seeds[3], processes, consumers, weights=self._plan.focus.actions)
             await actions.run(self._enough)
             if not self._stopped:
                 await self._heal(made, spaces, processes, consumers, writers, sampling)
