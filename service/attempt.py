@@ -13,7 +13,7 @@ from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, 
 from service.event_loop import Turns
 from service.failpoints import failpoint
 from service.lease import Ending, Lease, LeaseEnded, Leases
-from service.model import Claim, StoredFile
+from service.model import Claim, Part, StoredFile
 from service.pipeline.lines import encoder
 from service.pipeline.parts import PartWriter
 from service.pipeline.stream import export_stream
@@ -198,7 +198,7 @@ class Attempts:
                 return False
 
 
-async def _put_part(upload: Upload, number: int, part: bytes) -> None:
+async def _put_part(upload: Upload, number: int, part: Part) -> None:
     await failpoint("part_sending")
     await upload.put_part(number, part)
     await failpoint("part_stored")

@@ -1,5 +1,6 @@
 """The vocabulary: frozen values, states and ids, and the rules that need no I/O."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -12,6 +13,8 @@ from service.errors import UnknownTimezone
 LOCAL_FORMAT = "%Y-%m-%d %H:%M:%S"
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 """Stands for "no end": the driver stores it as `infinity`."""
+Part = Sequence[bytes | memoryview]
+"""The bytes of one part of a file, in pieces: putting 8 MiB together keeps every other thread waiting for 4 ms."""
 
 
 class ExportStatus(StrEnum):

@@ -6,11 +6,12 @@ from types import TracebackType
 from typing import Self
 
 from service.errors import TooLarge
+from service.model import Part
 
 IN_FLIGHT = 2
 """Parts handed over and not yet stored. Memory of an upload is this many parts and the one being filled."""
 
-PutPart = Callable[[int, bytes], Awaitable[None]]
+PutPart = Callable[[int, Part], Awaitable[None]]
 
 
 class PartWriter:
@@ -25,7 +26,7 @@ class PartWriter:
         self._part_size = part_size
         self._maximum_parts = maximum_parts
         self._stored = stored
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | memoryview] = []
         self._held = 0
         self._number = 0
         self._room = asyncio.Semaphore(IN_FLIGHT)
@@ -61,16 +62,15 @@ class PartWriter:
         if self._number == self._maximum_parts:
             raise TooLarge(detail=f"more than {self._maximum_parts} parts of {self._part_size} bytes")
         self._number += 1
-        # In a thread: copying 8 MiB into memory that is not there yet held the loop for 4 ms.
-        part, rest = await asyncio.to_thread(_cut, self._chunks, size)
-        self._chunks, self._held = [rest], len(rest)
-        task = asyncio.create_task(self._send(self._number, part))
+        part, self._chunks = _cut(self._chunks, size)
+        self._held -= size
+        task = asyncio.create_task(self._send(self._number, part, size))
         self._sending.add(task)
 
-    async def _send(self, number: int, part: bytes) -> None:
+    async def _send(self, number: int, part: Part, size: int) -> None:
         try:
             await self._put_part(number, part)
-            self._stored(len(part))
+            self._stored(size)
         finally:
             self._room.release()
 
@@ -80,8 +80,9 @@ class PartWriter:
             task.result()
 
 
-def _cut(chunks: list[bytes], size: int) -> tuple[bytes, bytes]:
-    """The first `size` bytes, and those behind them: only the last chunk can lie across the border."""
+def _cut(chunks: list[bytes | memoryview], size: int) -> tuple[Part, list[bytes | memoryview]]:
+    """The first `size` bytes, and those behind them: only the last chunk can lie across the border. Nothing is copied."""
     *whole, last = chunks or [b""]
     border = size - sum(map(len, whole))
-    return b"".join([*whole, last[:border]]), last[border:]
+    view = memoryview(last)
+    return [*whole, view[:border]], [view[border:]] if border < len(last) else []

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from service.model import Part
+
 MINIMUM_PART_SIZE = 5 * 1024 * 1024
 """Bytes; S3 refuses a smaller part unless it is the last."""
 MAXIMUM_PARTS = 10_000
@@ -50,7 +52,7 @@ class Upload(Protocol):
     def upload_id(self) -> str:
         """What `ObjectStore.abort_upload` needs to abort it from another process."""
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, part: Part) -> None:
         """Store part `number` (from 1). Calls may overlap; all parts but the last have the upload's part size."""
 
     async def complete(self) -> None:

@@ -21,6 +21,7 @@ from uuid import uuid4
 import structlog
 
 from service.errors import ExportFailure, FileNotFound
+from service.model import Part
 from service.storage import Link, StoredObject, UnfinishedUpload, files
 from service.storage.links import LinkSigner
 from service.storage.names import checked_object_name
@@ -52,11 +53,12 @@ class DirectoryUpload:
         self._target = target
         self._parts = PartSizes(part_size)
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, part: Part) -> None:
         """See `Upload`."""
-        offset = self._parts.offset(number, len(data))
-        await files.in_thread("write part", partial(files.write_at, self.unfinished, offset, data))
-        self._parts.record(number, len(data))
+        size = sum(map(len, part))
+        offset = self._parts.offset(number, size)
+        await files.in_thread("write part", partial(files.write_at, self.unfinished, offset, part))
+        self._parts.record(number, size)
 
     async def complete(self) -> None:
         """See `Upload`. Raises StorageRefused if there is an object of that name already."""
@@ -135,7 +137,7 @@ class DirectoryStore:
         """See `ObjectStore`. Goes on to an object, since some file systems cannot link a file into place."""
         object_name = f".probe/{uuid4().hex}"
         async with self.upload(object_name, part_size=1, filename="probe", metadata={}) as upload:
-            await upload.put_part(1, b"x")
+            await upload.put_part(1, [b"x"])
             await upload.complete()
         await self.delete(object_name)
 

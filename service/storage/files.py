@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.model import Part
 
 OPERATION_SECONDS = 60.0
 """Deadline of every operation. What a hung disk holds goes on in its thread and is harmless when it comes back: every
@@ -65,14 +66,16 @@ def make_empty(path: Path) -> None:
         os.close(os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder))
 
 
-def write_at(path: Path, offset: int, data: bytes) -> None:
-    """Write all of `data` to the disk at `offset` of an existing file. Raises StorageUnavailable if it was aborted."""
+def write_at(path: Path, offset: int, part: Part) -> None:
+    """Write all of `part` to the disk at `offset` of an existing file. Raises StorageUnavailable if it was aborted."""
     descriptor = _open_unfinished(path)
     try:
-        rest = memoryview(data)
-        while rest:
-            written = os.pwrite(descriptor, rest, offset)
-            rest, offset = rest[written:], offset + written
+        # Piece by piece: what the event loop waits for is one of these calls, not the part.
+        for piece in part:
+            rest = memoryview(piece)
+            while rest:
+                written = os.pwrite(descriptor, rest, offset)
+                rest, offset = rest[written:], offset + written
         # Part by part, so that a full disk shows at once and `publish` has little left to wait for.
         os.fsync(descriptor)
     finally:

@@ -32,6 +32,8 @@ _KEPT_BATCHES = 60
 _SECONDS = 1.0
 _PART_SIZE = 8 * 1024 * 1024
 _PARTS = 6
+_PIECES = 128
+"""Chunks that come to a part: 64 KiB each, as in an export."""
 _LINE_BYTES = 200
 
 
@@ -120,14 +122,14 @@ async def _uploads(bench: Bench) -> dict[str, float]:
 
 
 async def _upload(store: ObjectStore) -> float:
-    part, name = os.urandom(_PART_SIZE), "bench"
+    piece, name = os.urandom(_PART_SIZE // _PIECES), "bench"
     started = time.perf_counter()
     async with store.upload(name, part_size=_PART_SIZE, filename=name, metadata={}) as upload:
         async with PartWriter(
             upload.put_part, part_size=_PART_SIZE, maximum_parts=MAXIMUM_PARTS, stored=lambda size: None
         ) as parts:
-            for _ in range(_PARTS):
-                await parts.write(part)
+            for _ in range(_PARTS * _PIECES):
+                await parts.write(piece)
             await parts.finish()
         await upload.complete()
     seconds = time.perf_counter() - started

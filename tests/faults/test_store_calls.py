@@ -80,7 +80,9 @@ async def test_a_part_that_the_store_takes_too_slowly_is_given_up_within_the_dea
 async def test_a_store_without_checksums_and_conditions_gets_none_and_equal_parts(place: Place, faults: S3Faults) -> None:
     faults.always(ANY, s3_faults.refuse_extensions)
     async with place.begin(NAME) as upload:
-        await asyncio.gather(upload.put_part(1, bytes(PART)), upload.put_part(2, bytes(PART)), upload.put_part(3, b"end"))
+        await asyncio.gather(
+            upload.put_part(1, [bytes(PART)]), upload.put_part(2, [bytes(PART)]), upload.put_part(3, [b"end"])
+        )
         await upload.complete()
     assert await place.objects() == {NAME: 2 * PART + 3}
     await place.store.delete(NAME)
@@ -108,9 +110,9 @@ async def test_an_upload_goes_on_when_its_temporary_credentials_are_replaced_in_
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", str(server.make_url("/credentials")))
         async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url) as place, place.begin(NAME) as upload:
-            await upload.put_part(1, bytes(PART))
+            await upload.put_part(1, [bytes(PART)])
             faults.always(ANY, s3_faults.refuse_tokens(*(f"token-{number}" for number in range(given + 1))))
-            await upload.put_part(2, b"end")
+            await upload.put_part(2, [b"end"])
             await upload.complete()
             assert await place.objects() == {NAME: PART + 3}
     assert given > 1

@@ -136,8 +136,8 @@ async def test_an_object_is_never_replaced(place: Place) -> None:
 
 async def test_of_two_uploads_of_one_name_the_one_completed_first_stays(place: Place) -> None:
     async with place.begin(NAME) as first, place.begin(NAME) as second:
-        await first.put_part(1, b"the first")
-        await second.put_part(1, b"the second")
+        await first.put_part(1, [b"the first"])
+        await second.put_part(1, [b"the second"])
         await second.complete()
         with pytest.raises(StorageRefused):
             await first.complete()
@@ -222,7 +222,7 @@ async def test_an_upload_whose_directory_goes_away_is_tried_again_elsewhere(plac
     async with place.begin(NAME) as upload:
         (tmp_path / "files").rename(tmp_path / "elsewhere")
         with pytest.raises(StorageUnavailable):
-            await upload.put_part(1, b"x")
+            await upload.put_part(1, [b"x"])
         (tmp_path / "elsewhere").rename(tmp_path / "files")
 
 

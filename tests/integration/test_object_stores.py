@@ -52,8 +52,8 @@ async def place(open_place: OpenPlace) -> AsyncIterator[Place]:
 async def test_parts_stored_out_of_order_and_at_once_become_one_object_with_their_bytes(place: Place) -> None:
     first, second, last = os.urandom(PART), os.urandom(PART), os.urandom(12345)
     async with place.begin(NAME) as upload:
-        await asyncio.gather(upload.put_part(3, last), upload.put_part(1, first))
-        await upload.put_part(2, second)
+        await asyncio.gather(upload.put_part(3, [last]), upload.put_part(1, [first]))
+        await upload.put_part(2, [second])
         assert await place.objects() == {}
         await upload.complete()
     assert await place.objects() == {NAME: 2 * PART + 12345}
@@ -70,15 +70,15 @@ async def test_an_object_may_be_empty(place: Place) -> None:
 
 async def test_a_part_that_is_stored_again_replaces_the_first(place: Place) -> None:
     async with place.begin(NAME) as upload:
-        await upload.put_part(1, b"the first try, which was longer")
-        await upload.put_part(1, b"the second try")
+        await upload.put_part(1, [b"the first try, which was longer"])
+        await upload.put_part(1, [b"the second try"])
         await upload.complete()
     assert (await place.fetch(NAME)).body == b"the second try"
 
 
 async def test_completing_twice_changes_nothing(place: Place) -> None:
     async with place.begin(NAME) as upload:
-        await upload.put_part(1, b"once")
+        await upload.put_part(1, [b"once"])
         await upload.complete()
         await upload.complete()
     assert (await place.fetch(NAME)).body == b"once"
@@ -88,7 +88,7 @@ async def test_an_upload_with_a_missing_part_is_not_completed(place: Place) -> N
     async with place.begin(NAME) as upload:
         with pytest.raises(ValueError, match="without a gap"):
             await upload.complete()
-        await upload.put_part(2, b"x")
+        await upload.put_part(2, [b"x"])
         with pytest.raises(ValueError, match="without a gap"):
             await upload.complete()
     assert await place.objects() == {}
@@ -126,7 +126,7 @@ async def test_a_name_that_is_no_path_below_the_store_is_refused(place: Place) -
 
 async def test_an_upload_that_is_left_without_completing_it_is_aborted(place: Place) -> None:
     async with place.begin(NAME) as upload:
-        await upload.put_part(1, b"x")
+        await upload.put_part(1, [b"x"])
         assert await place.uploads() == [NAME]
     assert await place.uploads() == []
     assert await place.objects() == {}
@@ -135,7 +135,7 @@ async def test_an_upload_that_is_left_without_completing_it_is_aborted(place: Pl
 async def test_an_upload_in_which_something_fails_is_aborted_and_the_error_goes_on(place: Place) -> None:
     async def fail() -> None:
         async with place.begin(NAME) as upload:
-            await upload.put_part(1, b"x")
+            await upload.put_part(1, [b"x"])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -153,12 +153,12 @@ async def test_an_upload_says_when_it_was_begun(place: Place) -> None:
 
 async def test_another_process_can_abort_an_upload_and_again(place: Place, open_place: OpenPlace) -> None:
     async with open_place() as other, place.begin(NAME) as upload:
-        await upload.put_part(1, b"x" * PART)
+        await upload.put_part(1, [b"x" * PART])
         await other.store.abort_upload(NAME, upload.upload_id)
         await other.store.abort_upload(NAME, upload.upload_id)
         assert await place.uploads() == []
         with pytest.raises(StorageUnavailable):
-            await upload.put_part(2, b"x")
+            await upload.put_part(2, [b"x"])
         with pytest.raises(StorageUnavailable):
             await upload.complete()
     assert await place.objects() == {}
@@ -166,7 +166,7 @@ async def test_another_process_can_abort_an_upload_and_again(place: Place, open_
 
 async def test_aborting_an_upload_that_has_become_an_object_is_a_success_and_leaves_the_object(place: Place) -> None:
     async with place.begin(NAME) as upload:
-        await upload.put_part(1, b"x")
+        await upload.put_part(1, [b"x"])
         await upload.complete()
     await place.store.abort_upload(NAME, upload.upload_id)
     assert await place.objects() == {NAME: 1}
@@ -177,7 +177,7 @@ async def test_whenever_an_upload_is_cancelled_nothing_unfinished_stays(place: P
 
     async def upload() -> None:
         async with place.begin(NAME) as upload:
-            await asyncio.gather(upload.put_part(1, data), upload.put_part(2, b"x"))
+            await asyncio.gather(upload.put_part(1, [data]), upload.put_part(2, [b"x"]))
             await upload.complete()
 
     started = time.perf_counter()

@@ -42,7 +42,7 @@ def retention(jobs: JobTable, store: DirectoryStore) -> Retention:
 async def put(store: DirectoryStore, object_name: str) -> None:
     """Store an object."""
     async with store.upload(object_name, part_size=1, filename="x", metadata={}) as upload:
-        await upload.put_part(1, b"x")
+        await upload.put_part(1, [b"x"])
         await upload.complete()
 
 

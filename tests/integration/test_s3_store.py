@@ -52,8 +52,8 @@ async def test_an_object_carries_its_headers_and_metadata(
     metadata = {"export-id": "7", "window": "2024-01-15T00:00:00Z/2024-01-16T00:00:00Z"}
     async with s3_place(s3, bucket, checksums=checksums, sign_payload=sign_payload) as place:
         async with place.store.upload(NAME, part_size=PART, filename="contacts-7.ndjson.gz", metadata=metadata) as upload:
-            await upload.put_part(2, b"the end")
-            await upload.put_part(1, bytes(PART))
+            await upload.put_part(2, [b"the end"])
+            await upload.put_part(1, [bytes(PART)])
             await upload.complete()
         assert (await place.fetch(NAME)).body == bytes(PART) + b"the end"
     async with s3.client() as client:
@@ -357,10 +357,10 @@ async def test_cancelling_while_an_upload_is_begun_waits_for_it_and_aborts_it(pl
 async def test_a_part_that_is_still_on_its_way_when_the_block_is_left_is_ended(place: Place, faults: S3Faults) -> None:
     faults.always("UploadPart", s3_faults.hang)
     async with place.begin(NAME) as upload:
-        sending = asyncio.create_task(upload.put_part(1, b"x"))
+        sending = asyncio.create_task(upload.put_part(1, [b"x"]))
         await faults.reached("UploadPart")
     assert await place.uploads() == []
     with pytest.raises(asyncio.CancelledError):
         await sending
     with pytest.raises(RuntimeError, match="left"):
-        await upload.put_part(2, b"x")
+        await upload.put_part(2, [b"x"])

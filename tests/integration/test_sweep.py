@@ -55,7 +55,7 @@ async def leave_upload(store: StoreUnderTest, name: str) -> str:
     """Begin an upload as a process does that is killed before it ends it."""
     left = AsyncExitStack()
     upload = await left.enter_async_context(store.store.upload(name, part_size=PART, filename="x", metadata={}))
-    await upload.put_part(1, b"x" * PART)
+    await upload.put_part(1, [b"x" * PART])
     _LEFT.append(left)
     return upload.upload_id
 
@@ -63,7 +63,7 @@ async def leave_upload(store: StoreUnderTest, name: str) -> str:
 async def leave_object(store: StoreUnderTest, name: str) -> None:
     """Complete an upload as a process does that is killed before it publishes it."""
     async with store.store.upload(name, part_size=PART, filename="x", metadata={}) as upload:
-        await upload.put_part(1, b"x")
+        await upload.put_part(1, [b"x"])
         await upload.complete()
 
 

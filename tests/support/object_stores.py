@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
+from service.model import Part
 from service.storage import Link, ObjectStore, Upload
 from service.storage.directory import DirectoryStore
 from service.storage.s3 import S3Store
@@ -56,9 +57,10 @@ class Place:
         return self.store.upload(object_name, part_size=PART, filename=FILENAME, metadata={})
 
     async def put(self, object_name: str, *parts: bytes) -> None:
-        """Store an object made of these parts."""
+        """Store an object made of these parts, each in two pieces."""
         async with self.begin(object_name) as upload:
-            await asyncio.gather(*(upload.put_part(number, data) for number, data in enumerate(parts, 1)))
+            pieces: list[Part] = [[part[:1], memoryview(part)[1:]] for part in parts]
+            await asyncio.gather(*(upload.put_part(number, part) for number, part in enumerate(pieces, 1)))
             await upload.complete()
 
     async def link(self, object_name: str) -> Link:

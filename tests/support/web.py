@@ -80,7 +80,7 @@ class Site:
         """Complete the export that waits, with a file that holds `data`."""
         claim = await self.claim()
         async with self.store.upload(claim.object_name, part_size=len(data), filename="", metadata={}) as upload:
-            await upload.put_part(1, data)
+            await upload.put_part(1, [data])
             await upload.complete()
         at = datetime(2024, 1, 16, 9, 30, 15, 999_999, UTC)
         file = StoredFile(3, len(data), "ab" * 32)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import StorageUnavailable, TooLarge
-from service.model import StoredFile
+from service.model import Part, StoredFile
 from service.pipeline.parts import IN_FLIGHT, PartWriter
 from service.pipeline.stream import BLOCK_SIZE, export_stream
 
@@ -31,7 +31,7 @@ class Upload:
         self.most_on_their_way = 0
         self.broken: dict[int, Exception] = {}
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, part: Part) -> None:
         self.begun.append(number)
         self.on_their_way += 1
         self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
@@ -40,7 +40,7 @@ class Upload:
             await self.open.wait()
             if number in self.broken:
                 raise self.broken[number]
-            self.taken[number] = data
+            self.taken[number] = b"".join(part)
         except asyncio.CancelledError:
             self.cancelled.append(number)
             raise

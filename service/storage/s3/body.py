@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import botocore.auth
 
+from service.model import Part
+
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSRequest
     from types_aiobotocore_s3 import S3Client
@@ -21,18 +23,24 @@ _SIGNER = "s3v4-hashed-ahead"
 class PartBody(BytesIO):
     """A part's bytes with their checksums. Make it with `prepare`."""
 
-    def __init__(self, data: bytes, *, signed: bool) -> None:
-        super().__init__(data)
-        # BytesIO borrows the bytes until somebody asks for its buffer, as aiohttp does, and copies them only then.
-        with self.getbuffer() as buffer:
-            self.md5 = md5(buffer, usedforsecurity=False).digest()
-            self.crc32 = zlib.crc32(buffer).to_bytes(4, "big")
-            self.sha256 = sha256(buffer).hexdigest() if signed else ""
+    def __init__(self, part: Part, *, signed: bool) -> None:
+        super().__init__()
+        content_md5, payload_hash, crc32 = md5(usedforsecurity=False), sha256(), 0
+        # Piece by piece: hashing one lets other threads run, copying 8 MiB at once would keep them waiting for 4 ms.
+        for piece in part:
+            self.write(piece)
+            crc32 = zlib.crc32(piece, crc32)
+            content_md5.update(piece)
+            if signed:
+                payload_hash.update(piece)
+        self.md5 = content_md5.digest()
+        self.crc32 = crc32.to_bytes(4, "big")
+        self.sha256 = payload_hash.hexdigest() if signed else ""
 
     @classmethod
-    async def prepare(cls, data: bytes, *, signed: bool) -> "PartBody":
+    async def prepare(cls, part: Part, *, signed: bool) -> "PartBody":
         """Takes 1.7 ms of a thread for each MiB, 2.5 ms if it is `signed`."""
-        return await asyncio.to_thread(cls, data, signed=signed)
+        return await asyncio.to_thread(cls, part, signed=signed)
 
 
 class _HashedAhead(botocore.auth.S3SigV4Auth):

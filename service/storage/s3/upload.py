@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.errors import ExportFailure, StorageUnavailable
+from service.model import Part
 from service.storage.parts import PartSizes
 from service.storage.s3 import etags
 from service.storage.s3.body import PartBody
@@ -47,12 +48,13 @@ class S3Upload:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._stopped = False
 
-    async def put_part(self, number: int, data: bytes) -> None:
+    async def put_part(self, number: int, part: Part) -> None:
         """See `Upload`."""
-        self._sizes.offset(number, len(data))
+        size = sum(map(len, part))
+        self._sizes.offset(number, size)
         if self._stopped:
             raise RuntimeError("the block of this upload has been left")
-        sending = asyncio.create_task(self._put(number, data))
+        sending = asyncio.create_task(self._put(number, part, size))
         self._in_flight.add(sending)
         sending.add_done_callback(self._in_flight.discard)
         await sending
@@ -82,15 +84,15 @@ class S3Upload:
             sending.cancel()
         await asyncio.gather(*self._in_flight, return_exceptions=True)
 
-    async def _put(self, number: int, data: bytes) -> None:
-        body = await PartBody.prepare(data, signed=self._bucket.signed_payloads)
+    async def _put(self, number: int, part: Part, size: int) -> None:
+        body = await PartBody.prepare(part, signed=self._bucket.signed_payloads)
         try:
             await self._send(number, body)
         except StorageUnavailable as failure:
             if error_code(failure) not in CORRUPTED:
                 raise
             await self._send(number, body)
-        self._sizes.record(number, len(data))
+        self._sizes.record(number, size)
 
     async def _send(self, number: int, body: PartBody) -> None:
         body.seek(0)
