@@ -121,7 +121,7 @@ class Attempts:
 
                 encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
                 async with (
-                    aclosing(snapshot.batches()) as batches,
+                    aclosing(snapshot.batches(self._turns.fetch)) as batches,
                     PartWriter(
                         partial(_put_part, upload),
                         part_size=part_size,
@@ -129,7 +129,7 @@ class Attempts:
                         stored=lambda size: _stored(lease, size),
                     ) as parts,
                 ):
-                    file = await export_stream(batches, encode, parts, read=read, turn=self._turns.export)
+                    file = await export_stream(batches, encode, parts, read=read, turn=self._turns.batch)
                 snapshot.close()
                 lease.progress.phase = "completing"
                 await failpoint("before_confirm")

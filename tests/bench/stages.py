@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from itertools import cycle
 from typing import Any
 from uuid import uuid4
@@ -78,7 +78,7 @@ async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list
     rows = 0
     kept: list[Batch] = []
     started, busy = time.perf_counter(), time.process_time()
-    async with source.snapshot(_claim(contacts, workload)) as snapshot, aclosing(snapshot.batches()) as batches:
+    async with source.snapshot(_claim(contacts, workload)) as snapshot, aclosing(snapshot.batches(nullcontext)) as batches:
         async for batch in batches:
             rows += len(batch)
             snapshot.pace(len(batch), _LINE_BYTES * len(batch))

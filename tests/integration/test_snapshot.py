@@ -1,7 +1,8 @@
 """What a snapshot reads: exactly the contacts of the window, in the file's order, with the extras that were asked for."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -114,9 +115,27 @@ async def test_all_are_read_however_many_they_are_and_no_batch_is_empty_or_too_l
             assert max(sizes, default=0) <= BATCH_ROWS
 
 
+async def test_nothing_is_fetched_before_its_turn(database_url: str, sql: asyncpg.Connection) -> None:
+    gate = asyncio.Semaphore(0)
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        await gate.acquire()
+        yield
+
+    await add_many(sql, FIRST_ROWS + 1)
+    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(turn)) as batches:
+        for size in (FIRST_ROWS, 1):
+            batch = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(0.05)
+            assert not batch.done()
+            gate.release()
+            assert len(await batch) == size
+
+
 async def test_wide_contacts_are_read_a_few_at_a_time(database_url: str, sql: asyncpg.Connection) -> None:
     await add_many(sql, 200)
-    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches()) as batches:
+    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(nullcontext)) as batches:
         sizes = []
         async for batch in batches:
             sizes.append(len(batch))

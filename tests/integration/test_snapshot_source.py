@@ -5,7 +5,7 @@ import json
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,13 @@ async def test_it_is_unknown_on_a_standby_where_the_writers_cannot_be_seen() -> 
 # How it fails --------------------------------------------------------------------------------------------------------
 
 
-async def failure_of(url: str, claim: Claim, *, fetch_timeout: float = FETCH_SECONDS) -> tuple[ExportFailure, int]:
+async def failure_of(
+    url: str,
+    claim: Claim,
+    *,
+    fetch_timeout: float = FETCH_SECONDS,
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+) -> tuple[ExportFailure, int]:
     """How reading all batches fails, and how many came before."""
     count = 0
 
@@ -186,7 +192,7 @@ async def failure_of(url: str, claim: Claim, *, fetch_timeout: float = FETCH_SEC
         nonlocal count
         async with (
             source(url, fetch_timeout=fetch_timeout).snapshot(claim) as snapshot,
-            aclosing(snapshot.batches()) as batches,
+            aclosing(snapshot.batches(turn)) as batches,
         ):
             async for _ in batches:
                 count += 1
@@ -261,8 +267,19 @@ async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailab
 async def test_a_read_that_takes_too_long_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 1)
     await show_instead(sql, "pg_sleep(3600)::text")
-    failure, _ = await failure_of(database_url, claim_on(), fetch_timeout=0.3)
+    in_turn: list[Exception] = []
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception as error:
+            in_turn.append(error)
+            raise
+
+    failure, _ = await failure_of(database_url, claim_on(), fetch_timeout=0.3, turn=turn)
     assert isinstance(failure, SourceUnavailable)
+    assert len(in_turn) == 1
     await until_closed(sql)
 
 

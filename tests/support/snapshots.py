@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -49,7 +49,7 @@ async def batches_of(url: str, claim: Claim) -> AsyncIterator[AsyncIterator[Batc
     """The batches of a new snapshot, closed at the end, read as those of contacts of ordinary size."""
 
     async def paced(snapshot: Snapshot) -> AsyncGenerator[Batch, None]:
-        async with aclosing(snapshot.batches()) as batches:
+        async with aclosing(snapshot.batches(nullcontext)) as batches:
             async for batch in batches:
                 snapshot.pace(len(batch), _LINE_BYTES * len(batch))
                 yield batch

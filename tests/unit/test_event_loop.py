@@ -3,78 +3,154 @@
 import asyncio
 import time
 
+import pytest
 import structlog
 
+from service import event_loop
 from service.event_loop import LoopLag, Turns
 
+NEVER = 3600.0
 
-async def turns_taken(turns: Turns, seconds: float) -> int:
-    """How many turns an export takes in this time."""
+
+async def batches_worked_on(turns: Turns, seconds: float) -> int:
+    """How many batches an export works on in this time if there is nothing to do for any."""
     count, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
-        await turns.export()
+        await turns.batch()
         count += 1
     return count
 
 
-async def test_an_export_waits_while_a_request_is_answered_and_goes_on_after_it() -> None:
-    turns = Turns()
+class Database:
+    """Counts the fetches that are in it at once; each takes `seconds`."""
+
+    def __init__(self, turns: Turns, seconds: float) -> None:
+        self._turns = turns
+        self._seconds = seconds
+        self._now = 0
+        self.most = 0
+
+    async def fetch(self) -> None:
+        async with self._turns.fetch():
+            self._now += 1
+            self.most = max(self.most, self._now)
+            try:
+                await asyncio.sleep(self._seconds)
+            finally:
+                self._now -= 1
+
+    async def fetch_all(self, count: int) -> None:
+        await asyncio.gather(*(self.fetch() for _ in range(count)))
+
+
+def ask(turns: Turns) -> None:
+    """A request, answered at once."""
     with turns.request():
-        turn = asyncio.create_task(turns.export())
-        await asyncio.sleep(0.01)
-        assert not turn.done()
-    await turn
+        pass
 
 
-async def test_it_waits_for_the_last_of_several_requests() -> None:
-    turns = Turns()
+async def begins_after_the_requests(turns: Turns, work: asyncio.Task[None]) -> None:
+    """`work` is not done while one of two requests is under way, and is after both."""
     with turns.request():
         with turns.request():
             pass
-        turn = asyncio.create_task(turns.export())
         await asyncio.sleep(0.01)
-        assert not turn.done()
-    await turn
+        assert not work.done()
+    async with asyncio.timeout(1):
+        await work
+
+
+async def test_an_export_works_on_no_batch_while_a_request_is_answered_and_goes_on_after_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_WAIT", NEVER)
+    turns = Turns()
+    await begins_after_the_requests(turns, asyncio.create_task(turns.batch()))
+
+
+async def test_it_begins_no_fetch_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_WAIT", NEVER)
+    turns = Turns()
+    ask(turns)
+    await begins_after_the_requests(turns, asyncio.create_task(Database(turns, 0).fetch()))
 
 
 async def test_requests_without_a_pause_slow_an_export_down_and_do_not_stop_it() -> None:
     turns = Turns()
     with turns.request():
-        taken = await turns_taken(turns, 0.2)
-    assert 3 < taken < 20
+        worked_on = await batches_worked_on(turns, 0.2)
+        async with asyncio.timeout(1):
+            await Database(turns, 0).fetch()
+    assert 3 < worked_on < 20
 
 
-def requests(turns: Turns, count: int) -> None:
-    """So many requests, one after the other, at once."""
-    for _ in range(count):
-        with turns.request():
-            pass
+async def test_fewer_exports_fetch_at_once_than_there_are_processors_while_requests_are_likely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", NEVER)
+    for processors, most in ((1, 1), (2, 1), (4, 3)):
+        turns = Turns(processors)
+        ask(turns)
+        database = Database(turns, 0.005)
+        await database.fetch_all(5)
+        assert database.most == most
 
 
-async def test_an_export_pauses_before_each_batch_while_requests_are_frequent() -> None:
-    turns = Turns()
-    requests(turns, 3)
-    assert await turns_taken(turns, 0.05) > 100
-    requests(turns, 1)
-    assert await turns_taken(turns, 0.05) < 30
-    await asyncio.sleep(0.1)
-    assert await turns_taken(turns, 0.05) > 100
+async def test_all_fetch_at_once_where_nobody_has_asked_anything_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LIKELY_SECONDS", 0.3)
+    turns = Turns(2)
+    database = Database(turns, 0.005)
+    await database.fetch_all(5)
+    assert database.most == 5
+
+    ask(turns)
+    database.most = 0
+    await database.fetch_all(5)
+    assert database.most == 1
+
+    await asyncio.sleep(0.3)
+    await database.fetch_all(5)
+    assert database.most == 5
 
 
-async def test_all_exports_together_take_no_more_turns_than_one_while_requests_are_frequent() -> None:
-    turns = Turns()
-    requests(turns, 4)
-    assert sum(await asyncio.gather(*(turns_taken(turns, 0.08) for _ in range(4)))) < 45
-
-
-async def test_an_export_that_is_ended_while_it_pauses_holds_up_no_other() -> None:
-    turns = Turns()
-    requests(turns, 4)
-    ended, waiting = asyncio.create_task(turns.export()), asyncio.create_task(turns.export())
+async def test_a_fetch_that_takes_long_holds_the_others_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", 0.05)
+    turns = Turns(2)
+    ask(turns)
+    slow = asyncio.create_task(Database(turns, NEVER).fetch())
     await asyncio.sleep(0)
-    ended.cancel()
+    other = asyncio.create_task(Database(turns, 0).fetch())
+    await asyncio.sleep(0)
+    assert not other.done()
     async with asyncio.timeout(1):
-        await waiting
+        await other
+    slow.cancel()
+
+
+async def test_its_end_lets_no_second_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", 0.05)
+    turns = Turns(2)
+    ask(turns)
+    slow = asyncio.create_task(Database(turns, NEVER).fetch())
+    await asyncio.sleep(0.06)
+    slow.cancel()
+    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", NEVER)
+    database = Database(turns, 0.005)
+    await database.fetch_all(3)
+    assert database.most == 1
+
+
+async def test_an_export_that_ends_in_line_or_in_its_fetch_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", NEVER)
+    turns = Turns(2)
+    ask(turns)
+    database = Database(turns, 0.01)
+    fetching, waiting, last = (asyncio.create_task(database.fetch()) for _ in range(3))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    fetching.cancel()
+    async with asyncio.timeout(1):
+        await last
 
 
 async def test_a_hold_of_the_loop_is_logged_with_its_length() -> None:
