@@ -60,14 +60,17 @@ class Turns:
         await self._answered()
 
     @asynccontextmanager
-    async def fetch(self) -> AsyncIterator[None]:
-        """The database reads for an export inside the block, which while requests are likely may have to wait for others."""
-        if time.monotonic() < self._likely_until:
+    async def fetch(self) -> AsyncIterator[bool]:
+        """The database reads for an export inside the block. True if a request is likely: then it has waited for others to
+        read, and is to read little.
+        """
+        likely = time.monotonic() < self._likely_until
+        if likely:
             async with self._in_line():
                 await self._answered()
-                yield
+                yield likely
         else:
-            yield
+            yield likely
 
     @asynccontextmanager
     async def _in_line(self) -> AsyncIterator[None]:

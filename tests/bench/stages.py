@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import aclosing
 from itertools import cycle
 from typing import Any
 from uuid import uuid4
@@ -23,6 +23,7 @@ from tests.bench.object_store import bucket_of
 from tests.bench.rivals import Rivals, copy_of_columns, copy_of_json, select
 from tests.bench.workloads import WORKLOADS, YEAR, Workload
 from tests.support import s3, stores
+from tests.support.snapshots import at_once
 
 Batch = Sequence[Any]
 
@@ -78,7 +79,7 @@ async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list
     rows = 0
     kept: list[Batch] = []
     started, busy = time.perf_counter(), time.process_time()
-    async with source.snapshot(_claim(contacts, workload)) as snapshot, aclosing(snapshot.batches(nullcontext)) as batches:
+    async with source.snapshot(_claim(contacts, workload)) as snapshot, aclosing(snapshot.batches(at_once)) as batches:
         async for batch in batches:
             rows += len(batch)
             snapshot.pace(len(batch), _LINE_BYTES * len(batch))

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, nullcontext, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 
 import asyncpg
 import pytest
@@ -13,7 +14,7 @@ from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS, FIRST_ROWS
 from sql import statement
 from tests.support.contacts import expected_lines
 from tests.support.jobs import connect
-from tests.support.snapshots import SPACE, START, WINDOW, batches_of, claim_on, lines, parsed, source, taken
+from tests.support.snapshots import SPACE, START, WINDOW, at_once, batches_of, claim_on, lines, parsed, source, taken
 
 OPTIONS = [(False, False), (True, False), (False, True), (True, True)]
 MANY = 2 * BATCH_ROWS + 203
@@ -119,9 +120,9 @@ async def test_nothing_is_fetched_before_its_turn(database_url: str, sql: asyncp
     gate = asyncio.Semaphore(0)
 
     @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
+    async def turn() -> AsyncIterator[bool]:
         await gate.acquire()
-        yield
+        yield False
 
     await add_many(sql, FIRST_ROWS + 1)
     async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(turn)) as batches:
@@ -133,9 +134,25 @@ async def test_nothing_is_fetched_before_its_turn(database_url: str, sql: asyncp
             assert len(await batch) == size
 
 
+async def test_a_fetch_brings_less_where_its_turn_asks_for_that(
+    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.postgres.contacts.BRIEF_ROWS", 5)
+    await add_many(sql, 8 * FIRST_ROWS)
+    for brief, most in ((True, 5), (False, 4 * FIRST_ROWS)):
+        turn = partial(at_once, brief)
+        async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(turn)) as batches:
+            sizes = []
+            async for batch in batches:
+                sizes.append(len(batch))
+                snapshot.pace(len(batch), len(batch))
+        assert max(sizes) == most
+        assert sum(sizes) == 8 * FIRST_ROWS
+
+
 async def test_wide_contacts_are_read_a_few_at_a_time(database_url: str, sql: asyncpg.Connection) -> None:
     await add_many(sql, 200)
-    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(nullcontext)) as batches:
+    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(at_once)) as batches:
         sizes = []
         async for batch in batches:
             sizes.append(len(batch))

@@ -5,7 +5,7 @@ import json
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from service.embedded.postgres import EmbeddedPostgres
 from service.errors import ExportFailure, SourceData, SourceUnavailable
 from service.model import END_OF_TIME, Claim, Window
-from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS
+from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS, Turn
 from service.postgres.migrate import migrate
 from sql import statement
 from tests.support.jobs import connect, holding
@@ -25,6 +25,7 @@ from tests.support.snapshots import (
     FETCH_SECONDS,
     SPACE,
     START,
+    at_once,
     batches_of,
     claim_on,
     lines,
@@ -183,7 +184,7 @@ async def failure_of(
     claim: Claim,
     *,
     fetch_timeout: float = FETCH_SECONDS,
-    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    turn: Turn = at_once,
 ) -> tuple[ExportFailure, int]:
     """How reading all batches fails, and how many came before."""
     count = 0
@@ -270,9 +271,9 @@ async def test_a_read_that_takes_too_long_makes_the_source_unavailable(database_
     in_turn: list[Exception] = []
 
     @asynccontextmanager
-    async def turn() -> AsyncIterator[None]:
+    async def turn() -> AsyncIterator[bool]:
         try:
-            yield
+            yield False
         except Exception as error:
             in_turn.append(error)
             raise

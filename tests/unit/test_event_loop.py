@@ -29,9 +29,12 @@ class Database:
         self._seconds = seconds
         self._now = 0
         self.most = 0
+        self.brief: set[bool] = set()
+        """What the fetches were asked to be."""
 
     async def fetch(self) -> None:
-        async with self._turns.fetch():
+        async with self._turns.fetch() as brief:
+            self.brief.add(brief)
             self._now += 1
             self.most = max(self.most, self._now)
             try:
@@ -96,21 +99,22 @@ async def test_fewer_exports_fetch_at_once_than_there_are_processors_while_reque
         assert database.most == most
 
 
-async def test_all_fetch_at_once_where_nobody_has_asked_anything_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_fetch_at_once_and_much_where_nobody_has_asked_anything_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(event_loop, "_LIKELY_SECONDS", 0.3)
     turns = Turns(2)
-    database = Database(turns, 0.005)
-    await database.fetch_all(5)
-    assert database.most == 5
+    before, meanwhile, after = (Database(turns, 0.005) for _ in range(3))
+    await before.fetch_all(5)
+    assert (before.most, before.brief) == (5, {False})
 
     ask(turns)
-    database.most = 0
-    await database.fetch_all(5)
-    assert database.most == 1
+    await meanwhile.fetch_all(5)
+    assert (meanwhile.most, meanwhile.brief) == (1, {True})
 
     await asyncio.sleep(0.3)
-    await database.fetch_all(5)
-    assert database.most == 5
+    await after.fetch_all(5)
+    assert (after.most, after.brief) == (5, {False})
 
 
 async def test_a_fetch_that_takes_long_holds_the_others_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
