@@ -3,14 +3,20 @@
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.model import Part
 
+_PIECES = 16
+"""Written by one call: 1 MiB of a part. One call for the part takes a processor for 4 ms, one for each piece the interpreter
+from the event loop a hundred times.
+"""
 OPERATION_SECONDS = 60.0
 """Deadline of every operation. What a hung disk holds goes on in its thread and is harmless when it comes back: every
 step opens its file by name, and an aborted upload has no name any more."""
@@ -70,12 +76,14 @@ def write_at(path: Path, offset: int, part: Part) -> None:
     """Write all of `part` to the disk at `offset` of an existing file. Raises StorageUnavailable if it was aborted."""
     descriptor = _open_unfinished(path)
     try:
-        # Piece by piece: what the event loop waits for is one of these calls, not the part.
-        for piece in part:
-            rest = memoryview(piece)
-            while rest:
-                written = os.pwrite(descriptor, rest, offset)
-                rest, offset = rest[written:], offset + written
+        rest = deque(memoryview(piece) for piece in part)
+        while rest:
+            written = os.pwritev(descriptor, [*islice(rest, _PIECES)], offset)
+            offset += written
+            while rest and len(rest[0]) <= written:
+                written -= len(rest.popleft())
+            if rest:
+                rest[0] = rest[0][written:]
         # Part by part, so that a full disk shows at once and `publish` has little left to wait for.
         os.fsync(descriptor)
     finally:

@@ -1,5 +1,6 @@
 """What only the directory store promises, on real files."""
 
+import concurrent.futures.thread  # noqa: F401 - loaded by the first thread, where NOBODY may not read it
 import os
 import resource
 import tempfile
