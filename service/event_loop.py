@@ -14,7 +14,9 @@ _LONGEST_WAIT = 0.02
 _LONGEST_HOLD = 0.02
 """Seconds after which a fetch that is in line lets the next one begin, done or not: it may take a minute."""
 _LIKELY_SECONDS = 3.0
-"""Seconds after a request in which another is likely: who follows an export looks every two."""
+"""Where two requests came within this time another is likely, for so long after the second: who follows an export looks
+every two seconds. One that asks for an export is not enough: many exports are done before anybody looks.
+"""
 _TICK = 0.005
 """Seconds between two looks at the clock while exports run."""
 _REST = 0.25
@@ -36,6 +38,7 @@ class Turns:
 
     def __init__(self, processors: int | None = None) -> None:
         self._requests = 0
+        self._latest = -math.inf
         self._likely_until = 0.0
         self._line = asyncio.Semaphore(max(1, (processors or _processors()) - 1))
         self._quiet = asyncio.Event()
@@ -45,7 +48,10 @@ class Turns:
     def request(self) -> Iterator[None]:
         """A request is being answered inside the block; one that waits for something to happen must not be."""
         self._requests += 1
-        self._likely_until = time.monotonic() + _LIKELY_SECONDS
+        now = time.monotonic()
+        if now - self._latest < _LIKELY_SECONDS:
+            self._likely_until = now + _LIKELY_SECONDS
+        self._latest = now
         self._quiet.clear()
         try:
             yield

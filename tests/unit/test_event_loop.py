@@ -46,10 +46,11 @@ class Database:
         await asyncio.gather(*(self.fetch() for _ in range(count)))
 
 
-def ask(turns: Turns) -> None:
-    """A request, answered at once."""
-    with turns.request():
-        pass
+def ask(turns: Turns, times: int = 2) -> None:
+    """Requests that are answered at once; after two of them another one is likely."""
+    for _ in range(times):
+        with turns.request():
+            pass
 
 
 async def begins_after_the_requests(turns: Turns, work: asyncio.Task[None]) -> None:
@@ -104,7 +105,7 @@ async def test_all_fetch_at_once_and_much_where_nobody_has_asked_anything_for_a_
 ) -> None:
     monkeypatch.setattr(event_loop, "_LIKELY_SECONDS", 0.3)
     turns = Turns(2)
-    before, meanwhile, after = (Database(turns, 0.005) for _ in range(3))
+    before, meanwhile, after, again = (Database(turns, 0.005) for _ in range(4))
     await before.fetch_all(5)
     assert (before.most, before.brief) == (5, {False})
 
@@ -113,8 +114,13 @@ async def test_all_fetch_at_once_and_much_where_nobody_has_asked_anything_for_a_
     assert (meanwhile.most, meanwhile.brief) == (1, {True})
 
     await asyncio.sleep(0.3)
+    ask(turns, 1)
     await after.fetch_all(5)
     assert (after.most, after.brief) == (5, {False})
+
+    ask(turns, 1)
+    await again.fetch_all(5)
+    assert (again.most, again.brief) == (1, {True})
 
 
 async def test_a_fetch_that_takes_long_holds_the_others_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
