@@ -32,7 +32,7 @@ class Turns:
     A request passes a dozen times from process to process. Each time it waits for a processor, for 4 ms if all are taken,
     and then for whatever is ready on the loop. So while one is under way exports begin nothing; and while one is likely,
     fewer of them fetch at once than there are processors, as most of these are taken by the database's work for them. On two
-    processors, where the 99th percentile of the status call is 3 ms idle, it is 9 and 12 ms beside two and four exports in
+    processors, where the 99th percentile of the status call is 3 ms idle, it is 9 and 13 ms beside two and four exports in
     place of 25 and 57, at ten calls a second or fifty, for a tenth of the rows a second.
     """
 
