@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import structlog
 
@@ -67,15 +67,12 @@ class Turns:
 
     @asynccontextmanager
     async def fetch(self) -> AsyncIterator[bool]:
-        """The database reads for an export inside the block. True if a request is likely: then it has waited for others to
-        read, and is to read little.
+        """The database reads for an export inside the block, after the requests under way. True if another one is likely:
+        then it has waited for other exports, and is to read little.
         """
         likely = time.monotonic() < self._likely_until
-        if likely:
-            async with self._in_line():
-                await self._answered()
-                yield likely
-        else:
+        async with self._in_line() if likely else nullcontext():
+            await self._answered()
             yield likely
 
     @asynccontextmanager

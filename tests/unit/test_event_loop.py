@@ -72,10 +72,11 @@ async def test_an_export_works_on_no_batch_while_a_request_is_answered_and_goes_
     await begins_after_the_requests(turns, asyncio.create_task(turns.batch()))
 
 
-async def test_it_begins_no_fetch_either(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [0, 2])
+async def test_it_begins_no_fetch_either(monkeypatch: pytest.MonkeyPatch, before: int) -> None:
     monkeypatch.setattr(event_loop, "_LONGEST_WAIT", NEVER)
     turns = Turns()
-    ask(turns)
+    ask(turns, before)
     await begins_after_the_requests(turns, asyncio.create_task(Database(turns, 0).fetch()))
 
 
@@ -100,7 +101,7 @@ async def test_fewer_exports_fetch_at_once_than_there_are_processors_while_reque
         assert database.most == most
 
 
-async def test_all_fetch_at_once_and_much_where_nobody_has_asked_anything_for_a_while(
+async def test_all_fetch_at_once_and_much_where_no_two_requests_came_within_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(event_loop, "_LIKELY_SECONDS", 0.3)
@@ -123,28 +124,21 @@ async def test_all_fetch_at_once_and_much_where_nobody_has_asked_anything_for_a_
     assert (again.most, again.brief) == (1, {True})
 
 
-async def test_a_fetch_that_takes_long_holds_the_others_up_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_that_takes_long_holds_the_others_up_for_a_while_only_and_its_end_lets_no_second_one_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(event_loop, "_LONGEST_HOLD", 0.05)
     turns = Turns(2)
     ask(turns)
-    slow = asyncio.create_task(Database(turns, NEVER).fetch())
-    await asyncio.sleep(0)
-    other = asyncio.create_task(Database(turns, 0).fetch())
+    slow, other = (asyncio.create_task(Database(turns, seconds).fetch()) for seconds in (NEVER, 0))
     await asyncio.sleep(0)
     assert not other.done()
     async with asyncio.timeout(1):
         await other
-    slow.cancel()
 
-
-async def test_its_end_lets_no_second_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_loop, "_LONGEST_HOLD", 0.05)
-    turns = Turns(2)
-    ask(turns)
-    slow = asyncio.create_task(Database(turns, NEVER).fetch())
-    await asyncio.sleep(0.06)
-    slow.cancel()
     monkeypatch.setattr(event_loop, "_LONGEST_HOLD", NEVER)
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
     database = Database(turns, 0.005)
     await database.fetch_all(3)
     assert database.most == 1
