@@ -24,16 +24,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service import logs
-from service import main as program
-from service.callers import Callers
+from service.access import Access
 from service.client import ClientError, Download, ExportClient
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
 from service.embedded.sample import create_contacts
 from service.model import Scope
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 from service.postgres.migrate import migrate
 from service.postgres.pool import Database
+from service.process import run as program
 from service.settings import Settings
 
 TIMEZONE = "Europe/Berlin"
@@ -97,7 +97,7 @@ class _Demonstration:
         connection = await asyncpg.connect(self._dsn)
         try:
             async with Database(self._dsn, application_name="demo", size=1) as database:
-                callers = Callers(CallerStore(database))
+                callers = Access(AccessTables(database))
                 space_id = await callers.create_space("Demonstration", TIMEZONE)
                 key = await callers.create_key(space_id, Scope)
             await create_contacts(

@@ -1,7 +1,7 @@
-"""Every fact the service can report as an error: a stable code for machines, one sentence for people.
+"""Every error the service reports: a stable code for machines and one message for people.
 
-Nothing here knows HTTP; `service.web.problems` alone turns a code into a status. A sentence is public: it never holds
-a key, a link, an address, a row's content or the text of another system. What only operators may read goes into `detail`.
+Nothing here knows HTTP; only `service.web.problems` turns a code into a status. A message is public: it never contains a
+key, a link, an address, a row's content or another system's text. Information for operators goes into `detail`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,203 +9,227 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """Something went wrong inside the service."""
+    """Base of all errors: a public `message`, and a `detail` that only operators see."""
 
     code: ClassVar[str] = "internal"
+    message: str = "Internal error."
 
-    def __init__(self, sentence: str | None = None, *, detail: str | None = None) -> None:
-        self.sentence = sentence or type(self).__doc__ or ""
+    def __init__(self, message: str | None = None, *, detail: str | None = None) -> None:
+        if message is not None:
+            self.message = message
         self.detail = detail
-        super().__init__(self.sentence if detail is None else f"{self.sentence} [{detail}]")
+        super().__init__(self.message if detail is None else f"{self.message} [{detail}]")
 
 
-# What a caller did wrong ---------------------------------------------------------------------------------------------
+# Errors of the caller --------------------------------------------------------------------------------------------------
 
 
 class Unauthenticated(ServiceError):
-    """Missing or invalid API key."""
+    """The key is missing, malformed, unknown, revoked or expired."""
 
     code = "unauthenticated"
+    message = "Missing or invalid API key."
 
 
 class ScopeMissing(ServiceError):
-    """The API key does not have the scope this call needs."""
+    """The key is valid, but lacks the scope of this call."""
 
     code = "scope_missing"
+    message = "The API key does not have the scope this call needs."
 
 
 class SubscriptionInactive(ServiceError):
-    """The subscription of this Space is inactive."""
+    """The Space is suspended."""
 
     code = "subscription_inactive"
+    message = "The subscription of this Space is inactive."
 
 
 class ExportNotFound(ServiceError):
-    """Export not found."""
+    """The id is unknown, or belongs to another Space."""
 
     code = "not_found"
+    message = "Export not found."
 
 
 class InvalidParameters(ServiceError):
-    """Invalid parameters; `fields` maps each faulty field to its sentences."""
+    """Invalid parameters; `fields` maps each faulty field to its messages."""
 
     code = "invalid_parameters"
 
     def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
-        self.fields = {name: list(sentences) for name, sentences in fields.items()}
-        super().__init__(" ".join(sentence for sentences in self.fields.values() for sentence in sentences))
+        self.fields = {name: list(messages) for name, messages in fields.items()}
+        super().__init__(" ".join(message for messages in self.fields.values() for message in messages))
 
 
 class RateLimited(ServiceError):
-    """Too many requests: the rate limit of this Space is exceeded."""
+    """The rate limit of the Space is exceeded; `retry_after` is in whole seconds by the database's clock, rounded up."""
 
     code = "rate_limited"
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
-        """Whole seconds by the database's clock, rounded up."""
         super().__init__(f"Too many requests: the rate limit of this Space is exceeded. Retry in {retry_after} s.")
 
 
 class LinkForged(ServiceError):
-    """This download link is not valid."""
+    """The signature of a download link does not match."""
 
     code = "link_forged"
+    message = "This download link is not valid."
 
 
 class LinkExpired(ServiceError):
-    """This download link has expired; ask the export's status for a new one."""
+    """The signature is right, but its time is over."""
 
     code = "link_expired"
+    message = "This download link has expired. Request the export's status for a new one."
 
 
 class FileNotFound(ServiceError):
-    """This file is not there any more."""
+    """The link is valid, but its file was deleted."""
 
     code = "not_found"
+    message = "This file no longer exists."
 
 
-# What the service stands on ------------------------------------------------------------------------------------------
+# Errors of the service and of what it depends on ----------------------------------------------------------------------
 
 
 class DatabaseUnavailable(ServiceError):
-    """The database cannot be reached at the moment."""
+    """The database is unreachable or cannot serve a statement now. A write may or may not have been committed."""
 
     code = "database_unavailable"
+    message = "The database is temporarily unavailable."
 
 
 class SchemaMismatch(ServiceError):
-    """The database's schema does not fit this version of the service."""
+    """The schema must be changed by hand before this version can use the database."""
 
     code = "schema_mismatch"
+    message = "The database schema does not match this version of the service."
 
 
 class CannotListen(ServiceError):
-    """The service cannot listen at its address."""
+    """The listen address is taken or does not exist."""
 
     code = "cannot_listen"
+    message = "The service cannot listen on its address."
 
 
 class Starting(ServiceError):
-    """The service is still starting."""
+    """The schema or a shared secret is not available yet."""
 
     code = "starting"
+    message = "The service is starting."
 
 
 class RateLimitsUnavailable(ServiceError):
-    """The rate limits cannot be checked at the moment."""
+    """The rate-limit store is unreachable."""
 
     code = "rate_limits_unavailable"
+    message = "Rate limiting is temporarily unavailable."
 
 
 class RateLimitStorageUnusable(ServiceError):
-    """RATE_LIMIT_STORAGE_URL names nothing that rate limits can be kept in."""
+    """RATE_LIMIT_STORAGE_URL names a store that is not supported or not installed."""
 
     code = "rate_limit_storage_unusable"
+    message = "RATE_LIMIT_STORAGE_URL names no supported store."
 
 
 class SpaceNotFound(ServiceError):
-    """There is no such Space."""
+    """A command named an unknown Space."""
 
     code = "space_not_found"
+    message = "There is no such Space."
 
 
 class UnknownTimezone(ServiceError):
-    """The timezone is not known here."""
+    """The timezone database of this machine has no such name; `timezone` is that name."""
 
     code = "unknown_timezone"
 
     def __init__(self, timezone: str) -> None:
         self.timezone = timezone
-        super().__init__(f'The timezone "{timezone}" is not known here.')
+        super().__init__(f'The timezone "{timezone}" is unknown.')
 
 
-# Why an attempt ended without a file (codes: the contract's list of `error_code`) ------------------------------------
+# Why an attempt failed (the codes are the contract's list of `error_code`) ---------------------------------------------
 
 
 class ExportFailure(ServiceError):
-    """The export failed because of an internal error."""
+    """Base of the errors that end an attempt."""
 
+    message = "The export failed because of an internal error."
     permanent: ClassVar[bool] = False
-    """True where another attempt could only fail the same way."""
+    """True if another attempt can only fail the same way."""
     patient: ClassVar[bool] = False
-    """True where only a person can mend it, so that retries wait long from the first one."""
+    """True if only a person can fix it: retries wait long from the first one."""
 
 
 class SourceUnavailable(ExportFailure):
-    """The contacts could not be read; please try again later."""
+    """The contacts' database is unreachable or cannot serve the query now."""
 
     code = "source_unavailable"
+    message = "The contacts could not be read. Please try again later."
 
 
 class SourceData(ExportFailure):
-    """The stored contacts hold data that cannot be exported."""
+    """A stored value cannot be exported."""
 
     code = "source_data"
+    message = "The stored contacts contain data that cannot be exported."
     permanent = True
 
 
 class StorageUnavailable(ExportFailure):
-    """The file could not be stored; please try again later."""
+    """The object store is unreachable or answered with a temporary error."""
 
     code = "storage_unavailable"
+    message = "The file could not be stored. Please try again later."
 
 
 class StorageRefused(ExportFailure):
-    """The file storage refused the file."""
+    """The object store refused a request; retrying soon cannot help."""
 
     code = "storage_refused"
+    message = "The file storage refused the file."
     patient = True
 
 
 class StorageFull(ExportFailure):
-    """The file storage is full."""
+    """The object store or disk has no space left, or a quota is reached."""
 
     code = "storage_full"
+    message = "The file storage is full."
     patient = True
 
 
 class TooLarge(ExportFailure):
-    """The export is too large for one file; please ask for a smaller range."""
+    """The file would need more parts than the store allows."""
 
     code = "too_large"
+    message = "The export is too large for one file. Please request a smaller range."
     permanent = True
 
 
 class TimedOut(ExportFailure):
-    """The export took longer than is allowed; please ask for a smaller range."""
+    """The attempt took longer than MAX_EXPORT_SECONDS."""
 
     code = "timed_out"
+    message = "The export took longer than allowed. Please request a smaller range."
     permanent = True
 
 
 class WorkerLost(ExportFailure):
-    """The export was interrupted too many times."""
+    """The lease of an attempt expired: its process died or stalled."""
 
     code = "worker_lost"
+    message = "The export was interrupted too many times."
 
 
 class InternalFailure(ExportFailure):
-    """The export failed because of an internal error."""
+    """An error nobody foresaw; the log has its traceback."""
 
     code = "internal"

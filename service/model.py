@@ -1,6 +1,6 @@
 """The vocabulary: frozen values, states and ids, and the rules that need no I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -109,14 +109,55 @@ def exists(local: datetime, zone: ZoneInfo) -> bool:
     return True
 
 
+class Extra(StrEnum):
+    """A key that a line has only on request, in the order of the line; `option` is the request's parameter for it.
+
+    A further extra needs a line here, a fragment `extra_KEY` in `sql/queries/snapshot.sql`, and the name in the constraint
+    `extras_are_known`.
+    """
+
+    option: str
+
+    def __new__(cls, key: str, option: str) -> Self:
+        """Make the member whose value is `key`."""
+        member = str.__new__(cls, key)
+        member._value_ = key
+        member.option = option
+        return member
+
+    COMET_TOKENS = "comet_tokens", "include_comet_tokens"
+    EMAILS = "emails", "include_all_emails"
+
+    @classmethod
+    def among(cls, keys: Collection[str]) -> "Extras":
+        """The extras with these keys, in the order of the line."""
+        return tuple(extra for extra in cls if extra in keys)
+
+
+Extras = tuple[Extra, ...]
+"""The extras of an export, in the order of `Extra`."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """What a caller asked for: naive local times of the Space, `end` after `start`, and the two options."""
+    """The parameters of a new export: naive local times of the Space, `end_date` after `start_date`, and the extras."""
 
     start_date: datetime
     end_date: datetime
-    include_comet_tokens: bool = False
-    include_all_emails: bool = False
+    extras: Extras = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NewExport:
+    """A checked request, ready to be queued; `window` is the request's dates resolved in `timezone`."""
+
+    space_id: int
+    request: ExportRequest
+    timezone: str
+    window: Window
+    max_attempts: int
+    request_id: str
+    idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,5 +218,4 @@ class Claim:
     object_name: str
     window: Window
     timezone: str
-    include_comet_tokens: bool
-    include_all_emails: bool
+    extras: Extras

@@ -1,4 +1,4 @@
-"""Settings from the environment. Read by `service.__main__` and `service.main` only; everything else gets plain values."""
+"""Settings, read from the environment. Only `service.process` and the commands use them; other modules get plain values."""
 
 import os
 import tempfile

@@ -5,15 +5,15 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import click
 
-from service.callers import Callers
+from service.access import Access
 from service.commands.environment import command, contacts, database, settings
 from service.embedded.sample import create_contacts
 from service.errors import ServiceError, SpaceNotFound
 from service.model import ExportStatus, Scope
-from service.opening import open_store
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.overview import Overview
+from service.process.resources import open_store
 
 DAY = click.DateTime(["%Y-%m-%d"])
 
@@ -30,7 +30,7 @@ def spaces() -> None:
 async def spaces_create(name: str, timezone: str) -> None:
     """Create a Space and print its id."""
     async with database() as opened:
-        click.echo(await Callers(CallerStore(opened)).create_space(name, timezone))
+        click.echo(await Access(AccessTables(opened)).create_space(name, timezone))
 
 
 @spaces.command("list")
@@ -38,7 +38,7 @@ async def spaces_create(name: str, timezone: str) -> None:
 async def spaces_list() -> None:
     """Print all Spaces: id, name, timezone, subscription."""
     async with database() as opened:
-        for space in await CallerStore(opened).spaces():
+        for space in await AccessTables(opened).spaces():
             state = "active" if space.subscription_active else "suspended"
             click.echo(f"{space.space_id}\t{space.name}\t{space.timezone}\t{state}")
 
@@ -49,7 +49,7 @@ async def spaces_list() -> None:
 async def spaces_suspend(space_id: int) -> None:
     """Answer all calls of a Space with 403; its exports go on."""
     async with database() as opened:
-        await CallerStore(opened).set_subscription(space_id, active=False)
+        await AccessTables(opened).set_subscription(space_id, active=False)
 
 
 @spaces.command("activate")
@@ -58,7 +58,7 @@ async def spaces_suspend(space_id: int) -> None:
 async def spaces_activate(space_id: int) -> None:
     """End the suspension of a Space."""
     async with database() as opened:
-        await CallerStore(opened).set_subscription(space_id, active=True)
+        await AccessTables(opened).set_subscription(space_id, active=True)
 
 
 @click.group()
@@ -77,7 +77,7 @@ async def keys_create(space_id: int, scopes: tuple[Scope, ...], days: int | None
     """Create a key of a Space and print it: it is shown only now."""
     lifetime = timedelta(days=days) if days else None
     async with database() as opened:
-        click.echo(await Callers(CallerStore(opened)).create_key(space_id, scopes or Scope, lifetime))
+        click.echo(await Access(AccessTables(opened)).create_key(space_id, scopes or Scope, lifetime))
 
 
 @keys.command("list")
@@ -86,7 +86,7 @@ async def keys_create(space_id: int, scopes: tuple[Scope, ...], days: int | None
 async def keys_list(space_id: int | None) -> None:
     """Print keys: id, Space, scopes, state."""
     async with database() as opened:
-        for key in await CallerStore(opened).keys(space_id):
+        for key in await AccessTables(opened).keys(space_id):
             state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
             if key.expires_at and not key.revoked_at:
                 state = f"{'expired' if key.expires_at < datetime.now(UTC) else 'expires'} {key.expires_at:%Y-%m-%d}"
@@ -99,7 +99,7 @@ async def keys_list(space_id: int | None) -> None:
 async def keys_revoke(key_id: str) -> None:
     """Refuse a key from now on, named by its id or by itself."""
     async with database() as opened:
-        if not await Callers(CallerStore(opened)).revoke_key(key_id.removeprefix("ce_").partition("_")[0]):
+        if not await Access(AccessTables(opened)).revoke_key(key_id.removeprefix("ce_").partition("_")[0]):
             raise ServiceError("There is no such key.")
 
 
@@ -180,7 +180,7 @@ async def seed(space_id: int, count: int, first: datetime, last: datetime, seed:
     if last < first:
         raise click.BadParameter("must not be before --from", param_hint="--to")
     async with database() as opened, contacts() as connection:
-        if all(space.space_id != space_id for space in await CallerStore(opened).spaces()):
+        if all(space.space_id != space_id for space in await AccessTables(opened).spaces()):
             raise SpaceNotFound
         try:
             await create_contacts(

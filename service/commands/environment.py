@@ -17,9 +17,9 @@ from service import logs
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries
 from service.errors import DatabaseUnavailable, SchemaMismatch, ServiceError
-from service.opening import open_database
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database, describe
+from service.process.resources import open_database
 from service.settings import Settings, SettingsError, load
 
 EXIT_FAILED = 1
@@ -43,7 +43,7 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         except EmbeddedError as error:
             _exit(str(error), EXIT_NEEDS_A_PERSON)
         except ServiceError as error:
-            sentence = f"{error.sentence} ({error.detail})" if error.detail else error.sentence
+            sentence = f"{error.message} ({error.detail})" if error.detail else error.message
             needs_a_person = error.code in ("schema_mismatch", "cannot_listen")
             _exit(sentence, EXIT_NEEDS_A_PERSON if needs_a_person else EXIT_FAILED)
         except KeyboardInterrupt:

@@ -6,9 +6,9 @@ import signal
 import aiohttp
 import click
 
-from service import main as program
 from service.commands.environment import EXIT_FAILED, command, settings
 from service.postgres.migrate import migrate as apply_migrations
+from service.process import run as program
 from service.settings import load
 
 _HEALTH_SECONDS = 4.0

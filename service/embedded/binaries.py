@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.embedded import EmbeddedError
-from service.embedded.leash import Account
+from service.embedded.child_process import Account
 
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
 """All that the programs see of an environment, so that no PG* or LD_* variable of the user's changes them."""

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from service.embedded import EmbeddedError, leash
+from service.embedded import EmbeddedError, child_process
 from service.embedded.binaries import ENVIRONMENT, server_version
 
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -49,7 +49,7 @@ class ClusterDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.account: leash.Account | None = None
+        self.account: child_process.Account | None = None
         """Whom the server runs as, None for ourselves; known inside `entered`."""
         self._descriptor = -1
 
@@ -121,7 +121,7 @@ class ClusterDirectory:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open("log", flags, 0o600, dir_fd=self._descriptor)
         try:
-            return leash.start(
+            return child_process.start(
                 command,
                 environment=ENVIRONMENT,
                 output=log,
@@ -217,14 +217,14 @@ class ClusterDirectory:
             )
 
 
-def _server_account(directory: Path) -> leash.Account:
+def _server_account(directory: Path) -> child_process.Account:
     owner = directory.stat()
     if owner.st_uid != 0:
-        return leash.Account(str(owner.st_uid), owner.st_uid, owner.st_gid)
+        return child_process.Account(str(owner.st_uid), owner.st_uid, owner.st_gid)
     for name in ("postgres", "nobody"):
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        return leash.Account(name, entry.pw_uid, entry.pw_gid)
+        return child_process.Account(name, entry.pw_uid, entry.pw_gid)
     raise EmbeddedError("Postgres refuses to run as root, and there is no user postgres or nobody to run it as")

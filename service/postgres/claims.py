@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from service.errors import ExportFailure, WorkerLost
-from service.model import Claim, StoredFile
+from service.model import Claim, Extra, StoredFile
 from service.postgres.export_jobs import stored_window
 from service.postgres.pool import Database
 
@@ -44,7 +44,7 @@ class Rescued:
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
+class Leftover:
     """What an attempt that is over may have left in the store."""
 
     claim_id: UUID
@@ -115,7 +115,7 @@ class Claims:
             "end_attempt_in_error",
             claim.claim_id,
             failure.code,
-            failure.sentence,
+            failure.message,
             failure.detail,
             failure.permanent,
             pause.total_seconds(),
@@ -136,15 +136,15 @@ class Claims:
     async def rescue(self, *, pause: timedelta) -> list[Rescued]:
         """Take back the exports whose lease has run out, whoever held them."""
         lost = WorkerLost()
-        rows = await self._database.fetch("rescue_exports", pause.total_seconds(), lost.code, lost.sentence)
+        rows = await self._database.fetch("rescue_exports", pause.total_seconds(), lost.code, lost.message)
         return [Rescued(row["export_id"], row["claim_id"], row["worker"], row["status"]) for row in rows]
 
-    async def garbage(self, *, grace: timedelta) -> list[Garbage]:
+    async def garbage(self, *, grace: timedelta) -> list[Leftover]:
         """Some attempts that ended longer than `grace` ago and may have left something in the store."""
         rows = await self._database.fetch("attempts_to_clean", grace)
-        return [Garbage(row["claim_id"], row["export_id"], row["object_name"], row["upload_id"]) for row in rows]
+        return [Leftover(row["claim_id"], row["export_id"], row["object_name"], row["upload_id"]) for row in rows]
 
-    async def record_cleaned(self, garbage: Garbage) -> None:
+    async def record_cleaned(self, garbage: Leftover) -> None:
         """Nothing of this attempt is left in the store."""
         await self._database.fetch("record_cleaned", garbage.claim_id)
 
@@ -168,8 +168,7 @@ def _claim(row: asyncpg.Record) -> Claim:
         object_name=row["object_name"],
         window=stored_window(row),
         timezone=row["timezone"],
-        include_comet_tokens=row["include_comet_tokens"],
-        include_all_emails=row["include_all_emails"],
+        extras=Extra.among(row["extras"]),
     )
 
 

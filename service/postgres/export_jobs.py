@@ -8,9 +8,11 @@ from uuid import UUID
 
 import asyncpg
 
-from service.model import END_OF_TIME, ExportJob, ExportRequest, ExportStatus, StoredFile, Window
+from service.model import END_OF_TIME, ExportJob, ExportStatus, NewExport, StoredFile, Window
 from service.postgres.pool import Database
 
+IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=24)
+"""How long a create request that is repeated with the same Idempotency-Key is recognised (contract: create)."""
 _PRUNED_AT_ONCE = 1000
 """Rows one call removes at most, so that it ends well within the time a statement may take."""
 _SLICE = 200
@@ -28,7 +30,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """What a creation under a name led to: a new export, or the one that this name made before."""
+    """The export that a create request led to: a new one, or the earlier one of the same idempotency key."""
 
     job: ExportJob
     replayed: bool
@@ -41,48 +43,24 @@ class ExportJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(
-        self,
-        space_id: int,
-        request: ExportRequest,
-        *,
-        timezone: str,
-        window: Window,
-        max_attempts: int,
-        request_id: str,
-    ) -> ExportJob:
-        """Queue an export; committed when this returns."""
-        columns = _columns(space_id, request, timezone, window, max_attempts, request_id)
-        row = await self._database.fetch_row("insert_export", *columns, point="insert_committed")
-        assert row is not None
-        return _job(row)
-
-    async def insert_once(
-        self,
-        space_id: int,
-        request: ExportRequest,
-        *,
-        timezone: str,
-        window: Window,
-        max_attempts: int,
-        request_id: str,
-        key: str,
-        key_lifetime: timedelta,
-    ) -> Inserted:
-        """Queue an export unless this Space has used `key` within `key_lifetime`; committed when this returns."""
-        columns = _columns(space_id, request, timezone, window, max_attempts, request_id)
-        asked = (request.start_date, request.end_date, request.include_comet_tokens, request.include_all_emails)
+    async def insert(self, new: NewExport) -> Inserted:
+        """Queue an export, unless its Space used its idempotency key in the last 24 hours; committed when this returns."""
+        asked = new.request
+        columns = (new.space_id, asked.start_date, asked.end_date, new.timezone, new.window.start, new.window.end)
+        rest = (list(asked.extras), new.max_attempts, new.request_id, new.idempotency_key, IDEMPOTENCY_KEY_LIFETIME)
         while True:
-            row = await self._database.fetch_row("insert_export_once", *columns, key, key_lifetime, point="insert_committed")
+            row = await self._database.fetch_row("insert_export", *columns, *rest, point="insert_committed")
             if row is not None:
                 return Inserted(_job(row), replayed=False, same_request=True)
-            row = await self._database.read_row("export_of_key", space_id, key, *asked)
-            if row is not None:  # else it was pruned in between
+            row = await self._database.read_row(
+                "export_of_key", new.space_id, new.idempotency_key, asked.start_date, asked.end_date, list(asked.extras)
+            )
+            if row is not None:  # otherwise the key was deleted in between
                 return Inserted(_job(row), replayed=True, same_request=row["same_request"])
 
-    async def prune_keys(self, key_lifetime: timedelta) -> int:
-        """Forget names older than this, a batch at a time; returns how many."""
-        return len(await self._database.fetch("prune_idempotency_keys", key_lifetime, _PRUNED_AT_ONCE))
+    async def prune_idempotency_keys(self) -> int:
+        """Delete idempotency keys older than 24 hours, one batch per call; returns the count."""
+        return len(await self._database.fetch("prune_idempotency_keys", IDEMPOTENCY_KEY_LIFETIME, _PRUNED_AT_ONCE))
 
     async def find(self, export_id: int, space_id: int) -> ExportJob | None:
         """An export of this Space; None for an unknown id and for one of another Space."""
@@ -110,23 +88,6 @@ def stored_window(row: asyncpg.Record) -> Window:
     """The window of a job. The driver takes END_OF_TIME for `infinity`, but gives that back without a timezone."""
     end = row["window_to"]
     return Window(row["window_from"], END_OF_TIME if end.tzinfo is None else end)
-
-
-def _columns(
-    space_id: int, request: ExportRequest, timezone: str, window: Window, max_attempts: int, request_id: str
-) -> tuple[object, ...]:
-    return (
-        space_id,
-        request.start_date,
-        request.end_date,
-        timezone,
-        window.start,
-        window.end,
-        request.include_comet_tokens,
-        request.include_all_emails,
-        max_attempts,
-        request_id,
-    )
 
 
 async def _jobs(rows: Sequence[asyncpg.Record]) -> list[ExportJob]:

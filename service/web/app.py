@@ -4,17 +4,17 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from service.callers import Callers
-from service.event_loop import Turns
-from service.exports import Exports
+from service.access import Access
+from service.exports.priority import RequestPriority
+from service.exports.use_cases import Exports
 from service.model import Scope
-from service.storage.links import FILES_PATH
+from service.storage.directory.links import FILES_PATH
 from service.web.cursors import Cursors
 from service.web.handlers import EXPORTS_PATH, ExportHandlers, FileHandlers, HealthHandlers, LocalFiles, Readiness
 from service.web.middleware import Gate, answer_errors, finish, identify
 from service.web.payloads import MAXIMUM_BODY
+from service.web.rate_limits import Bucket, Throttle
 from service.web.server import SERVER_OPTIONS
-from service.web.throttle import Bucket, Throttle
 
 EXPORT_PATH = f"{EXPORTS_PATH}/{{export_id}}"
 FILE_PATH = f"{FILES_PATH}{{object_name:.+}}"
@@ -22,11 +22,11 @@ FILE_PATH = f"{FILES_PATH}{{object_name:.+}}"
 
 def create_app(
     *,
-    callers: Callers,
+    callers: Access,
     exports: Exports,
     cursors: Cursors,
     throttle: Throttle,
-    turns: Turns,
+    priority: RequestPriority,
     alive: Callable[[], bool],
     ready: Callable[[], Awaitable[Readiness]],
     started: Callable[[], None],
@@ -44,7 +44,7 @@ def create_app(
         handler_args=SERVER_OPTIONS,
     )
     app.on_response_prepare.append(finish)
-    gate = Gate(callers, throttle, turns, started)
+    gate = Gate(callers, throttle, priority, started)
     export, health = ExportHandlers(exports, cursors, public_url), HealthHandlers(alive, ready)
     app.add_routes(
         [

@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from service.exports import Exports, ExportView
+from service.exports.use_cases import Exports, ExportView
 from service.model import Caller
 from service.storage.directory import LocalFile
-from service.storage.names import CONTENT_TYPE, content_disposition
-from service.web import listing, payloads
+from service.storage.headers import CONTENT_TYPE, content_disposition
+from service.web import paging, payloads
 from service.web.cursors import Cursors
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.middleware import REQUEST_ID
@@ -61,10 +61,10 @@ class ExportHandlers:
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /contacts/exports"""
-        query = await listing.query(request.query, caller, self._cursors)
+        query = await paging.query(request.query, caller, self._cursors)
         page = await self._exports.page(caller, status=query.status, position=query.position, size=query.per_page)
         address = f"{self._origin(request)}{EXPORTS_PATH}"
-        return _answer(await listing.page(page, query, caller, self._cursors, address))
+        return _answer(await paging.page(page, query, caller, self._cursors, address))
 
     async def show(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /contacts/exports/{export_id}"""

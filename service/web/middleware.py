@@ -9,12 +9,12 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.callers import Callers, authorise
+from service.access import Access, authorise
 from service.errors import ServiceError
-from service.event_loop import Turns
+from service.exports.priority import RequestPriority
 from service.model import Caller, Scope
 from service.web import problems
-from service.web.throttle import Allowance, Bucket, Throttle
+from service.web.rate_limits import Allowance, Bucket, Throttle
 
 REQUEST_ID = web.RequestKey("request_id", str)
 CALLER = web.RequestKey("caller", Caller)
@@ -82,17 +82,17 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 class Gate:
     """The way to a handler: who calls, whether they may, whether it is too often; in this order."""
 
-    def __init__(self, callers: Callers, throttle: Throttle, turns: Turns, started: Callable[[], None]) -> None:
+    def __init__(self, callers: Access, throttle: Throttle, priority: RequestPriority, started: Callable[[], None]) -> None:
         self._callers = callers
         self._throttle = throttle
-        self._turns = turns
+        self._priority = priority
         self._started = started
 
     def guard(self, handler: ApiHandler, scope: Scope, bucket: Bucket) -> Handler:
         """A handler for the route table that lets through what has the scope and fits into the bucket."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            with self._turns.request():
+            with self._priority.request():
                 self._started()
                 caller = request[CALLER] = await self._callers.authenticate(_authorization(request))
                 try:

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic_core import PydanticCustomError
 
 from service.errors import ExportNotFound, InvalidParameters
-from service.exports import ExportView
-from service.model import LOCAL_FORMAT, ExportJob, ExportRequest, ExportStatus
+from service.exports.use_cases import ExportView
+from service.model import LOCAL_FORMAT, ExportJob, ExportRequest, ExportStatus, Extra
 from service.web.idempotency import idempotency_key
 from service.web.problems import MalformedBody, UnsupportedContentType
 
@@ -110,8 +110,7 @@ def export_request(body: Mapping[str, Any]) -> ExportRequest:
     return ExportRequest(
         start_date=fields.start_date,
         end_date=fields.end_date,
-        include_comet_tokens=fields.include_comet_tokens,
-        include_all_emails=fields.include_all_emails,
+        extras=tuple(extra for extra in Extra if getattr(fields, extra.option)),
     )
 
 

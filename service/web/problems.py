@@ -85,15 +85,15 @@ def of_service_error(error: ServiceError) -> Problem:
     if status is None:
         return INTERNAL
     if isinstance(error, InvalidParameters):
-        return Problem(status, error.sentence, error.fields)
+        return Problem(status, error.message, error.fields)
     if isinstance(error, RateLimited):
-        return Problem(status, error.sentence, headers=(("Retry-After", str(error.retry_after)),))
+        return Problem(status, error.message, headers=(("Retry-After", str(error.retry_after)),))
     if status is HTTPStatus.UNAUTHORIZED:
-        return Problem(status, error.sentence, headers=(("WWW-Authenticate", "Bearer"),))
+        return Problem(status, error.message, headers=(("WWW-Authenticate", "Bearer"),))
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        sentence = _STORE_SENTENCE if error.code.startswith("storage_") else error.sentence
+        sentence = _STORE_SENTENCE if error.code.startswith("storage_") else error.message
         return Problem(status, sentence, headers=(("Retry-After", str(_UNAVAILABLE_RETRY_SECONDS)),))
-    return Problem(status, error.sentence)
+    return Problem(status, error.message)
 
 
 def of_http_error(error: web.HTTPException) -> Problem:

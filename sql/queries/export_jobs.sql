@@ -1,28 +1,25 @@
 -- name: insert_export
--- A new export of a Space, at once claimable.
-INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,
-                         include_all_emails, max_attempts, request_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-RETURNING *;
-
--- name: insert_export_once
--- The same under a name that the consumer gave; no row where the Space has used it within the time of $12. The key takes the
--- id that the row then gets: one statement, so that of many at the same time one inserts and the others wait for its commit.
+-- Queue an export. With an idempotency key ($10): returns no row if the Space used this key within $11. A single statement, so
+-- that concurrent requests with one key insert exactly once: the others wait for its commit.
 WITH named AS (
   INSERT INTO idempotency_keys AS k (space_id, key, export_id)
-  VALUES ($1, $11, nextval(pg_get_serial_sequence('export_jobs', 'id')))
+  SELECT $1, $10, nextval(pg_get_serial_sequence('export_jobs', 'id')) WHERE $10::text IS NOT NULL
   ON CONFLICT (space_id, key) DO UPDATE SET export_id = excluded.export_id, created_at = excluded.created_at
-   WHERE k.created_at < now() - $12::interval
+   WHERE k.created_at < now() - $11::interval
   RETURNING export_id
+), new AS (
+  SELECT export_id FROM named
+  UNION ALL
+  SELECT nextval(pg_get_serial_sequence('export_jobs', 'id')) WHERE $10::text IS NULL
 )
-INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,
-                         include_all_emails, max_attempts, request_id) OVERRIDING SYSTEM VALUE
-SELECT named.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM named
+INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id)
+       OVERRIDING SYSTEM VALUE
+SELECT new.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM new
 RETURNING *;
 
 -- name: export_of_key
--- The export that a name made, and whether it asked for the same.
-SELECT j.*, (j.start_date, j.end_date, j.include_comet_tokens, j.include_all_emails) = ($3, $4, $5, $6) AS same_request
+-- The export that an idempotency key created, and whether it has the same parameters.
+SELECT j.*, (j.start_date, j.end_date, j.extras) = ($3, $4, $5::text[]) AS same_request
   FROM idempotency_keys k JOIN export_jobs j ON j.id = k.export_id
  WHERE k.space_id = $1 AND k.key = $2;
 

@@ -11,10 +11,10 @@ from datetime import timedelta
 
 import asyncpg
 
-from service.callers import Callers
+from service.access import Access
 from service.embedded.postgres import EmbeddedPostgres
 from service.model import Scope
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 from service.postgres.migrate import migrate
 from service.postgres.pool import Database
 from sql import migrations, statement
@@ -96,7 +96,7 @@ async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
     finally:
         await connection.close()
     async with Database(dsn, application_name="bench", size=1) as database:
-        callers = Callers(CallerStore(database))
+        callers = Access(AccessTables(database))
         spaces = [Tenant(space, await callers.create_key(space, Scope)) for space in range(1, 2 + OTHER_SPACES)]
     return Contacts(dsn, tuple(spaces), size.measured)
 
@@ -104,7 +104,7 @@ async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
 async def new_spaces(dsn: str, count: int) -> list[Tenant]:
     """Spaces without contacts, beside those of the data."""
     async with Database(dsn, application_name="bench", size=1) as database:
-        callers = Callers(CallerStore(database))
+        callers = Access(AccessTables(database))
         spaces = [await callers.create_space("Bench", "UTC") for _ in range(count)]
         return [Tenant(space, await callers.create_key(space, Scope)) for space in spaces]
 
@@ -146,7 +146,7 @@ async def _make(server: EmbeddedPostgres, size: Size) -> None:
 async def _fill(dsn: str, size: Size) -> None:
     total = (size.measured + size.others) * _MERGED_EVERY // (_MERGED_EVERY - 1) + 1
     async with Database(dsn, application_name="bench", size=1) as database:
-        callers = Callers(CallerStore(database))
+        callers = Access(AccessTables(database))
         for number in range(1 + OTHER_SPACES):
             await callers.create_space(f"Bench {number}", "UTC")
     connection = await asyncpg.connect(dsn)

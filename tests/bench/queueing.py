@@ -19,9 +19,8 @@ _LEASE = timedelta(seconds=30)
 _QUEUE = """
 WITH made AS (INSERT INTO spaces (name, timezone) SELECT 'Bench', 'UTC' FROM generate_series(1, $1) RETURNING id),
      numbered AS (SELECT id, row_number() OVER () - 1 AS number FROM made)
-INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,
-                         include_all_emails, max_attempts)
-SELECT s.id, '2030-01-01', '2030-01-02', 'UTC', '2030-01-01Z', '2030-01-02Z', false, false, 5
+INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, max_attempts)
+SELECT s.id, '2030-01-01', '2030-01-02', 'UTC', '2030-01-01Z', '2030-01-02Z', 5
   FROM generate_series(1, $2) job JOIN numbered s ON s.number = job % $1
 """
 

@@ -9,13 +9,13 @@ from itertools import cycle
 from typing import Any
 from uuid import uuid4
 
-from service.main import tune_garbage_collector
+from service.exports.stream.compress import GzipStream
+from service.exports.stream.file import BLOCK_SIZE
+from service.exports.stream.lines import encoder
+from service.exports.stream.parts import PartWriter
 from service.model import Claim, Window
-from service.pipeline.compress import GzipStream
-from service.pipeline.lines import encoder
-from service.pipeline.parts import PartWriter
-from service.pipeline.stream import BLOCK_SIZE
-from service.postgres.contacts import BATCH_ROWS, ContactSource
+from service.postgres.snapshot import BATCH_ROWS, ContactSource
+from service.process.run import tune_garbage_collector
 from service.storage import MAXIMUM_PARTS, ObjectStore
 from tests.bench.bench import Bench, Figures
 from tests.bench.dataset import Contacts
@@ -23,6 +23,7 @@ from tests.bench.object_store import bucket_of
 from tests.bench.rivals import Rivals, copy_of_columns, copy_of_json, select
 from tests.bench.workloads import WORKLOADS, YEAR, Workload
 from tests.support import s3, stores
+from tests.support.contacts import chosen_extras
 from tests.support.snapshots import at_once
 
 Batch = Sequence[Any]
@@ -90,7 +91,7 @@ async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list
 
 
 def _serialise(kept: list[Batch], workload: Workload, seconds: float) -> tuple[Figures, list[bytes]]:
-    encode = encoder(comet_tokens=workload.tokens, emails=workload.emails)
+    encode = encoder(chosen_extras(tokens=workload.tokens, emails=workload.emails))
     lines = [encode(batch) for batch in kept]
     taken, rows = _repeat(encode, kept, seconds)
     return {"serialise": taken * _MILLION / rows}, lines
@@ -160,6 +161,5 @@ def _claim(contacts: Contacts, workload: Workload) -> Claim:
         object_name="bench",
         window=Window(YEAR.start, YEAR.end),
         timezone="UTC",
-        include_comet_tokens=workload.tokens,
-        include_all_emails=workload.emails,
+        extras=chosen_extras(tokens=workload.tokens, emails=workload.emails),
     )

@@ -7,7 +7,7 @@ from unittest import mock
 
 import asyncpg
 
-from service import sweep
+from service.exports import leftovers
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from tests.chaos.findings import Findings
@@ -69,8 +69,10 @@ class Leftovers:
             self._world.store() as store,
             Database(self._world.url, application_name="chaos sweep", size=1) as database,
         ):
-            tidy = sweep.Sweep(Claims(database, renewals=database), store, grace=timedelta(0), retry_pause=timedelta(0))
-            with mock.patch.object(sweep, "ABANDONED_AFTER", timedelta(seconds=-5)):
+            tidy = leftovers.Leftovers(
+                Claims(database, renewals=database), store, grace=timedelta(0), retry_pause=timedelta(0)
+            )
+            with mock.patch.object(leftovers, "ABANDONED_AFTER", timedelta(seconds=-5)):
                 await tidy.abort_abandoned()
 
     async def _rows(self, query: str) -> list[str]:

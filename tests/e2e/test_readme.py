@@ -208,7 +208,8 @@ async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_mo
                 assert await files.dead() == []
                 await files.record_deleted(export_id)
                 assert await files.forget(age=timedelta(0)) == 1
-                assert await jobs.prune_keys(timedelta(0)) == 1
+                await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
+                assert await jobs.prune_idempotency_keys() == 1
             errors = [entry for entry in program.log if entry.get("level") in ("error", "warning")]
             assert errors == []
     finally:

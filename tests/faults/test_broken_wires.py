@@ -185,8 +185,8 @@ async def test_an_attempt_whose_claim_or_upload_was_recorded_without_an_answer_i
     # Queued before anybody looks for work, so that the first claim that is sent gets it.
     export_id = await connection.fetchval(
         """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,
-                                    include_comet_tokens, include_all_emails, max_attempts)
-           VALUES ($1, '2024-01-01', '2024-12-31', 'UTC', '2024-01-01Z', '2024-12-31Z', true, false, 5) RETURNING id""",
+                                    extras, max_attempts)
+           VALUES ($1, '2024-01-01', '2024-12-31', 'UTC', '2024-01-01Z', '2024-12-31Z', '{comet_tokens}', 5) RETURNING id""",
         space.space_id,
     )
     proxy.next(statement(name), Fault.LOSE_ANSWER)

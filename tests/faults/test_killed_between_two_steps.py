@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from service.exports.leftovers import Leftovers
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
-from service.sweep import Sweep
 from tests.support.program import started
 from tests.support.s3_faults import hang, s3_faults
 from tests.support.scene import Scene
@@ -80,7 +80,9 @@ async def test_killed_after_the_file_was_published(scene: Scene, point: str) -> 
     await scene.killed(f"{point}:kill")
     row = await scene.sql.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
     async with Database(scene.database_url, application_name="tests", size=1) as database, scene.running() as program:
-        sweep = Sweep(Claims(database, renewals=database), scene.store.store, grace=timedelta(0), retry_pause=timedelta(0))
+        sweep = Leftovers(
+            Claims(database, renewals=database), scene.store.store, grace=timedelta(0), retry_pause=timedelta(0)
+        )
         await sweep.rescue()
         await sweep.clean()
         await sweep.abort_abandoned()

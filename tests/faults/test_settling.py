@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from service.attempt import AttemptLimits, Attempts
-from service.event_loop import Turns
-from service.lease import Ending, Leases, clock
+from service.exports.attempt import AttemptLimits, Attempts
+from service.exports.lease import Ending, Leases, clock
+from service.exports.priority import RequestPriority
 from service.model import Claim
-from service.postgres.contacts import ContactSource
+from service.postgres.snapshot import ContactSource
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
 from tests.support.waiting import until_row
@@ -46,7 +46,7 @@ async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
     await store.create()
     leases = Leases(jobs.claims, duration=LEASE, no_progress=LEASE)
     limits = AttemptLimits(part_size=16 * 1024, duration=LEASE, retry_pause=NOTHING, file_lifetime=LEASE)
-    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, Turns(), limits)
+    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, RequestPriority(), limits)
     claim = await jobs.claimed()
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
         task = asyncio.create_task(attempts.run(claim, sent=clock()))

@@ -7,10 +7,10 @@ import asyncpg
 import pytest
 
 from service.client import ExportClient
+from service.exports.leftovers import Leftovers
 from service.postgres.claims import Claims
 from service.postgres.migrate import migrate
 from service.postgres.pool import Database
-from service.sweep import Sweep
 from tests.faults.test_lost_sessions import NO_EXPORT_SESSION, READ, crashes, outcomes
 from tests.faults.test_outages import EXPORTS, answer
 from tests.faults.test_worker_death import ROWS, create, held_up
@@ -96,10 +96,10 @@ async def test_after_a_failover_that_lost_commits_no_row_names_a_missing_file_an
                 named = await promoted.fetch("SELECT object_name FROM export_jobs ORDER BY object_name")
             assert crashes(program) == []
         assert forgotten["object_name"] in await files.objects()
-        monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+        monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
         async with Database(pair.dsn, application_name="tests", size=1) as database:
             claims = Claims(database, renewals=database)
-            await Sweep(claims, files.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
+            await Leftovers(claims, files.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
         assert await files.objects() == [row["object_name"] for row in named]
 
 

@@ -52,7 +52,7 @@ async def test_an_error_queues_another_attempt_and_says_why(jobs: JobTable) -> N
     job, attempt = await jobs.job(claim.export_id), await jobs.attempt(claim)
     assert (job["status"], job["attempts"], job["finished_at"], job["claim_id"]) == ("queued", 1, None, None)
     assert (job["error_code"], job["error_message"], job["error_detail"]) == (
-        ("storage_unavailable", FAILURE.sentence, "503 SlowDown")
+        ("storage_unavailable", FAILURE.message, "503 SlowDown")
     )
     assert (attempt["outcome"], attempt["error_code"], attempt["error_detail"], attempt["rows_read"]) == (
         ("error", "storage_unavailable", "503 SlowDown", 7)
@@ -66,7 +66,7 @@ async def test_a_permanent_error_and_the_last_attempt_fail_the_export(
     claim = await jobs.claimed(max_attempts=attempts)
     assert await jobs.claims.end_in_error(claim, failure, pause=PAUSE)
     job = await jobs.job(claim.export_id)
-    assert (job["status"], job["error_code"], job["error_message"]) == ("failed", failure.code, failure.sentence)
+    assert (job["status"], job["error_code"], job["error_message"]) == ("failed", failure.code, failure.message)
     assert job["finished_at"] == (await jobs.attempt(claim))["ended_at"]
     assert await jobs.try_claim() is None
 
@@ -260,7 +260,7 @@ async def test_only_leases_that_ran_out_are_taken_back(jobs: JobTable) -> None:
     )
     job, attempt = await jobs.job(dead.export_id), await jobs.attempt(dead)
     assert (job["status"], job["attempts"], job["lost_leases"], job["claim_id"]) == ("queued", 1, 1, None)
-    assert (job["error_code"], job["error_message"]) == ("worker_lost", WorkerLost().sentence)
+    assert (job["error_code"], job["error_message"]) == ("worker_lost", WorkerLost().message)
     assert "a worker" in job["error_detail"]
     assert (attempt["outcome"], attempt["error_code"], attempt["rows_read"]) == ("lost", "worker_lost", 7)
     assert (await jobs.job(alive.export_id))["claim_id"] == alive.claim_id
@@ -301,6 +301,6 @@ async def test_an_export_whose_last_attempt_is_lost_fails_and_says_so(jobs: JobT
         await jobs.lose(await jobs.claim())
     job = await jobs.job(export_id)
     assert (job["status"], job["lost_leases"], job["error_code"]) == ("failed", 2, "worker_lost")
-    assert job["error_message"] == WorkerLost().sentence
+    assert job["error_message"] == WorkerLost().message
     assert job["finished_at"] is not None
     assert await jobs.try_claim() is None

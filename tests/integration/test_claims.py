@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from service.errors import DatabaseUnavailable
-from service.model import END_OF_TIME, Claim, Window
+from service.model import END_OF_TIME, Claim, NewExport, Window
 from service.postgres.export_jobs import ExportJobs
 from tests.support.jobs import LEASE, REQUEST, WINDOW, JobTable, holding, job_table, until_waited_for
 
@@ -113,8 +113,7 @@ async def test_a_claim_says_what_was_asked_and_is_written_down(jobs: JobTable) -
         object_name=f"{space_id}/{export_id}/{claim.claim_id}.ndjson.gz",
         window=WINDOW,
         timezone="UTC",
-        include_comet_tokens=REQUEST.include_comet_tokens,
-        include_all_emails=REQUEST.include_all_emails,
+        extras=REQUEST.extras,
     )
     job, attempt = await jobs.job(export_id), await jobs.attempt(claim)
     assert (job["status"], job["claim_id"], job["worker"], job["attempts"], job["slot"], job["phase"]) == (
@@ -135,10 +134,8 @@ async def test_a_lease_lasts_as_long_as_was_asked_from_the_moment_of_the_claim(j
 async def test_a_window_without_an_end_survives_the_table(jobs: JobTable) -> None:
     space_id = await jobs.space()
     window = Window(datetime(9999, 12, 31, tzinfo=UTC), END_OF_TIME)
-    stored = await ExportJobs(jobs.database).insert(
-        space_id, REQUEST, timezone="UTC", window=window, max_attempts=1, request_id=""
-    )
-    assert stored.window == window
+    stored = await ExportJobs(jobs.database).insert(NewExport(space_id, REQUEST, "UTC", window, 1, ""))
+    assert stored.job.window == window
     assert (await jobs.claim()).window == window
 
 

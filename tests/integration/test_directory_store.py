@@ -14,7 +14,7 @@ import pytest
 
 from service.errors import FileNotFound, LinkForged, Starting, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import DirectoryStore
-from service.storage.links import LinkSigner
+from service.storage.directory.links import LinkSigner
 from tests.support.object_stores import PART, SECRET, Place, directory_place, fetch
 
 NAME = "12/34/0d9a7c1e-8f5b-4d7a-9c63-2f1f6f0c1f11.ndjson.gz"

@@ -529,10 +529,10 @@ async def test_until_the_service_has_started_the_api_is_503_and_the_process_aliv
 async def test_readiness_is_200_or_503_and_says_what_is_wrong(api: Site) -> None:
     answer = await api.client.get("/readyz")
     assert (answer.status, await answer.json()) == (200, {"checks": {"database": "ok", "storage": "ok", "schema": "ok"}})
-    api.faults["storage"] = SourceUnavailable().sentence
+    api.faults["storage"] = SourceUnavailable().message
     answer = await api.client.get("/readyz")
     body = await answer.json()
-    assert (answer.status, body["checks"]["storage"]) == (503, SourceUnavailable().sentence)
+    assert (answer.status, body["checks"]["storage"]) == (503, SourceUnavailable().message)
     assert body["message"]
 
 

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
-from service.exports import KEY_LIFETIME
 from service.postgres.export_jobs import ExportJobs
 from tests.support.jobs import connect, holding, release, until_waited_for
 from tests.support.web import BODY, EXPORTS, Site, site
@@ -117,9 +115,9 @@ async def test_old_keys_are_pruned_and_young_ones_are_not(api: Site, sql: asyncp
     for key in ("old", "young"):
         await post(api, headers, key)
     await sql.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours' WHERE key = 'old'")
-    assert await ExportJobs(api.database).prune_keys(KEY_LIFETIME) == 1
+    assert await ExportJobs(api.database).prune_idempotency_keys() == 1
     assert [row["key"] for row in await sql.fetch("SELECT key FROM idempotency_keys")] == ["young"]
-    assert await ExportJobs(api.database).prune_keys(timedelta(hours=24)) == 0
+    assert await ExportJobs(api.database).prune_idempotency_keys() == 0
 
 
 async def test_quoted_and_bare_a_key_is_the_same(api: Site) -> None:

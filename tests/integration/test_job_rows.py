@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import SourceData, StorageUnavailable
 from service.model import Claim, ExportStatus
-from service.postgres.claims import Garbage
+from service.postgres.claims import Leftover
 from tests.support.jobs import JobTable, job_table
 
 MOVES = {
@@ -214,10 +214,10 @@ async def test_the_overview_has_words_for_every_state(jobs: JobTable) -> None:
     assert all(summaries.values())
     assert summaries["processing"] == "starting, attempt 1 of 5"
     assert summaries["completed"] == "3 contacts in 100 bytes"
-    assert summaries["failed"] == f"source_data: {SourceData().sentence}"
+    assert summaries["failed"] == f"source_data: {SourceData().message}"
 
 
-# Garbage -------------------------------------------------------------------------------------------------------------
+# Leftover -------------------------------------------------------------------------------------------------------------
 
 
 async def garbage(jobs: JobTable, grace: timedelta = NO_GRACE) -> set[str]:
@@ -283,7 +283,7 @@ async def test_garbage_is_left_alone_for_the_grace_after_the_attempt_ended(jobs:
 
 async def test_garbage_that_was_removed_is_not_named_again(jobs: JobTable) -> None:
     lost, failed = await attempt_that(jobs, "lost"), await attempt_that(jobs, "failed")
-    await jobs.claims.record_cleaned(Garbage(lost.claim_id, lost.export_id, lost.object_name, None))
+    await jobs.claims.record_cleaned(Leftover(lost.claim_id, lost.export_id, lost.object_name, None))
     assert await garbage(jobs) == {failed.object_name}
 
 
@@ -292,13 +292,13 @@ async def test_garbage_names_the_upload_if_one_was_recorded(jobs: JobTable) -> N
     assert await jobs.claims.record_upload(claim, "an upload")
     await jobs.lose(claim)
     assert await jobs.claims.garbage(grace=NO_GRACE) == [
-        Garbage(claim.claim_id, claim.export_id, claim.object_name, "an upload")
+        Leftover(claim.claim_id, claim.export_id, claim.object_name, "an upload")
     ]
 
 
 async def test_an_upload_is_not_recorded_once_the_attempt_was_cleaned_up_after(jobs: JobTable) -> None:
     claim = await attempt_that(jobs, "cancelled")
-    await jobs.claims.record_cleaned(Garbage(claim.claim_id, claim.export_id, claim.object_name, None))
+    await jobs.claims.record_cleaned(Leftover(claim.claim_id, claim.export_id, claim.object_name, None))
     assert not await jobs.claims.record_upload(claim, "an upload")
 
 

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from service.errors import DatabaseUnavailable
-from service.lease import Ending, Lease, LeaseEnded, Leases, clock
+from service.exports.lease import Ending, Lease, LeaseEnded, Leases, clock
 from service.model import Claim
 from tests.support.jobs import JobTable, connect, holding, job_table, until_waited_for
 from tests.support.waiting import until, until_row

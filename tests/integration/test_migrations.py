@@ -7,9 +7,9 @@ import pytest
 
 from service.errors import DatabaseUnavailable, SchemaMismatch, SourceUnavailable
 from service.postgres import migrate as migrate_module
-from service.postgres.contacts import ContactSource
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.relations import CONTRACT, check_relations
+from service.postgres.snapshot import ContactSource
 from sql import Migration, migrations, statements
 from tests.support.jobs import connect
 
@@ -220,8 +220,8 @@ async def test_where_one_of_the_three_names_is_taken_no_contacts_are_made_and_th
         with pytest.raises(SchemaMismatch) as caught:
             await check_relations(connection)
         missing = [f"{other} is missing" for other in CONTRACT if other != name]
-        assert all(fault in caught.value.sentence for fault in missing)
-        assert all(f"{name}.{column} is missing" in caught.value.sentence for column in CONTRACT[name])
+        assert all(fault in caught.value.message for fault in missing)
+        assert all(f"{name}.{column} is missing" in caught.value.message for column in CONTRACT[name])
 
 
 async def test_views_in_the_place_of_the_tables_are_accepted(empty_database_url: str) -> None:
@@ -253,8 +253,8 @@ async def test_all_columns_that_do_not_fit_are_named_at_once(database_url: str) 
             await check_relations(connection)
     with pytest.raises(SchemaMismatch) as also_caught:
         await ContactSource(database_url, fetch_timeout=5).check()
-    assert caught.value.sentence == also_caught.value.sentence
-    said = caught.value.sentence.removeprefix("The contacts cannot be read: ").removesuffix(".").split("; ")
+    assert caught.value.message == also_caught.value.message
+    said = caught.value.message.removeprefix("The contacts cannot be read: ").removesuffix(".").split("; ")
     assert {fault for fault in said if "cast" not in fault} == {
         "contacts.created_at is timestamp without time zone instead of timestamp with time zone",
         "contacts.location is missing",

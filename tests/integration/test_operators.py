@@ -113,6 +113,6 @@ async def test_retrying_asks_again_for_the_same_and_leaves_the_old_export_as_it_
     again = await jobs.claim()
     assert again.export_id == export_id != claim.export_id
     assert (again.space_id, again.window, again.timezone) == (claim.space_id, claim.window, claim.timezone)
-    assert (again.include_comet_tokens, again.include_all_emails) == (claim.include_comet_tokens, claim.include_all_emails)
+    assert again.extras == claim.extras
     assert (again.attempt, again.max_attempts) == (1, claim.max_attempts)
     assert await jobs.job(claim.export_id) == before

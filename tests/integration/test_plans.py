@@ -7,7 +7,7 @@ from datetime import timedelta
 import asyncpg
 
 from service.errors import StorageUnavailable
-from service.model import Claim, ExportStatus
+from service.model import Claim, ExportStatus, NewExport
 from service.postgres.claims import Claims, Progress, Renewal
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
@@ -72,7 +72,7 @@ class Crowd:
 
     async def insert(self) -> None:
         """Queue an export."""
-        await self.jobs.insert(CROWDED_SPACE, REQUEST, timezone="UTC", window=WINDOW, max_attempts=5, request_id="")
+        await self.jobs.insert(NewExport(CROWDED_SPACE, REQUEST, "UTC", WINDOW, 5, ""))
 
 
 CALLS: dict[str, tuple[Call, str, int]] = {

@@ -15,7 +15,7 @@ from service.errors import DatabaseUnavailable, RateLimited, RateLimitStorageUnu
 from service.model import Scope
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.web.throttle import Bucket, Throttle
+from service.web.rate_limits import Bucket, Throttle
 from tests.support.web import BODY, EXPORTS, Site, site
 
 SPACE = 7
@@ -188,7 +188,7 @@ async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(mon
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
             return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("service.web.throttle._CALL_TIMEOUT", 0.01)
+    monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):
         limited = Throttle(storage, create_export="5/minute", get_export="5/minute", other="5/minute")
         with pytest.raises(RateLimitsUnavailable) as caught:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.exports.retention import Retention
 from service.model import Claim
 from service.postgres.export_files import ExportFiles
-from service.retention import Retention
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table
 
@@ -181,9 +181,9 @@ async def test_a_row_stays_while_anything_in_the_store_may_be_its_own(
 async def test_many_rows_go_in_batches_that_replicas_share(jobs: JobTable, retention: Retention) -> None:
     space_id = await jobs.space()
     await jobs.sql.execute(
-        "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,"
-        " include_all_emails, max_attempts) SELECT $1, '2024-01-01', '2024-01-02', 'UTC', '2024-01-01Z', '2024-01-02Z',"
-        " false, false, 5 FROM generate_series(1, 1200)",
+        "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,"
+        " max_attempts) SELECT $1, '2024-01-01', '2024-01-02', 'UTC', '2024-01-01Z', '2024-01-02Z',"
+        " 5 FROM generate_series(1, 1200)",
         space_id,
     )
     await jobs.sql.execute(f"UPDATE export_jobs SET status = 'cancelled', finished_at = {LONG_AGO}")

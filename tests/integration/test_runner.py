@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from service.attempt import AttemptLimits, Attempts
-from service.event_loop import Turns
-from service.lease import Leases
+from service.exports.attempt import AttemptLimits, Attempts
+from service.exports.lease import Leases
+from service.exports.priority import RequestPriority
+from service.exports.runner import Runner, RunnerLimits
 from service.model import Claim
 from service.postgres.claims import Claims
-from service.postgres.contacts import ContactSource
-from service.runner import Runner, RunnerLimits
+from service.postgres.snapshot import ContactSource
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
 from tests.support.waiting import until, until_ended, until_row
@@ -89,7 +89,7 @@ async def running(
     runner = Runner(
         claims,
         leases,
-        Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, Turns(), limits),
+        Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, RequestPriority(), limits),
         rescued,
         [],
         worker="a worker",
@@ -124,7 +124,7 @@ async def test_a_call_that_never_comes_back_makes_the_process_stuck(
         monkeypatch.setattr(Claims, "claim", never)
         await working.claims.until_answered(working.claims.asked)
         assert working.runner.stuck is None
-        monkeypatch.setattr("service.runner._STUCK_SECONDS", 0.2)
+        monkeypatch.setattr("service.exports.runner._STUCK_SECONDS", 0.2)
         await until(stuck)
 
 

@@ -9,8 +9,9 @@ from functools import partial
 import asyncpg
 import pytest
 
+from service.exports.priority import FETCH_ROWS
 from service.model import END_OF_TIME, Window
-from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS, FIRST_ROWS
+from service.postgres.snapshot import BATCH_ROWS, FIRST_ROWS
 from sql import statement
 from tests.support.contacts import expected_lines
 from tests.support.jobs import connect
@@ -116,16 +117,16 @@ async def test_all_are_read_however_many_they_are_and_no_batch_is_empty_or_too_l
             assert max(sizes, default=0) <= BATCH_ROWS
 
 
-async def test_nothing_is_fetched_before_its_turn(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_no_fetch_starts_before_it_gets_a_slot(database_url: str, sql: asyncpg.Connection) -> None:
     gate = asyncio.Semaphore(0)
 
     @asynccontextmanager
-    async def turn() -> AsyncIterator[bool]:
+    async def fetch_slot() -> AsyncIterator[int]:
         await gate.acquire()
-        yield False
+        yield FETCH_ROWS
 
     await add_many(sql, FIRST_ROWS + 1)
-    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(turn)) as batches:
+    async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(fetch_slot)) as batches:
         for size in (FIRST_ROWS, 1):
             batch = asyncio.ensure_future(anext(batches))
             await asyncio.sleep(0.05)
@@ -134,14 +135,11 @@ async def test_nothing_is_fetched_before_its_turn(database_url: str, sql: asyncp
             assert len(await batch) == size
 
 
-async def test_a_fetch_brings_less_where_its_turn_asks_for_that(
-    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.postgres.contacts.BRIEF_ROWS", 5)
+async def test_a_fetch_reads_at_most_the_rows_its_slot_allows(database_url: str, sql: asyncpg.Connection) -> None:
     await add_many(sql, 8 * FIRST_ROWS)
-    for brief, most in ((True, 5), (False, 4 * FIRST_ROWS)):
-        turn = partial(at_once, brief)
-        async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(turn)) as batches:
+    for allowed, most in ((5, 5), (FETCH_ROWS, 4 * FIRST_ROWS)):
+        fetch_slot = partial(at_once, allowed)
+        async with source(database_url).snapshot(claim_on()) as snapshot, aclosing(snapshot.batches(fetch_slot)) as batches:
             sizes = []
             async for batch in batches:
                 sizes.append(len(batch))

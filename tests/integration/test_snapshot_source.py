@@ -16,9 +16,10 @@ import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
 from service.errors import ExportFailure, SourceData, SourceUnavailable
+from service.exports.priority import FETCH_ROWS
 from service.model import END_OF_TIME, Claim, Window
-from service.postgres.contacts import BATCH_ROWS, FETCH_ROWS, Turn
 from service.postgres.migrate import migrate
+from service.postgres.snapshot import BATCH_ROWS, FetchSlot
 from sql import statement
 from tests.support.jobs import connect, holding
 from tests.support.snapshots import (
@@ -184,7 +185,7 @@ async def failure_of(
     claim: Claim,
     *,
     fetch_timeout: float = FETCH_SECONDS,
-    turn: Turn = at_once,
+    fetch_slot: FetchSlot = at_once,
 ) -> tuple[ExportFailure, int]:
     """How reading all batches fails, and how many came before."""
     count = 0
@@ -193,7 +194,7 @@ async def failure_of(
         nonlocal count
         async with (
             source(url, fetch_timeout=fetch_timeout).snapshot(claim) as snapshot,
-            aclosing(snapshot.batches(turn)) as batches,
+            aclosing(snapshot.batches(fetch_slot)) as batches,
         ):
             async for _ in batches:
                 count += 1
@@ -268,19 +269,19 @@ async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailab
 async def test_a_read_that_takes_too_long_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 1)
     await show_instead(sql, "pg_sleep(3600)::text")
-    in_turn: list[Exception] = []
+    in_slot: list[Exception] = []
 
     @asynccontextmanager
-    async def turn() -> AsyncIterator[bool]:
+    async def fetch_slot() -> AsyncIterator[int]:
         try:
-            yield False
+            yield FETCH_ROWS
         except Exception as error:
-            in_turn.append(error)
+            in_slot.append(error)
             raise
 
-    failure, _ = await failure_of(database_url, claim_on(), fetch_timeout=0.3, turn=turn)
+    failure, _ = await failure_of(database_url, claim_on(), fetch_timeout=0.3, fetch_slot=fetch_slot)
     assert isinstance(failure, SourceUnavailable)
-    assert len(in_turn) == 1
+    assert len(in_slot) == 1
     await until_closed(sql)
 
 

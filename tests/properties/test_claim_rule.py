@@ -89,9 +89,9 @@ async def fill(sql: asyncpg.Connection, table: Table) -> None:
             slots[job.space] += 1 + job.gap
         await sql.execute(
             "INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to,"
-            " include_comet_tokens, include_all_emails, max_attempts, attempts, lost_leases, run_after, status, slot,"
+            " max_attempts, attempts, lost_leases, run_after, status, slot,"
             " claim_id, lease_until) OVERRIDING SYSTEM VALUE"
-            " SELECT $1, $2, '2024-01-15', '2024-01-16', 'UTC', '2024-01-15Z', '2024-01-16Z', false, false, 5, 1, $3,"
+            " SELECT $1, $2, '2024-01-15', '2024-01-16', 'UTC', '2024-01-15Z', '2024-01-16Z', 5, 1, $3,"
             " now() + make_interval(mins => $4), $5, slot, claim_id, lease_until"
             " FROM (SELECT $6::smallint) given(slot)"
             " LEFT JOIN (SELECT gen_random_uuid(), now()) claim(claim_id, lease_until) ON slot IS NOT NULL",

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from service.errors import ExportFailure, SourceData, StorageUnavailable
-from service.postgres.claims import Claims, Garbage, Progress, Renewal
+from service.model import NewExport
+from service.postgres.claims import Claims, Leftover, Progress, Renewal
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from tests.properties.model import Attempt, Export, Model
@@ -89,11 +90,8 @@ class Life(RuleBasedStateMachine):
 
     @rule(space=st.integers(0, SPACES - 1), max_attempts=st.integers(1, 4))
     def queue(self, space: int, max_attempts: int) -> None:
-        job = self.run(
-            self._jobs.insert(
-                self.spaces[space], REQUEST, timezone="UTC", window=WINDOW, max_attempts=max_attempts, request_id=""
-            )
-        )
+        new = NewExport(self.spaces[space], REQUEST, "UTC", WINDOW, max_attempts, "")
+        job = self.run(self._jobs.insert(new)).job
         self.exports.append(Export(job.export_id, job.space_id, max_attempts, run_after=self.model.now))
         self.model.exports[job.export_id] = self.exports[-1]
 
@@ -263,7 +261,7 @@ class Life(RuleBasedStateMachine):
         for each in garbage:
             attempt = self.model.attempts[each.claim_id]
             claim = attempt.claim
-            assert each == Garbage(claim.claim_id, claim.export_id, claim.object_name, attempt.upload_id)
+            assert each == Leftover(claim.claim_id, claim.export_id, claim.object_name, attempt.upload_id)
             self.run(self._claims.record_cleaned(each))
             attempt.cleaned = True
 

@@ -12,13 +12,18 @@ from typing import Any
 
 import asyncpg
 
-from service.callers import Callers
-from service.model import Scope
-from service.postgres.callers import CallerStore
+from service.access import Access
+from service.model import Extra, Extras, Scope
+from service.postgres.access import AccessTables
 from service.postgres.pool import Database
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 WHOLE_RANGE = {"start_date": "2024-01-01 00:00:00", "end_date": "2024-12-31 23:59:59"}
+
+
+def chosen_extras(*, tokens: bool = False, emails: bool = False) -> Extras:
+    """The extras of an export with or without tokens and addresses."""
+    return Extra.among([Extra.COMET_TOKENS] * tokens + [Extra.EMAILS] * emails)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class Tenant:
 async def tenant(database_url: str, *, timezone: str = "Europe/Berlin") -> Tenant:
     """A new Space with a key."""
     async with Database(database_url, application_name="tests", size=1) as database:
-        callers = Callers(CallerStore(database))
+        callers = Access(AccessTables(database))
         space_id = await callers.create_space("Tests", timezone)
         return Tenant(space_id, await callers.create_key(space_id, Scope))
 

@@ -28,12 +28,12 @@ WITH made AS (INSERT INTO spaces (id, name, timezone) SELECT n, 'Space ' || n, '
     FROM generate_series(1, {FINISHED} + {RUNNING} + {QUEUED}) n
 ), stated AS (SELECT *, status IN ('completed', 'expired') AS file, status = 'processing' AS runs FROM numbered)
 INSERT INTO export_jobs (id, space_id, status, start_date, end_date, timezone, window_from, window_to,
-                         include_comet_tokens, include_all_emails, created_at, attempts, max_attempts, run_after,
+                         created_at, attempts, max_attempts, run_after,
                          claim_id, worker, lease_until, slot, phase, finished_at,
                          object_name, row_count, file_size, sha256, snapshot_at, file_expires_at,
                          expired_at, file_deleted_at, error_code, error_message)
 OVERRIDING SYSTEM VALUE
-SELECT n, space_id, status, '2024-01-15', '2024-01-16', 'UTC', '2024-01-15Z', '2024-01-16Z', false, false, finished_at,
+SELECT n, space_id, status, '2024-01-15', '2024-01-16', 'UTC', '2024-01-15Z', '2024-01-16Z', finished_at,
        (status <> 'queued')::integer, 5, finished_at,
        CASE WHEN runs THEN gen_random_uuid() END, 'a worker',
        CASE WHEN runs THEN now() + CASE WHEN n % 4 = 0 THEN interval '-1 minute' ELSE interval '1 hour' END END,

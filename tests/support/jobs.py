@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from service.model import Claim, ExportRequest, StoredFile, Window
+from service.model import Claim, ExportRequest, Extra, NewExport, StoredFile, Window
 from service.postgres.claims import Claims, Progress, Renewal
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 FILE = StoredFile(row_count=3, size=100, sha256="ab" * 32)
 AT = datetime(2024, 1, 16, 9, 30, tzinfo=UTC)
 LEASE = timedelta(minutes=5)
-REQUEST = ExportRequest(datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59), include_all_emails=True)
+REQUEST = ExportRequest(datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59), (Extra.EMAILS,))
 WINDOW = Window(datetime(2024, 1, 15, tzinfo=UTC), datetime(2024, 1, 16, tzinfo=UTC))
 
 
@@ -71,18 +71,17 @@ class JobTable:
 
     async def queue(self, space_id: int, *, max_attempts: int = 5, **columns: object) -> int:
         """The id of a new export, queued as the API does it; then these columns are set."""
-        job = await ExportJobs(self.database).insert(
-            space_id, REQUEST, timezone="UTC", window=WINDOW, max_attempts=max_attempts, request_id="a request"
-        )
-        await self.set(job.export_id, **columns)
-        return job.export_id
+        new = NewExport(space_id, REQUEST, "UTC", WINDOW, max_attempts, "a request")
+        export_id = (await ExportJobs(self.database).insert(new)).job.export_id
+        await self.set(export_id, **columns)
+        return export_id
 
     async def queue_many(self, space_ids: list[int]) -> list[int]:
         """The ids of new exports of these Spaces, in this order."""
         rows = await self.sql.fetch(
             "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,"
-            " include_comet_tokens, include_all_emails, max_attempts) SELECT space_id, '2024-01-15', '2024-01-15 23:59:59',"
-            " 'UTC', '2024-01-15Z', '2024-01-16Z', false, true, 5 FROM unnest($1::bigint[]) space_id RETURNING id",
+            " extras, max_attempts) SELECT space_id, '2024-01-15', '2024-01-15 23:59:59',"
+            " 'UTC', '2024-01-15Z', '2024-01-16Z', '{emails}', 5 FROM unnest($1::bigint[]) space_id RETURNING id",
             space_ids,
         )
         return [row["id"] for row in rows]

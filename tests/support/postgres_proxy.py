@@ -22,7 +22,7 @@ _RECEIVE_BUFFER = 64 * 1024
 
 
 _TURNS_OF_AN_ACCEPT = 5
-"""Turns of the event loop between a new connection and the first step of its task, and one more."""
+"""RequestPriority of the event loop between a new connection and the first step of its task, and one more."""
 _LAST_OF_A_REQUEST = "SHQ"
 """Sync, flush, query: now the client waits for an answer."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncpg
 
 from service.client import ExportClient
-from service.model import ExportRequest, Window
+from service.model import ExportRequest, Extra, NewExport, Window
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from tests.support.contacts import Tenant, add_contacts, expected_lines, lines_of, tenant
@@ -22,7 +22,7 @@ ROWS = 3000
 """In parts of the smallest size these are several."""
 READING = "SELECT 1 FROM export_jobs WHERE status = 'processing' AND phase = 'reading' HAVING count(*) = $1"
 """So many exports have begun to read."""
-_YEAR = ExportRequest(datetime(2024, 1, 1), datetime(2024, 12, 31), include_comet_tokens=True)
+_YEAR = ExportRequest(datetime(2024, 1, 1), datetime(2024, 12, 31), (Extra.COMET_TOKENS,))
 _WINDOW = Window(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
 
 
@@ -44,15 +44,8 @@ class Scene:
     async def queue(self, *, space: Tenant | None = None, max_attempts: int = 5) -> int:
         """The id of a new export of all contacts with their tokens, queued as the API does it."""
         async with Database(self.database_url, application_name="tests", size=1) as database:
-            job = await ExportJobs(database).insert(
-                (space or self.space).space_id,
-                _YEAR,
-                timezone="UTC",
-                window=_WINDOW,
-                max_attempts=max_attempts,
-                request_id="a request",
-            )
-        return job.export_id
+            new = NewExport((space or self.space).space_id, _YEAR, "UTC", _WINDOW, max_attempts, "a request")
+            return (await ExportJobs(database).insert(new)).job.export_id
 
     async def other_space(self, rows: int = ROWS) -> Tenant:
         """Another Space with contacts of its own."""

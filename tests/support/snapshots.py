@@ -9,9 +9,11 @@ from uuid import uuid4
 
 import asyncpg
 
+from service.exports.priority import FETCH_ROWS
+from service.exports.stream.lines import encoder
 from service.model import Claim, Window
-from service.pipeline.lines import encoder
-from service.postgres.contacts import APPLICATION_NAME, Batch, ContactSource, Snapshot
+from service.postgres.snapshot import APPLICATION_NAME, Batch, ContactSource, Snapshot
+from tests.support.contacts import chosen_extras
 from tests.support.waiting import until
 
 SPACE = 7
@@ -22,9 +24,9 @@ FETCH_SECONDS = 600.0
 _LINE_BYTES = 100
 
 
-def at_once(brief: bool = False) -> AbstractAsyncContextManager[bool]:
-    """The turn of one who need not wait for anybody."""
-    return nullcontext(brief)
+def at_once(most_rows: int = FETCH_ROWS) -> AbstractAsyncContextManager[int]:
+    """A fetch slot that nothing waits for."""
+    return nullcontext(most_rows)
 
 
 def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = False, emails: bool = False) -> Claim:
@@ -39,8 +41,7 @@ def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = F
         object_name="an object",
         window=window,
         timezone="UTC",
-        include_comet_tokens=tokens,
-        include_all_emails=emails,
+        extras=chosen_extras(tokens=tokens, emails=emails),
     )
 
 
@@ -71,7 +72,7 @@ async def lines(url: str, claim: Claim) -> list[dict[str, Any]]:
 
 def parsed(claim: Claim, batches: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
     """The lines that these batches become."""
-    encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
+    encode = encoder(claim.extras)
     return [json.loads(line) for batch in batches for line in encode(batch).split(b"\n")[:-1]]
 
 

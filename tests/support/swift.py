@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from service.embedded import leash
+from service.embedded import child_process
 
 _SERVER = Path(__file__).with_name("swift_server.py")
 _START_SECONDS = 60.0
@@ -49,7 +49,7 @@ class SwiftS3:
         command = [*python, str(_SERVER), str(self._directory), self.access_key, self.secret_key]
         try:
             with (self._directory / "log").open("wb") as log:
-                self._process = leash.start([*command, str(self._minimum_part_bytes)], output=log.fileno())
+                self._process = child_process.start([*command, str(self._minimum_part_bytes)], output=log.fileno())
             self._wait_until_ready()
         except BaseException:
             self.stop()

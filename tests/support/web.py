@@ -13,11 +13,11 @@ from uuid import UUID
 from aiohttp.test_utils import TestClient, TestServer
 from limits.aio.storage import Storage
 
-from service.callers import Callers
-from service.event_loop import Turns
-from service.exports import Exports
+from service.access import Access
+from service.exports.priority import RequestPriority
+from service.exports.use_cases import Exports
 from service.model import Claim, Scope, StoredFile
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
@@ -27,7 +27,7 @@ from service.storage.directory import DirectoryStore
 from service.web.app import create_app
 from service.web.cursors import Cursors
 from service.web.handlers import Readiness
-from service.web.throttle import Throttle
+from service.web.rate_limits import Throttle
 
 EXPORTS = "/public-api/v1/contacts/exports"
 BODY = {"start_date": "2024-01-15 00:00:00", "end_date": "2024-01-15 23:59:59"}
@@ -50,7 +50,7 @@ class Site:
 
     client: Client
     database: Database
-    callers: Callers
+    callers: Access
     store: DirectoryStore
     faults: dict[str, str | None]
     starting: Exception | None = None
@@ -128,7 +128,7 @@ async def site(
     store = DirectoryStore(directory, secret=SECRET, link_lifetime=link_lifetime)
     await store.create()
     async with Database(database_url, application_name="tests", size=5) as database:
-        callers = Callers(CallerStore(database))
+        callers = Access(AccessTables(database))
         faults: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
         running: list[Site] = []
 
@@ -150,14 +150,14 @@ async def site(
                 created=lambda: None,
                 cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
-            cursors=Cursors(partial(CallerStore(database).shared_secret, "cursors")),
+            cursors=Cursors(partial(AccessTables(database).shared_secret, "cursors")),
             throttle=Throttle(
                 storage or PostgresStorage(database=database),
                 create_export=create_export,
                 get_export=get_export,
                 other=other,
             ),
-            turns=Turns(),
+            priority=RequestPriority(),
             alive=lambda: running[0].alive,
             ready=ready,
             started=started,

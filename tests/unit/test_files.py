@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.storage.files import write_at
+from service.storage.directory.files import write_at
 
 
 @pytest.mark.parametrize("at_most", [1, 5, 1000])

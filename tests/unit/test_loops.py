@@ -10,13 +10,13 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from service.attempt import Attempts
 from service.errors import DatabaseUnavailable, StorageRefused
+from service.exports.attempt import Attempts
+from service.exports.lease import Leases
+from service.exports.runner import PeriodicTask, Runner, RunnerLimits
 from service.failpoints import FailpointRaised
-from service.lease import Leases
 from service.model import Claim
 from service.postgres.claims import Claims
-from service.runner import Chore, Runner, RunnerLimits
 
 ERRORS = [
     DatabaseUnavailable(),
@@ -66,7 +66,7 @@ async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]
         claims.claim = step  # type: ignore[method-assign]
     if loop == "renew":
         leases.renew = step  # type: ignore[method-assign]
-    chores = [Chore("clean", step, SHORT.total_seconds())] if loop == "chore" else []
+    chores = [PeriodicTask("clean", step, SHORT.total_seconds())] if loop == "chore" else []
     seconds = SHORT.total_seconds()
     limits = RunnerLimits(slots=1, space_slots=1, lease=SHORT, poll=seconds, rescue=seconds)
     runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), chores, worker="tests", limits=limits)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
-from service.storage import files
+from service.storage.directory import files
 from service.storage.s3 import etags
 from service.storage.s3.failures import failure
 

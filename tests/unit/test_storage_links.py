@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import LinkExpired, LinkForged
-from service.storage.links import FILES_PATH, LinkSigner
+from service.storage.directory.links import FILES_PATH, LinkSigner
 
 SIGNER = LinkSigner(b"0123456789abcdef", timedelta(minutes=15))
 ORIGIN = "https://exports.example.org"

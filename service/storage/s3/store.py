@@ -11,11 +11,11 @@ import structlog
 
 from service.errors import ExportFailure, StorageRefused
 from service.storage import MINIMUM_PART_SIZE, Link, StoredObject, UnfinishedUpload
-from service.storage.names import CONTENT_TYPE, checked_object_name, content_disposition
+from service.storage.headers import CONTENT_TYPE, checked_object_name, content_disposition
 from service.storage.s3.clients import AddressingStyle, Checksums, Connection, LinkSigner, open_clients
 from service.storage.s3.failures import error_code, translated
 from service.storage.s3.upload import Bucket, S3Upload
-from service.storage.scope import CLEANUP_SECONDS, upload_scope
+from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import BucketLocationConstraintType

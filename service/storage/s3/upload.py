@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from service.errors import ExportFailure, StorageUnavailable
 from service.model import Part
-from service.storage.parts import PartSizes
+from service.storage.part_sizes import PartSizes
 from service.storage.s3 import etags
 from service.storage.s3.body import PartBody
 from service.storage.s3.failures import CORRUPTED, error_code, translated

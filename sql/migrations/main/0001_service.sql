@@ -63,8 +63,8 @@ CREATE TABLE export_jobs (
   timezone             text NOT NULL,
   window_from          timestamptz NOT NULL,
   window_to            timestamptz NOT NULL,
-  include_comet_tokens boolean NOT NULL,
-  include_all_emails   boolean NOT NULL,
+  extras               text[] NOT NULL DEFAULT '{}'
+                       CONSTRAINT extras_are_known CHECK (extras <@ ARRAY['comet_tokens', 'emails']),
   request_id           text,
   created_at           timestamptz NOT NULL DEFAULT now(),
   -- attempts
@@ -142,8 +142,7 @@ COMMENT ON COLUMN export_jobs.end_date IS 'As asked, local time of the Space, in
 COMMENT ON COLUMN export_jobs.timezone IS 'The Space''s timezone when it asked.';
 COMMENT ON COLUMN export_jobs.window_from IS 'First instant of the window.';
 COMMENT ON COLUMN export_jobs.window_to IS 'The window ends before this instant; infinity: no end.';
-COMMENT ON COLUMN export_jobs.include_comet_tokens IS 'The last five comet tokens of each contact were asked for.';
-COMMENT ON COLUMN export_jobs.include_all_emails IS 'All addresses of each contact were asked for.';
+COMMENT ON COLUMN export_jobs.extras IS 'Requested keys beyond the first five of a line: comet_tokens, emails.';
 COMMENT ON COLUMN export_jobs.request_id IS 'X-Request-Id of the request that created it.';
 COMMENT ON COLUMN export_jobs.created_at IS 'When it was accepted.';
 COMMENT ON COLUMN export_jobs.attempts IS 'Claims that count: those handed back do not.';
@@ -247,7 +246,7 @@ CREATE TRIGGER export_jobs_start BEFORE INSERT ON export_jobs
 CREATE FUNCTION claim_export(_worker text, _lease interval, _space_slots integer, _alone boolean)
 RETURNS TABLE (claim_id uuid, job_id bigint, space_id bigint, attempt integer, max_attempts integer, alone boolean,
                object_name text, window_from timestamptz, window_to timestamptz, timezone text,
-               include_comet_tokens boolean, include_all_emails boolean) LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
+               extras text[]) LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
 #variable_conflict use_column
 DECLARE
   _job bigint;
@@ -302,7 +301,7 @@ BEGIN
     FROM export_jobs j WHERE j.id = _job;
   RETURN QUERY
   SELECT _claim, j.id, j.space_id, j.attempts, j.max_attempts, _poison, a.object_name, j.window_from, j.window_to, j.timezone,
-         j.include_comet_tokens, j.include_all_emails
+         j.extras
     FROM export_jobs j JOIN export_attempts a ON a.claim_id = _claim WHERE j.id = _job;
 END $$;
 COMMENT ON FUNCTION claim_export IS 'Claims the fairest waiting export for a worker, or nothing.';
@@ -322,7 +321,7 @@ SELECT j.id AS export_id, j.space_id, s.name AS space, j.status,
          WHEN 'cancelled' THEN 'cancelled on request'
          WHEN 'expired' THEN CASE WHEN j.file_deleted_at IS NULL THEN 'the file goes soon' ELSE 'the file has been removed' END
        END AS summary,
-       j.start_date, j.end_date, j.timezone, j.window_from, j.window_to, j.include_comet_tokens, j.include_all_emails,
+       j.start_date, j.end_date, j.timezone, j.window_from, j.window_to, j.extras,
        j.created_at,
        date_trunc('second', now() - j.created_at) AS age,
        date_trunc('millisecond', coalesce(j.finished_at, now()) - j.claimed_at) AS duration,

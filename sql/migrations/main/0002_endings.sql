@@ -78,9 +78,8 @@ END $$;
 COMMENT ON FUNCTION kick_export IS 'Takes an export from its worker, uncounted, or ends its pause: it is started anew at once.';
 
 CREATE FUNCTION retry_export(_export_id bigint) RETURNS bigint LANGUAGE sql VOLATILE AS $$
-  INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens,
-                           include_all_emails, max_attempts, request_id)
-  SELECT space_id, start_date, end_date, timezone, window_from, window_to, include_comet_tokens, include_all_emails,
+  INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id)
+  SELECT space_id, start_date, end_date, timezone, window_from, window_to, extras,
          max_attempts, request_id
     FROM export_jobs WHERE id = _export_id AND status NOT IN ('queued', 'processing')
   RETURNING id

@@ -20,7 +20,7 @@ CREATE INDEX spaces_paused ON spaces (id) WHERE max_running_exports = 0;
 CREATE OR REPLACE FUNCTION claim_export(_worker text, _lease interval, _space_slots integer, _alone boolean)
 RETURNS TABLE (claim_id uuid, job_id bigint, space_id bigint, attempt integer, max_attempts integer, alone boolean,
                object_name text, window_from timestamptz, window_to timestamptz, timezone text,
-               include_comet_tokens boolean, include_all_emails boolean) LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
+               extras text[]) LANGUAGE plpgsql VOLATILE SET lock_timeout = '1s' AS $$
 #variable_conflict use_column
 DECLARE
   _far constant integer := 10000;
@@ -110,6 +110,6 @@ BEGIN
     FROM export_jobs j WHERE j.id = _job;
   RETURN QUERY
   SELECT _claim, j.id, j.space_id, j.attempts, j.max_attempts, _poison, a.object_name, j.window_from, j.window_to, j.timezone,
-         j.include_comet_tokens, j.include_all_emails
+         j.extras
     FROM export_jobs j JOIN export_attempts a ON a.claim_id = _claim WHERE j.id = _job;
 END $$;

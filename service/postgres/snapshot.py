@@ -14,9 +14,9 @@ from asyncpg.transaction import Transaction
 
 from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
 from service.failpoints import failpoint
-from service.model import Claim
-from service.postgres.ahead import ahead
+from service.model import Claim, Extra
 from service.postgres.pool import describe
+from service.postgres.read_ahead import read_ahead
 from service.postgres.relations import check_relations
 from sql import statement
 
@@ -24,21 +24,18 @@ APPLICATION_NAME = "contact-exports export"
 """Names our own snapshots in pg_stat_activity, so that they can be told from transactions that write."""
 
 BATCH_ROWS = 500
-"""Rows that are worked on at once: each batch holds the event loop for a quarter of a millisecond."""
-FETCH_ROWS = 2500
-"""Rows a fetch brings at most. Between two fetches the server waits for us: with 1,000 an export with tokens took a tenth
-longer, with 4,000 no less than so."""
-BRIEF_ROWS = 1000
-"""The same while a request is likely: until a fetch is done, a request that comes finds a processor less."""
+"""Rows encoded at a time: each batch holds the event loop for 0.25 ms."""
 FIRST_ROWS = 16
+"""Rows of the first fetch, before the size of a contact is known."""
 _FETCH_BYTES = 1024 * 1024
-"""A fetch is to bring no more than this, going by what the rows before it became: contacts may be wide. It begins small."""
-_AHEAD = 2
-"""Fetches that are done or under way while the rows of one are worked on."""
+"""Target bytes per fetch, estimated from the rows encoded so far, because contacts can be wide."""
+_READ_AHEAD = 2
+"""Fetches that are done or in flight while the rows of an earlier one are encoded."""
 _CALL_TIMEOUT = 10.0
 
 Batch = Sequence[asyncpg.Record]
-Turn = Callable[[], AbstractAsyncContextManager[bool]]
+FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
+"""Wraps one fetch and yields the most rows it may read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +133,15 @@ class Snapshot:
         self.complete_until = None if horizon is None else min(horizon, self._claim.window.end)
         self.rows_estimated = int(plan[0]["Plan"]["Plan Rows"])
 
-    async def batches(self, turn: Turn) -> AsyncGenerator[Batch, None]:
-        """The contacts in the file's order; those that follow are fetched while the consumer works on one.
+    async def batches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
+        """The contacts in the file's order. Following rows are fetched while the consumer works on a batch.
 
-        Each fetch is inside a `turn`, and a brief one where that is true.
+        Each fetch runs inside `fetch_slot()`, and reads at most the number of rows it yields.
 
-        Columns: id, email, name, phone, location [, tokens and addresses as JSON text].
+        Columns: id, email, name, phone, location, and the extras of the claim as JSON text.
         """
         try:
-            async with aclosing(ahead(self._fetches(turn), _AHEAD)) as fetched:
+            async with aclosing(read_ahead(self._fetches(fetch_slot), _READ_AHEAD)) as fetched:
                 async for rows in fetched:
                     await failpoint("batch_read")
                     for start in range(0, len(rows), BATCH_ROWS):
@@ -154,31 +151,35 @@ class Snapshot:
         except Exception as error:
             raise _translated(error) from error
 
-    async def _fetches(self, turn: Turn) -> AsyncGenerator[Batch, None]:
+    async def _fetches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         cursor = await self._open_cursor()
         while True:
-            async with turn() as brief:
-                count = min(self._fetch_rows, BRIEF_ROWS) if brief else self._fetch_rows
-                rows = await cursor.fetch(count, timeout=self._fetch_timeout)
+            async with fetch_slot() as most_rows:
+                rows = await cursor.fetch(min(self._fetch_rows, most_rows), timeout=self._fetch_timeout)
             if not rows:
                 return
             yield rows
 
     def pace(self, rows: int, size: int) -> None:
-        """Told how many bytes the lines of so many rows had, read on in pieces of about 1 MiB."""
-        self._fetch_rows = max(1, min(FETCH_ROWS, 2 * self._fetch_rows, _FETCH_BYTES * rows // max(size, 1)))
+        """Adjust the next fetches to about 1 MiB, given that the lines of `rows` contacts took `size` bytes."""
+        self._fetch_rows = max(1, min(2 * self._fetch_rows, _FETCH_BYTES * rows // max(size, 1)))
 
     def close(self) -> None:
         """Give the snapshot back early: it holds up the vacuum of every table. May be called twice."""
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        claim = self._claim
-        if not (claim.include_comet_tokens or claim.include_all_emails):
-            return await self._connection.cursor(statement("read_contacts"), *self._range)
-        unique = await self._connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
-        options = (claim.include_comet_tokens, claim.include_all_emails, unique)
-        return await self._connection.cursor(statement("read_contacts_with_extras"), *self._range, *options)
+        extras = [statement(await self._fragment(extra)) for extra in self._claim.extras]
+        text = statement("read_contacts").replace("/* extras */", "".join(f",\n{extra}" for extra in extras))
+        return await self._connection.cursor(text, *self._range)
+
+    async def _fragment(self, extra: Extra) -> str:
+        """The name of the statement that selects an extra."""
+        name = f"extra_{extra}"
+        if extra is Extra.EMAILS:
+            unique = await self._connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
+            return f"{name}_unique" if unique else name
+        return name
 
 
 def _translated(error: Exception) -> ExportFailure:

@@ -9,7 +9,7 @@ import structlog
 
 from service.errors import ExportFailure, StorageUnavailable
 from service.failpoints import failpoint
-from service.postgres.claims import Claims, Garbage
+from service.postgres.claims import Claims, Leftover
 from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 
 ABANDONED_AFTER = timedelta(hours=1)
@@ -23,7 +23,7 @@ _ASKED_AT_ONCE = 500
 log = structlog.get_logger()
 
 
-class Sweep:
+class Leftovers:
     """`grace`: how long after its end an attempt's own calls may still be on their way to the store."""
 
     def __init__(self, claims: Claims, store: ObjectStore, *, grace: timedelta, retry_pause: timedelta) -> None:
@@ -99,7 +99,7 @@ class Sweep:
                     await self._store.abort_upload(upload.object_name, upload.upload_id)
                     log.info("abandoned_upload_aborted", object_name=upload.object_name)
 
-    async def _remove(self, garbage: Garbage) -> None:
+    async def _remove(self, garbage: Leftover) -> None:
         # Abort before delete: whichever way a racing completion goes, nothing stays. The listing finds what was begun and
         # not recorded, because the process died in between or its client began a second one after a lost answer.
         if garbage.upload_id is not None:

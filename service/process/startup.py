@@ -5,8 +5,8 @@ import asyncio
 import structlog
 
 from service.errors import DatabaseUnavailable, ExportFailure, SchemaMismatch, SourceUnavailable, Starting
-from service.postgres.contacts import ContactSource
 from service.postgres.migrate import check_schema, migrate
+from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
 
 _FIRST_PAUSE = 0.5

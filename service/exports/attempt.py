@@ -10,15 +10,15 @@ from functools import partial
 import structlog
 
 from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, TimedOut
-from service.event_loop import Turns
+from service.exports.lease import Ending, Lease, LeaseEnded, Leases
+from service.exports.priority import RequestPriority
+from service.exports.stream.file import export_stream
+from service.exports.stream.lines import encoder
+from service.exports.stream.parts import PartWriter
 from service.failpoints import failpoint
-from service.lease import Ending, Lease, LeaseEnded, Leases
 from service.model import Claim, Part, StoredFile
-from service.pipeline.lines import encoder
-from service.pipeline.parts import PartWriter
-from service.pipeline.stream import export_stream
 from service.postgres.claims import Claims
-from service.postgres.contacts import ContactSource
+from service.postgres.snapshot import ContactSource
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
 _SETTLE_PAUSE = 0.5
@@ -58,14 +58,14 @@ class Attempts:
         leases: Leases,
         source: ContactSource,
         store: ObjectStore,
-        turns: Turns,
+        priority: RequestPriority,
         limits: AttemptLimits,
     ) -> None:
         self._claims = claims
         self._leases = leases
         self._source = source
         self._store = store
-        self._turns = turns
+        self._priority = priority
         self._limits = limits
 
     async def run(self, claim: Claim, *, sent: float) -> None:
@@ -119,9 +119,9 @@ class Attempts:
                     lease.progress.rows_read += rows
                     snapshot.pace(rows, size)
 
-                encode = encoder(comet_tokens=claim.include_comet_tokens, emails=claim.include_all_emails)
+                encode = encoder(claim.extras)
                 async with (
-                    aclosing(snapshot.batches(self._turns.fetch)) as batches,
+                    aclosing(snapshot.batches(self._priority.fetch_slot)) as batches,
                     PartWriter(
                         partial(_put_part, upload),
                         part_size=part_size,
@@ -129,7 +129,7 @@ class Attempts:
                         stored=lambda size: _stored(lease, size),
                     ) as parts,
                 ):
-                    file = await export_stream(batches, encode, parts, read=read, turn=self._turns.batch)
+                    file = await export_stream(batches, encode, parts, read=read, turn=self._priority.before_batch)
                 snapshot.close()
                 lease.progress.phase = "completing"
                 await failpoint("before_confirm")

@@ -9,7 +9,7 @@ import zlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.pipeline.compress import GzipStream
+from service.exports.stream.compress import GzipStream
 
 
 async def compressed(blocks: list[bytes]) -> tuple[bytes, GzipStream]:

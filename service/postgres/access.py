@@ -41,7 +41,7 @@ class KeyRow:
     revoked_at: datetime | None
 
 
-class CallerStore:
+class AccessTables:
     """Every method raises DatabaseUnavailable."""
 
     def __init__(self, database: Database) -> None:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 _END = object()
 
 
-async def ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenerator[T, None]:
+async def read_ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenerator[T, None]:
     """The items of `source`, which a task fetches: at most `depth` are fetched or being fetched and not yet taken.
 
     The next item is asked for as soon as there is room, not when the consumer comes back: a server on the other side

@@ -9,16 +9,16 @@ from datetime import timedelta
 
 from service.errors import ScopeMissing, SubscriptionInactive, Unauthenticated
 from service.model import Caller, Scope, timezone
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 
 _KEY = re.compile(r"ce_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 """`ce_`, the public part that the row is found by, and 256 random bits."""
 
 
-class Callers:
+class Access:
     """The use cases around Spaces, keys and the calls made with them."""
 
-    def __init__(self, store: CallerStore) -> None:
+    def __init__(self, store: AccessTables) -> None:
         self._store = store
 
     async def authenticate(self, authorization: str | None) -> Caller:

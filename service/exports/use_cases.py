@@ -3,19 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
 from service.errors import DatabaseUnavailable, ExportFailure, ExportNotFound, InvalidParameters, UnknownTimezone
-from service.model import Caller, ExportJob, ExportRequest, ExportStatus, Position, Window, exists, timezone
+from service.model import Caller, ExportJob, ExportRequest, ExportStatus, NewExport, Position, Window, exists, timezone
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
 
-KEY_LIFETIME = timedelta(hours=24)
-"""How long a creation that is sent again under the same Idempotency-Key is recognised."""
 _LARGEST_ID = 2**63 - 1
 _DELETE_SECONDS = 10.0
 """How long a cancellation waits for the store; the retention deletes what this could not."""
@@ -81,30 +78,11 @@ class Exports:
         Raises InvalidParameters (contract: POST /contacts/exports), also where the key has named another request.
         """
         window = self._window(caller, request)
-        if idempotency_key is None:
-            job = await self._jobs.insert(
-                caller.space_id,
-                request,
-                timezone=caller.timezone,
-                window=window,
-                max_attempts=self._max_attempts,
-                request_id=request_id,
-            )
-            self._created()
-            return Created(job, replayed=False)
-        inserted = await self._jobs.insert_once(
-            caller.space_id,
-            request,
-            timezone=caller.timezone,
-            window=window,
-            max_attempts=self._max_attempts,
-            request_id=request_id,
-            key=idempotency_key,
-            key_lifetime=KEY_LIFETIME,
-        )
+        new = NewExport(caller.space_id, request, caller.timezone, window, self._max_attempts, request_id, idempotency_key)
+        inserted = await self._jobs.insert(new)
         if not inserted.same_request:
-            sentence = "Idempotency-Key has named another request of this Space within the last 24 hours."
-            raise InvalidParameters({"Idempotency-Key": [sentence]})
+            message = "This Idempotency-Key was already used for a different request in the last 24 hours."
+            raise InvalidParameters({"Idempotency-Key": [message]})
         if not inserted.replayed:
             self._created()
         return Created(inserted.job, inserted.replayed)
@@ -166,8 +144,8 @@ class Exports:
         try:
             zone = timezone(caller.timezone)
         except UnknownTimezone as error:
-            sentence = f'The timezone of this Space, "{error.timezone}", is not known; local dates cannot be read.'
-            raise InvalidParameters({"timezone": [sentence]}) from None
+            message = f'This Space\'s timezone "{error.timezone}" is unknown, so local dates cannot be interpreted.'
+            raise InvalidParameters({"timezone": [message]}) from None
         faults = {
             field: [f"{field} must be a date and time (YYYY-MM-DD HH:MM:SS) in the years 1 to 9999 of UTC."]
             for field, local in (("start_date", request.start_date), ("end_date", request.end_date))

@@ -14,10 +14,10 @@ from uuid import UUID
 
 import structlog
 
-from service.attempt import Attempts
 from service.errors import DatabaseUnavailable, ExportFailure
+from service.exports.attempt import Attempts
+from service.exports.lease import Ending, Leases, clock
 from service.failpoints import failpoint
-from service.lease import Ending, Leases, clock
 from service.model import Claim
 from service.postgres.claims import Claims
 
@@ -43,7 +43,7 @@ class RunnerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Chore:
+class PeriodicTask:
     """Something every replica does now and then; `seconds` apart, spread by a third so that replicas rarely meet."""
 
     name: str
@@ -60,7 +60,7 @@ class Runner:
         leases: Leases,
         attempts: Attempts,
         rescue: Callable[[], Awaitable[bool]],
-        chores: Sequence[Chore],
+        chores: Sequence[PeriodicTask],
         *,
         worker: str,
         limits: RunnerLimits,
@@ -225,7 +225,7 @@ async def _own(work: Awaitable[T]) -> T:
         raise RuntimeError("cancelled by nobody") from error
 
 
-async def _often(chore: Chore) -> None:
+async def _often(chore: PeriodicTask) -> None:
     first = min(chore.seconds, _FIRST_CHORE_SECONDS)
     await _forever(chore.name, chore.step, chore.seconds, spread=0.3, first=first)
 

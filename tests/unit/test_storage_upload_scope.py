@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from service.storage import scope
-from service.storage.scope import upload_scope
+from service.storage import upload_scope as scope
+from service.storage.upload_scope import upload_scope
 
 
 class Script:

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 
 from service.errors import StorageRefused
+from service.exports.leftovers import Leftovers
 from service.model import Claim, StoredFile
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
-from service.sweep import Sweep
 from tests.e2e.conftest import connection, space, store
 from tests.support.contacts import Tenant
 from tests.support.stores import StoreUnderTest
@@ -33,17 +33,17 @@ async def claims(database_url: str) -> AsyncIterator[Claims]:
 
 
 @pytest.fixture
-def sweep(claims: Claims, store: StoreUnderTest) -> Sweep:
+def sweep(claims: Claims, store: StoreUnderTest) -> Leftovers:
     """A sweep that waits for nothing."""
-    return Sweep(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0))
+    return Leftovers(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0))
 
 
 async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tenant) -> Claim:
     """A claim whose worker was lost: the export is queued again."""
     await connection.execute(
         """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,
-             include_comet_tokens, include_all_emails, max_attempts)
-           VALUES ($1, '2024-01-01', '2024-02-01', 'UTC', '2024-01-01Z', '2024-02-01Z', false, false, 5)""",
+             max_attempts)
+           VALUES ($1, '2024-01-01', '2024-02-01', 'UTC', '2024-01-01Z', '2024-02-01Z', 5)""",
         space.space_id,
     )
     claim = await claims.claim("tests", lease=timedelta(0), space_slots=10, alone=True)
@@ -68,7 +68,7 @@ async def leave_object(store: StoreUnderTest, name: str) -> None:
 
 
 async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await leave_upload(store, claim.object_name)
@@ -81,7 +81,7 @@ async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
 
 
 async def test_a_complete_file_that_was_never_published_is_removed(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await claims.record_upload(claim, await leave_upload(store, claim.object_name))
@@ -92,7 +92,7 @@ async def test_a_complete_file_that_was_never_published_is_removed(
 
 
 async def test_what_a_running_attempt_stores_is_left_alone(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Sweep
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await claims.record_upload(claim, await leave_upload(store, claim.object_name))
@@ -107,10 +107,10 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
     claims: Claims,
     space: Tenant,
     store: StoreUnderTest,
-    sweep: Sweep,
+    sweep: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.sweep.ABANDONED_AFTER", timedelta(seconds=-2))
+    monkeypatch.setattr("service.exports.leftovers.ABANDONED_AFTER", timedelta(seconds=-2))
     claim = await dead_claim(connection, claims, space)
     await leave_upload(store, claim.object_name)
     await leave_upload(store, "an object that no row names")
@@ -131,7 +131,7 @@ async def test_a_store_that_is_away_is_asked_again(
 
     await dead_claim(connection, claims, space)
     away = DirectoryStore(tmp_path / "away", secret=b"x" * 16, link_lifetime=timedelta(minutes=1))
-    sweep = Sweep(claims, away, grace=timedelta(0), retry_pause=timedelta(0))
+    sweep = Leftovers(claims, away, grace=timedelta(0), retry_pause=timedelta(0))
     await sweep.rescue()
     await sweep.clean()
     assert not await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
@@ -145,7 +145,7 @@ async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
     claims: Claims,
     space: Tenant,
     store: StoreUnderTest,
-    sweep: Sweep,
+    sweep: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = await dead_claim(connection, claims, space)
@@ -155,7 +155,7 @@ async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
         await leave_object(store, name)
     await sweep.delete_orphans()
     assert orphan in await store.objects(), "a young one may be of an attempt whose row is not there yet"
-    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
     await sweep.delete_orphans()
     assert await store.objects() == sorted([running.object_name, "readme.txt", f"other/{orphan}"])
 
@@ -167,7 +167,7 @@ async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone
     store: StoreUnderTest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
     name = f"{space.space_id}/1/{uuid4()}.ndjson.gz"
     await leave_object(store, name)
 
@@ -180,14 +180,14 @@ async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone
 
     async with Database(database_url, application_name="tests", size=2) as database:
         claims = ClaimedMeanwhile(database, renewals=database)
-        await Sweep(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
+        await Leftovers(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
     assert await store.objects() == [name]
 
 
 async def test_an_object_that_cannot_be_deleted_keeps_no_other(
-    claims: Claims, store: StoreUnderTest, sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    claims: Claims, store: StoreUnderTest, sweep: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.sweep.ORPHANED_AFTER", timedelta(minutes=-1))
+    monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
     names = sorted(f"1/1/{uuid4()}.ndjson.gz" for _ in range(3))
     for name in names:
         await leave_object(store, name)

@@ -16,32 +16,33 @@ from aiohttp import web
 from limits.aio.storage import Storage as RateLimitStorage
 
 from service import failpoints
-from service.attempt import AttemptLimits, Attempts
-from service.callers import Callers
+from service.access import Access
 from service.errors import CannotListen, ExportFailure
-from service.event_loop import LoopLag, Turns
-from service.exports import KEY_LIFETIME, Exports
+from service.exports.attempt import AttemptLimits, Attempts
+from service.exports.lease import Leases
+from service.exports.leftovers import Leftovers
+from service.exports.priority import RequestPriority
+from service.exports.retention import Retention
+from service.exports.runner import PeriodicTask, Runner, RunnerLimits
+from service.exports.use_cases import Exports
 from service.failpoints import failpoint
-from service.health import Health
-from service.lease import Leases
-from service.opening import open_database, open_renewals, open_store
-from service.postgres.callers import CallerStore
+from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
-from service.postgres.contacts import ContactSource
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.retention import Retention
-from service.runner import Chore, Runner, RunnerLimits
+from service.postgres.snapshot import ContactSource
+from service.process.health import Health
+from service.process.loop_lag import LoopLag
+from service.process.resources import open_database, open_renewals, open_store
+from service.process.startup import Startup
 from service.settings import Settings
-from service.startup import Startup
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
-from service.sweep import Sweep
 from service.web.app import create_app
 from service.web.cursors import Cursors
-from service.web.throttle import Throttle
+from service.web.rate_limits import Throttle
 
 _SETTLE_SECONDS = 15.0
 """What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
@@ -91,11 +92,11 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
             may_migrate=settings.migrate_on_start,
         )
         windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
-        turns = Turns()
-        runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows, turns)
+        priority = RequestPriority()
+        runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows, priority)
         health = Health(database, store, startup, lambda: runner.stuck)
         async with (
-            serve_http(settings, database, store, windows, startup, health, runner, turns, listening),
+            serve_http(settings, database, store, windows, startup, health, runner, priority, listening),
             _lag_watched(runner),
         ):
             working = asyncio.create_task(_work(settings, database, startup, store, runner))
@@ -121,7 +122,7 @@ async def _work(settings: Settings, database: Database, startup: Startup, store:
     await startup.schema()
     if isinstance(store, DirectoryStore):
         if settings.link_secret is None:
-            store.sign_with(await CallerStore(database).shared_secret("links"))
+            store.sign_with(await AccessTables(database).shared_secret("links"))
         with contextlib.suppress(ExportFailure):  # the probe says what is wrong
             await store.adopt()
     reachable = await startup.contacts()
@@ -172,7 +173,7 @@ async def serve_http(
     startup: Startup,
     health: Health,
     runner: Runner,
-    turns: Turns,
+    priority: RequestPriority,
     listening: Callable[[str], None],
 ) -> AsyncIterator[None]:
     """Accept requests inside the block."""
@@ -192,11 +193,11 @@ async def serve_http(
         cancelled=runner.cancel,
     )
     app = create_app(
-        callers=Callers(CallerStore(database)),
+        callers=Access(AccessTables(database)),
         exports=exports,
-        cursors=Cursors(functools.partial(CallerStore(database).shared_secret, "cursors")),
+        cursors=Cursors(functools.partial(AccessTables(database).shared_secret, "cursors")),
         throttle=throttle,
-        turns=turns,
+        priority=priority,
         alive=health.alive,
         ready=health.ready,
         started=startup.check,
@@ -227,7 +228,7 @@ def make_runner(
     source: ContactSource,
     store: ObjectStore,
     windows: RateLimitStorage,
-    turns: Turns,
+    priority: RequestPriority,
 ) -> Runner:
     """The job runner of this process, under a name that operators can tell it by."""
     lease = timedelta(seconds=settings.lease_seconds)
@@ -239,7 +240,7 @@ def make_runner(
         retry_pause=retry_pause,
         file_lifetime=timedelta(hours=settings.file_lifetime_hours),
     )
-    sweep = Sweep(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
+    sweep = Leftovers(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
     retention = Retention(
         ExportFiles(database),
         store,
@@ -247,20 +248,20 @@ def make_runner(
         history=timedelta(days=settings.history_days),
     )
     chores = [
-        Chore("clean", sweep.clean, settings.sweep_seconds),
-        Chore("expire", retention.expire, settings.sweep_seconds),
-        Chore("delete_files", retention.delete_files, settings.sweep_seconds),
-        Chore("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
-        Chore("orphans", sweep.delete_orphans, _ORPHANS_SECONDS),
-        Chore("forget", retention.forget, _FORGET_SECONDS),
-        Chore("idempotency_keys", functools.partial(ExportJobs(database).prune_keys, KEY_LIFETIME), _PRUNE_SECONDS),
+        PeriodicTask("clean", sweep.clean, settings.sweep_seconds),
+        PeriodicTask("expire", retention.expire, settings.sweep_seconds),
+        PeriodicTask("delete_files", retention.delete_files, settings.sweep_seconds),
+        PeriodicTask("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
+        PeriodicTask("orphans", sweep.delete_orphans, _ORPHANS_SECONDS),
+        PeriodicTask("forget", retention.forget, _FORGET_SECONDS),
+        PeriodicTask("idempotency_keys", ExportJobs(database).prune_idempotency_keys, _PRUNE_SECONDS),
     ]
     if isinstance(windows, PostgresStorage):
-        chores.append(Chore("rate_limits", windows.prune, _PRUNE_SECONDS))
+        chores.append(PeriodicTask("rate_limits", windows.prune, _PRUNE_SECONDS))
     return Runner(
         claims,
         leases,
-        Attempts(claims, leases, source, store, turns, limits),
+        Attempts(claims, leases, source, store, priority, limits),
         sweep.rescue,
         chores,
         worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.pipeline.lines import encoder
+from service.exports.stream.lines import encoder
+from service.model import Extra
+from tests.support.contacts import chosen_extras
 
 BASE = ["id", "email", "name", "phone", "location"]
 
@@ -58,8 +60,7 @@ class Contact(NamedTuple):
     emails: list[str]
 
     def row(self, *, with_tokens: bool, with_emails: bool) -> tuple[object, ...]:
-        extras = (_json(self.comet_tokens) if with_tokens else None, _json(self.emails) if with_emails else None)
-        return (*self[:5], *extras) if with_tokens or with_emails else self[:5]
+        return (*self[:5], *[_json(self.comet_tokens)] * with_tokens, *[_json(self.emails)] * with_emails)
 
 
 def _json(values: list[str]) -> str:
@@ -75,7 +76,7 @@ contacts = st.lists(st.builds(Contact, ids, fields, fields, fields, fields, arra
 def test_each_line_parses_to_its_contact_with_the_keys_in_the_contracts_order(
     contacts: list[Contact], with_tokens: bool, with_emails: bool
 ) -> None:
-    encode = encoder(comet_tokens=with_tokens, emails=with_emails)
+    encode = encoder(chosen_extras(tokens=with_tokens, emails=with_emails))
     block = encode([contact.row(with_tokens=with_tokens, with_emails=with_emails) for contact in contacts])
     keys = BASE + ["comet_tokens"] * with_tokens + ["emails"] * with_emails
     wanted = [[(key, getattr(contact, key)) for key in keys] for contact in contacts]
@@ -87,27 +88,27 @@ def test_each_line_parses_to_its_contact_with_the_keys_in_the_contracts_order(
 @given(st.lists(arrays, min_size=1, max_size=3))
 def test_a_batch_is_cut_only_between_contacts_whatever_their_arrays_hold(values: list[list[str]]) -> None:
     rows = [(number, None, None, None, None, _json(each), _json(each)) for number, each in enumerate(values)]
-    lines = encoder(comet_tokens=True, emails=True)(rows).splitlines(keepends=True)
+    lines = encoder(tuple(Extra))(rows).splitlines(keepends=True)
     assert [json.loads(line)["emails"] for line in lines] == values
 
 
 def test_arrays_are_passed_through_as_they_are() -> None:
     row = (1, None, None, None, None, '[ "a\\u00e9" ,\t"b"]', '["\\/"]')
-    block = encoder(comet_tokens=True, emails=True)([row])
+    block = encoder(tuple(Extra))([row])
     assert b'"comet_tokens":[ "a\\u00e9" ,\t"b"],' in block
     assert b'"emails":["\\/"]}' in block
 
 
 def test_lines_are_utf_8_without_a_byte_order_mark_and_without_spaces() -> None:
-    block = encoder(comet_tokens=False, emails=False)([(1, "a@b.test", "Zoë", None, "\N{PILE OF POO}")])
+    block = encoder(())([(1, "a@b.test", "Zoë", None, "\N{PILE OF POO}")])
     assert block == '{"id":1,"email":"a@b.test","name":"Zoë","phone":null,"location":"\N{PILE OF POO}"}\n'.encode()
 
 
 def test_no_contact_gives_no_byte() -> None:
-    assert encoder(comet_tokens=True, emails=False)([]) == b""
+    assert encoder((Extra.COMET_TOKENS,))([]) == b""
 
 
 def test_blocks_of_batches_follow_each_other_as_one_batch_would() -> None:
-    encode = encoder(comet_tokens=False, emails=False)
+    encode = encoder(())
     rows = [(number, "a", None, None, None) for number in range(10)]
     assert encode(rows[:3]) + encode(rows[3:]) == encode(rows)

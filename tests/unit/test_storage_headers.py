@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.storage.names import checked_object_name, content_disposition
+from service.storage.headers import checked_object_name, content_disposition
 
 
 @pytest.mark.parametrize("name", ["a", "12/34/x.ndjson.gz", ".probe/1", "a b", "ä/日本", "..a/b.."])

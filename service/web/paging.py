@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from service.errors import InvalidParameters
-from service.exports import ExportPage, ExportView
+from service.exports.use_cases import ExportPage, ExportView
 from service.model import Caller, ExportJob, ExportStatus, Position
 from service.web import payloads
 from service.web.cursors import Cursors

@@ -8,7 +8,7 @@ import structlog
 
 from service.errors import ServiceError, StorageUnavailable
 from service.postgres.pool import Database
-from service.startup import Startup
+from service.process.startup import Startup
 from service.storage import ObjectStore
 from service.web.handlers import Readiness
 
@@ -60,14 +60,14 @@ class Health:
         try:
             self._startup.check()
         except ServiceError as error:
-            return error.sentence
+            return error.message
         return None
 
     async def _ask_database(self) -> str | None:
         try:
             await self._database.read_row("ping")
         except ServiceError as error:
-            return error.sentence
+            return error.message
         return None
 
     async def _ask_store(self) -> str | None:
@@ -76,7 +76,7 @@ class Health:
                 self._probing = asyncio.create_task(self._probe())
             await asyncio.wait({self._probing}, timeout=_PATIENCE_SECONDS)
             if not self._probing.done() or self._probing.cancelled():
-                return StorageUnavailable().sentence
+                return StorageUnavailable().message
             self._probing.result()
         return self._probed[1] if self._probed else None
 
@@ -85,5 +85,5 @@ class Health:
         try:
             await self._store.probe()
         except ServiceError as error:
-            fault = error.sentence
+            fault = error.message
         self._probed = (time.monotonic() + (_BAD_SECONDS if fault else _GOOD_SECONDS), fault)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.storage.parts import PartSizes
+from service.storage.part_sizes import PartSizes
 
 
 @given(part_size=st.integers(1, 50), size=st.integers(0, 500), seed=st.randoms(use_true_random=False))

@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
+from service.exports.stream.compress import GzipStream
+from service.exports.stream.lines import Encoder
+from service.exports.stream.parts import PartWriter
 from service.model import StoredFile
-from service.pipeline.compress import GzipStream
-from service.pipeline.lines import Encoder
-from service.pipeline.parts import PartWriter
 
 BLOCK_SIZE = 512 * 1024
 """Bytes of lines that go into the thread at once: a hop costs 50 to 100 µs, a block of this size a millisecond."""

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import StorageUnavailable, TooLarge
+from service.exports.stream.file import BLOCK_SIZE, export_stream
+from service.exports.stream.parts import IN_FLIGHT, PartWriter
 from service.model import Part, StoredFile
-from service.pipeline.parts import IN_FLIGHT, PartWriter
-from service.pipeline.stream import BLOCK_SIZE, export_stream
 
 SIZE = 10
 

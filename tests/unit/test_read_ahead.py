@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 
-from service.postgres.ahead import ahead
+from service.postgres.read_ahead import read_ahead
 
 
 class Source:
@@ -45,7 +45,7 @@ def other_tasks() -> set[asyncio.Task[object]]:
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
 async def test_the_items_are_those_of_the_source_in_their_order(count: int, depth: int) -> None:
     source = Source(count)
-    assert [item async for item in ahead(source.items(), depth)] == list(range(count))
+    assert [item async for item in read_ahead(source.items(), depth)] == list(range(count))
     assert source.closed
     assert other_tasks() == set()
 
@@ -53,7 +53,7 @@ async def test_the_items_are_those_of_the_source_in_their_order(count: int, dept
 @pytest.mark.parametrize("depth", [1, 2, 5])
 async def test_the_next_items_are_fetched_before_they_are_asked_for_and_no_more_than_allowed(depth: int) -> None:
     source = Source(20)
-    async with aclosing(ahead(source.items(), depth)) as items:
+    async with aclosing(read_ahead(source.items(), depth)) as items:
         for taken in range(1, 6):
             await anext(items)
             await settle()
@@ -66,7 +66,7 @@ async def test_what_came_before_an_error_is_given_first(count: int) -> None:
     taken: list[int] = []
 
     async def consume() -> None:
-        async for item in ahead(source.items(), 2):
+        async for item in read_ahead(source.items(), 2):
             await settle()
             taken.append(item)
 
@@ -79,7 +79,7 @@ async def test_what_came_before_an_error_is_given_first(count: int) -> None:
 
 async def test_a_consumer_that_leaves_closes_the_source() -> None:
     source = Source(20)
-    async with aclosing(ahead(source.items(), 2)) as items:
+    async with aclosing(read_ahead(source.items(), 2)) as items:
         await anext(items)
     assert source.closed
     assert other_tasks() == set()
@@ -96,7 +96,7 @@ async def test_a_consumer_that_is_cancelled_while_it_waits_closes_the_source() -
             closed.set()
 
     async def consume() -> None:
-        async with aclosing(ahead(silent(), 2)) as items:
+        async with aclosing(read_ahead(silent(), 2)) as items:
             await anext(items)
 
     consuming = asyncio.create_task(consume())

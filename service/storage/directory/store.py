@@ -22,11 +22,12 @@ import structlog
 
 from service.errors import ExportFailure, FileNotFound
 from service.model import Part
-from service.storage import Link, StoredObject, UnfinishedUpload, files
-from service.storage.links import LinkSigner
-from service.storage.names import checked_object_name
-from service.storage.parts import PartSizes
-from service.storage.scope import CLEANUP_SECONDS, upload_scope
+from service.storage import Link, StoredObject, UnfinishedUpload
+from service.storage.directory import files
+from service.storage.directory.links import LinkSigner
+from service.storage.headers import checked_object_name
+from service.storage.part_sizes import PartSizes
+from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
 
 _STARTED = "%Y%m%dT%H%M%SZ"
 _UPLOAD_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{32}", re.ASCII)

@@ -1,0 +1,1 @@
+"""Contact exports: the use cases of the API, and the runner that turns queued exports into files."""
