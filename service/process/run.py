@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import structlog
-from aiohttp import web
 from limits.aio.storage import Storage as RateLimitStorage
 
 from service import failpoints
 from service.access import Access
-from service.errors import CannotListen, ExportFailure
+from service.errors import ExportFailure
 from service.exports.attempt import AttemptLimits, Attempts
 from service.exports.lease import Leases
 from service.exports.leftovers import Leftovers
@@ -40,9 +39,10 @@ from service.process.startup import Startup
 from service.settings import Settings
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
-from service.web.app import create_app
-from service.web.cursors import Cursors
-from service.web.rate_limits import Throttle
+from service.web.app import WebServices, build_app
+from service.web.paging import Cursors
+from service.web.rate_limits import RateLimitBucket, Throttle
+from service.web.server import listen
 
 _SETTLE_SECONDS = 15.0
 """What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
@@ -53,8 +53,6 @@ _FORGET_SECONDS = 600.0
 """How often old rows are removed, a batch at a time."""
 _ORPHANS_SECONDS = 86400.0
 """How often the store is listed for files that no row names."""
-_CONNECTION_SECONDS = 1.0
-"""How long requests under way may take once nothing runs any more."""
 _SWEEP_GRACE_LEASES = 2
 """An attempt's own calls may be on their way for this many leases after its end; each has a deadline below that."""
 
@@ -177,12 +175,6 @@ async def serve_http(
     listening: Callable[[str], None],
 ) -> AsyncIterator[None]:
     """Accept requests inside the block."""
-    throttle = Throttle(
-        windows,
-        create_export=settings.rate_limit_create,
-        get_export=settings.rate_limit_status,
-        other=settings.rate_limit_other,
-    )
     exports = Exports(
         ExportJobs(database),
         ExportFiles(database),
@@ -192,33 +184,25 @@ async def serve_http(
         created=runner.wake,
         cancelled=runner.cancel,
     )
-    app = create_app(
-        callers=Access(AccessTables(database)),
+    limits = {
+        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
+        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
+        RateLimitBucket.OTHER: settings.rate_limit_other,
+    }
+    services = WebServices(
+        access=Access(AccessTables(database)),
         exports=exports,
+        rate_limits=Throttle(windows, limits),
         cursors=Cursors(functools.partial(AccessTables(database).shared_secret, "cursors")),
-        throttle=throttle,
         priority=priority,
+        require_started=startup.check,
         alive=health.alive,
         ready=health.ready,
-        started=startup.check,
-        local_files=store.open_link if isinstance(store, DirectoryStore) else None,
-        public_url=settings.public_url,
+        open_link=store.open_link if isinstance(store, DirectoryStore) else None,
     )
-    # The default access log would print signed links; the application logs its requests itself.
-    runner_of_app = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CONNECTION_SECONDS)
-    await runner_of_app.setup()
-    try:
-        try:
-            await web.TCPSite(runner_of_app, settings.host, settings.port).start()
-        except OSError as error:
-            raise CannotListen(detail=f"{settings.host}:{settings.port}: {error.strerror}") from None
-        host, port = runner_of_app.addresses[0][:2]
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        log.info("listening", address=address)
+    async with listen(build_app(services, public_url=settings.public_url), settings.host, settings.port) as address:
         listening(address)
         yield
-    finally:
-        await runner_of_app.cleanup()
 
 
 def make_runner(

@@ -76,7 +76,7 @@ async def test_what_was_asked_is_what_is_stored(api: Site) -> None:
     assert row["id"] == (await answer.json())["export_id"]
     assert (row["start_date"], row["end_date"]) == (datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59))
     assert (row["window_from"], row["timezone"]) == (datetime(2024, 1, 14, 23, tzinfo=UTC), "Europe/Paris")
-    assert (row["include_comet_tokens"], row["include_all_emails"]) == (True, False)
+    assert row["extras"] == ["comet_tokens"]
     assert row["request_id"] == "from.the-client_1"
 
 
@@ -424,7 +424,7 @@ async def test_head_is_answered_like_get_without_the_body(api: Site) -> None:
 async def test_an_unknown_address_is_404_as_json(api: Site) -> None:
     for path in ("/", "/public-api/v1", f"{EXPORTS}/1/", f"{EXPORTS}/", f"/{EXPORTS}", "/public-api/v2/x", "/%00"):
         answer = await api.send(f"GET {path} HTTP/1.1\nHost: x")
-        assert (answer.status, json.loads(answer.body)) == (404, {"message": "There is nothing at this address."})
+        assert (answer.status, json.loads(answer.body)) == (404, {"message": "Not found."})
         assert answer.headers["x-request-id"]
 
 
@@ -481,7 +481,7 @@ async def test_a_fault_of_ours_is_500_with_the_request_id_and_nothing_internal(a
         await connection.execute("ALTER TABLE export_jobs RENAME TO elsewhere")
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
         answer = await api.client.get(f"{EXPORTS}/1", headers=headers)
-    expected = {"message": "Something went wrong inside the service.", "request_id": "find-me"}
+    expected = {"message": "Internal error.", "request_id": "find-me"}
     assert (answer.status, await answer.json()) == (500, expected)
     assert answer.headers["X-Request-Id"] == "find-me"
     assert set(RATE_HEADERS) <= set(answer.headers)
@@ -505,7 +505,7 @@ async def test_a_lost_database_is_503_and_recovers_by_itself(
                 await api.client.post(EXPORTS, json=BODY, headers=headers),
             ):
                 body = await answer.json()
-                assert (answer.status, body["message"]) == (503, "The database cannot be reached at the moment.")
+                assert (answer.status, body["message"]) == (503, "The database is temporarily unavailable.")
                 assert body["request_id"] == answer.headers["X-Request-Id"]
                 assert int(answer.headers["Retry-After"]) >= 1
             assert (await api.client.get("/healthz")).status == 200
@@ -519,7 +519,7 @@ async def test_until_the_service_has_started_the_api_is_503_and_the_process_aliv
     headers = await api.caller()
     api.starting = Starting()
     answer = await api.client.post(EXPORTS, json=BODY, headers=headers)
-    assert (answer.status, (await answer.json())["message"]) == (503, "The service is still starting.")
+    assert (answer.status, (await answer.json())["message"]) == (503, "The service is starting.")
     assert int(answer.headers["Retry-After"]) >= 1
     assert (await api.client.get("/healthz")).status == 200
     api.starting = None
@@ -537,7 +537,7 @@ async def test_readiness_is_200_or_503_and_says_what_is_wrong(api: Site) -> None
 
 
 async def test_a_process_that_only_a_restart_can_mend_says_so(api: Site) -> None:
-    api.faults["database"] = "The database cannot be reached at the moment."
+    api.faults["database"] = "The database is temporarily unavailable."
     assert (await api.client.get("/healthz")).status == 200
     api.alive = False
     answer = await api.client.get("/healthz")

@@ -18,9 +18,8 @@ from service.model import Part
 from service.storage import Link, ObjectStore, Upload
 from service.storage.directory import DirectoryStore
 from service.storage.s3 import S3Store
-from service.web.app import FILE_PATH
-from service.web.handlers import FileHandlers
-from service.web.middleware import answer_errors, identify
+from service.web.files import FILE_PATH, OPEN_LINK, download_file
+from service.web.middleware import identify, render_errors
 from tests.support.s3 import S3Access
 
 PART = 5 * 1024 * 1024
@@ -103,7 +102,8 @@ async def s3_place(s3: S3Access, bucket: str, **options: object) -> AsyncIterato
 async def directory_place(root: Path, *, link_lifetime: timedelta = timedelta(minutes=15)) -> AsyncIterator[Place]:
     """A store in the directory, whose links the service's own handler serves."""
     store = DirectoryStore(root, secret=SECRET, link_lifetime=link_lifetime)
-    app = web.Application(middlewares=[identify, answer_errors])
-    app.router.add_get(FILE_PATH, FileHandlers(store.open_link).download)
+    app = web.Application(middlewares=[identify, render_errors])
+    app[OPEN_LINK] = store.open_link
+    app.router.add_get(FILE_PATH, download_file)
     async with TestServer(app) as server:
         yield Place(store, str(server.make_url("/")).rstrip("/"))
