@@ -46,8 +46,8 @@ class Response:
 class Route:
     """One call of the API. A route for GET also answers HEAD.
 
-    Calls need a key with `scope`; without a scope anyone may call. `query` is a model whose fields are query parameters, in
-    addition to `parameters`. The route exists only if the application has the key `requires`.
+    Calls need a key with `scope`; without a scope anyone may call. The fields of the models in `query` are query parameters
+    too, in addition to `parameters`. The route exists only if the application has the key `requires`.
     """
 
     method: str

@@ -529,7 +529,7 @@ async def test_before_startup_is_done_the_api_is_503_and_liveness_is_200(api: Si
 async def test_readiness_is_503_and_names_the_failed_check(api: Site) -> None:
     response = await api.client.get("/readyz")
     assert (response.status, await response.json()) == (200, {"checks": {"database": "ok", "storage": "ok", "schema": "ok"}})
-    api.faults["storage"] = SourceUnavailable().message
+    api.checks["storage"] = SourceUnavailable().message
     response = await api.client.get("/readyz")
     body = await response.json()
     assert (response.status, body["checks"]["storage"]) == (503, SourceUnavailable().message)
@@ -537,7 +537,7 @@ async def test_readiness_is_503_and_names_the_failed_check(api: Site) -> None:
 
 
 async def test_liveness_is_503_only_if_the_process_must_be_restarted(api: Site) -> None:
-    api.faults["database"] = "The database is temporarily unavailable."
+    api.checks["database"] = "The database is temporarily unavailable."
     assert (await api.client.get("/healthz")).status == 200
     api.alive = False
     response = await api.client.get("/healthz")

@@ -165,7 +165,7 @@ async def test_422_names_every_invalid_parameter_at_once(api: Site) -> None:
     headers = await api.caller()
     errors = await refused(api, headers, "status=done&per_page=0&cursor=x&unknown=1")
     assert list(errors) == ["status", "per_page", "cursor"]
-    assert all(sentence.startswith(name) for name, sentences in errors.items() for sentence in sentences)
+    assert all(message.startswith(name) for name, messages in errors.items() for message in messages)
     for value in ("0", "5001", "-1", "1.5", "01", "x", "", "%D9%A1", "1e3", "10000"):
         assert list(await refused(api, headers, f"per_page={value}")) == ["per_page"], value
     for value in ("", "QUEUED", "queued,failed", "x"):

@@ -47,13 +47,13 @@ class RawResponse:
 
 @dataclass
 class Site:
-    """A running HTTP side and the services it calls. A test may set `faults`, `starting` and `alive`."""
+    """A running HTTP side and the services it calls. A test may set `checks`, `starting` and `alive`."""
 
     client: Client
     database: Database
     callers: Access
     store: DirectoryStore
-    faults: dict[str, str | None]
+    checks: dict[str, str | None]
     starting: Exception | None = None
     alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
@@ -138,11 +138,11 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
     await store.create()
     async with Database(database_url, application_name="tests", size=5) as database:
         access = Access(AccessTables(database))
-        faults: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
+        checks: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
         running: list[Site] = []
 
         async def ready() -> Readiness:
-            return Readiness(faults)
+            return Readiness(checks)
 
         def require_started() -> None:
             if running[0].starting is not None:
@@ -169,5 +169,5 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
         )
         app = build_app(services, public_url=options.get("public_url"))
         async with TestClient(TestServer(app)) as client:
-            running.append(Site(client, database, access, store, faults))
+            running.append(Site(client, database, access, store, checks))
             yield running[0]
