@@ -120,7 +120,7 @@ class _Demonstration:
         )
         files.mkdir()
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        running = asyncio.create_task(program.run(settings, self._stop, listening=address.set_result))
+        running = asyncio.create_task(program.run(settings, self._stop, on_listening=address.set_result))
         try:
             await asyncio.wait(cast(list[asyncio.Future[Any]], [running, address]), return_when=asyncio.FIRST_COMPLETED)
             if running.done():
