@@ -49,7 +49,7 @@ class Leftovers:
 
     async def clean(self) -> None:
         """Remove what recorded attempts left in the store. Raises DatabaseUnavailable."""
-        for garbage in await self._claims.garbage(grace=self._grace):
+        for garbage in await self._claims.leftovers(grace=self._grace):
             try:
                 await self._remove(garbage)
             except ExportFailure as error:

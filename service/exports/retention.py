@@ -35,7 +35,7 @@ class Retention:
 
     async def delete_files(self) -> None:
         """Delete files whose links have died. One that cannot be deleted now comes again. Raises DatabaseUnavailable."""
-        for file in await self._files.dead():
+        for file in await self._files.deletable():
             try:
                 await self._store.delete(file.object_name)
             except ExportFailure as error:

@@ -32,6 +32,7 @@ from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
+from service.postgres.shared_secrets import SharedSecrets
 from service.postgres.snapshot import ContactSource
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
@@ -122,7 +123,7 @@ async def _work(settings: Settings, database: Database, startup: Startup, store:
     await startup.schema()
     if isinstance(store, DirectoryStore):
         if settings.link_secret is None:
-            store.sign_with(await AccessTables(database).shared_secret("links"))
+            store.sign_with(await SharedSecrets(database).get("links"))
         with contextlib.suppress(ExportFailure):  # the probe says what is wrong
             await store.adopt()
     reachable = await startup.contacts()
@@ -195,7 +196,7 @@ async def serve_http(
     app = create_app(
         callers=Access(AccessTables(database)),
         exports=exports,
-        cursors=Cursors(functools.partial(AccessTables(database).shared_secret, "cursors")),
+        cursors=Cursors(functools.partial(SharedSecrets(database).get, "cursors")),
         throttle=throttle,
         priority=priority,
         alive=health.alive,
