@@ -36,7 +36,7 @@ class Leftovers:
 
     async def clean(self) -> None:
         """Remove what recorded attempts left in the store. Raises DatabaseUnavailable."""
-        for leftover in await self._claims.garbage(grace=self._grace):
+        for leftover in await self._claims.leftovers(grace=self._grace):
             try:
                 await self._remove(leftover)
             except ExportFailure as error:

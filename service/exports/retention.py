@@ -33,7 +33,7 @@ class Retention:
 
     async def delete_files(self) -> None:
         """Delete files whose last link has expired. A failed deletion is retried later. Raises DatabaseUnavailable."""
-        for file in await self._files.dead():
+        for file in await self._files.deletable():
             try:
                 await self._store.delete(file.object_name)
             except ExportFailure as error:

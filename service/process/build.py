@@ -22,6 +22,7 @@ from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.rate_limits import PostgresStorage
+from service.postgres.shared_secrets import SharedSecrets
 from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
@@ -60,7 +61,7 @@ def build_app(
     return create_app(
         callers=Access(tables),
         exports=exports,
-        cursors=Cursors(partial(tables.shared_secret, "cursors")),
+        cursors=Cursors(partial(SharedSecrets(resources.database).get, "cursors")),
         throttle=throttle,
         priority=resources.priority,
         alive=health.alive,

@@ -65,7 +65,7 @@ class Health:
 
     async def _ask_database(self) -> str | None:
         try:
-            await self._database.read_row("ping")
+            await self._database.ping()
         except ServiceError as error:
             return error.message
         return None

@@ -12,9 +12,9 @@ from limits.aio.storage import Storage as RateLimitWindows
 from service.errors import Starting
 from service.exports.lease import RENEWALS_PER_LEASE
 from service.exports.priority import RequestPriority
-from service.postgres.access import AccessTables
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.rate_limits import open_storage
+from service.postgres.shared_secrets import SharedSecrets
 from service.postgres.snapshot import ContactSource
 from service.settings import Settings
 from service.storage import ObjectStore
@@ -117,7 +117,7 @@ def _link_secret(settings: Settings, database: Database) -> Secret:
     async def configured_or_shared() -> bytes:
         if settings.link_secret is not None:
             return settings.link_secret.get_secret_value().encode()
-        return await AccessTables(database).shared_secret("links")
+        return await SharedSecrets(database).get("links")
 
     return configured_or_shared
 

@@ -139,8 +139,8 @@ async def test_a_cancelled_attempt_has_a_receipt_and_what_it_stored_is_garbage(j
     attempt = await jobs.attempt(claim)
     assert (attempt["outcome"], attempt["rows_read"]) == ("cancelled", 7)
     assert attempt["ended_at"] is not None
-    assert [each.claim_id for each in await jobs.claims.garbage(grace=timedelta(0))] == [claim.claim_id]
-    assert await jobs.claims.garbage(grace=timedelta(minutes=1)) == []
+    assert [each.claim_id for each in await jobs.claims.leftovers(grace=timedelta(0))] == [claim.claim_id]
+    assert await jobs.claims.leftovers(grace=timedelta(minutes=1)) == []
     assert await jobs.renew(claim) is Renewal.LOST
 
 
@@ -192,7 +192,7 @@ async def test_a_completion_that_waits_for_a_cancellation_publishes_nothing(jobs
     assert found == Cancelled(ExportStatus.PROCESSING, ExportStatus.CANCELLED, claim.claim_id)
     job, attempt = await jobs.job(claim.export_id), await jobs.attempt(claim)
     assert (job["status"], job["object_name"], attempt["outcome"]) == ("cancelled", None, "cancelled")
-    assert [each.claim_id for each in await jobs.claims.garbage(grace=timedelta(0))] == [claim.claim_id]
+    assert [each.claim_id for each in await jobs.claims.leftovers(grace=timedelta(0))] == [claim.claim_id]
 
 
 async def test_however_a_race_with_a_completion_ends_exactly_one_of_the_two_stands(jobs: JobTable) -> None:

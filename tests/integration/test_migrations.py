@@ -122,7 +122,7 @@ async def test_a_database_newer_by_one_can_be_worked_on_but_not_migrated(databas
 async def test_a_database_newer_by_two_is_refused(database_url: str, set_name: str) -> None:
     async with connect(database_url) as connection:
         await newer_by(connection, set_name, 2)
-    with pytest.raises(SchemaMismatch, match=f"{set_name} is at {len(migrations(set_name)) + 2}"):
+    with pytest.raises(SchemaMismatch, match=f"{set_name} is at version {len(migrations(set_name)) + 2}"):
         await check_schema(database_url)
     with pytest.raises(SchemaMismatch, match="newer"):
         await migrate(database_url)

@@ -50,9 +50,9 @@ async def test_each_space_that_waits_is_shown_with_what_it_waits_for(jobs: JobTa
     rows = {row["space_id"]: row for row in await jobs.sql.fetch("SELECT * FROM exports_waiting")}
     assert {space_id: (row["waits_for"], row["queued"], row["ready"], row["running"]) for space_id, row in rows.items()} == {
         free: ("a free slot", 2, 2, 0),
-        full: ("as many run as the Space may have", 1, 1, 1),
+        full: ("concurrency limit of the Space reached", 1, 1, 1),
         paused: ("the Space is paused", 1, 1, 0),
-        failing: ("all wait to be tried again", 1, 0, 0),
+        failing: ("all exports are waiting for a retry", 1, 0, 0),
     }
 
 
@@ -65,7 +65,7 @@ async def test_attempts_that_came_to_nothing_are_shown_with_the_reason(jobs: Job
     await jobs.complete(await jobs.claimed())
     rows = await jobs.sql.fetch("SELECT * FROM attempts_lost ORDER BY started_at")
     assert [(row["claim_id"], row["outcome"], row["why"], row["export_status"]) for row in rows] == [
-        (lost.claim_id, "lost", "worker_lost: the lease ran out while reading", "queued"),
+        (lost.claim_id, "lost", "worker_lost: the lease expired during phase reading", "queued"),
         (again.claim_id, "error", "storage_unavailable: 503 SlowDown", "queued"),
     ]
     assert (rows[0]["rows_read"], rows[0]["lost_leases"]) == (7, 1)
@@ -82,10 +82,10 @@ async def test_a_running_export_that_is_kicked_is_started_anew_and_loses_no_atte
     assert not await jobs.complete(claim)
     assert await jobs.renew(claim) is Renewal.LOST
     attempt = await jobs.attempt(claim)
-    assert (attempt["outcome"], attempt["error_detail"]) == ("handed_back", "taken back by hand")
+    assert (attempt["outcome"], attempt["error_detail"]) == ("handed_back", "reclaimed manually")
     again = await jobs.claim()
     assert (again.export_id, again.attempt) == (claim.export_id, 1)
-    assert [each.claim_id for each in await jobs.claims.garbage(grace=NO_PAUSE)] == [claim.claim_id]
+    assert [each.claim_id for each in await jobs.claims.leftovers(grace=NO_PAUSE)] == [claim.claim_id]
 
 
 async def test_a_waiting_export_that_is_kicked_waits_no_longer(jobs: JobTable) -> None:

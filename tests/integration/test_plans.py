@@ -95,8 +95,8 @@ CALLS: dict[str, tuple[Call, str, int]] = {
     "cancel": (lambda crowd: crowd.jobs.cancel(FINISHED + RUNNING + 5_000, None), "export_jobs_pkey", 10),
     "rescue": (lambda crowd: crowd.claims.rescue(pause=PAUSE), "export_jobs_running", 200),
     "expire": (lambda crowd: crowd.files.expire(links_live=PAUSE), "export_jobs_expiry", 200),
-    "find dead files": (lambda crowd: crowd.files.dead(), "export_jobs_undeleted", 200),
-    "find garbage": (lambda crowd: crowd.claims.garbage(grace=timedelta(0)), "export_attempts_unclean", 500),
+    "find dead files": (lambda crowd: crowd.files.deletable(), "export_jobs_undeleted", 200),
+    "find garbage": (lambda crowd: crowd.claims.leftovers(grace=timedelta(0)), "export_attempts_unclean", 500),
     "ask what is in use": (
         lambda crowd: crowd.claims.objects_in_use([f"object {number}" for number in range(100)]),
         "export_attempts_object_name_key",

@@ -101,7 +101,7 @@ async def test_whatever_step_a_crash_comes_after_the_next_pass_does_the_rest(
     assert await names(store) == set()
     for claim in (expired, deleted):
         assert (await jobs.job(claim.export_id))["file_deleted_at"] is not None
-    assert await files.dead() == []
+    assert await files.deletable() == []
 
 
 async def test_a_file_that_cannot_be_deleted_is_tried_again(
@@ -172,7 +172,7 @@ async def test_a_row_stays_while_anything_in_the_store_may_be_its_own(
     waiting = await jobs.queue(await jobs.space(), created_at=LONG_AGO)
     await retention.forget()
     assert await ids(jobs) == [with_a_file.export_id, to_be_deleted.export_id, unclean.export_id, waiting]
-    (garbage,) = await jobs.claims.garbage(grace=timedelta(0))
+    (garbage,) = await jobs.claims.leftovers(grace=timedelta(0))
     await jobs.claims.record_cleaned(garbage)
     await retention.forget()
     assert await ids(jobs) == [with_a_file.export_id, to_be_deleted.export_id, waiting]

@@ -247,14 +247,14 @@ class Life(RuleBasedStateMachine):
     def delete_files(self) -> None:
         expired = [each for each in self.model.exports.values() if each.status == "expired" and not each.file_deleted]
         dead = [each for each in expired if each.file_delete_after and each.file_delete_after <= self.model.now]
-        assert {each.export_id for each in self.run(self._files.dead())} == {export.export_id for export in dead}
+        assert {each.export_id for each in self.run(self._files.deletable())} == {export.export_id for export in dead}
         for export in dead:
             self.run(self._files.record_deleted(export.export_id))
             export.file_deleted = True
             self.ended.pop(export.export_id, None)
 
     def clean(self) -> None:
-        garbage = self.run(self._claims.garbage(grace=GRACE))
+        garbage = self.run(self._claims.leftovers(grace=GRACE))
         wanted = self.model.garbage(GRACE)
         assert {each.claim_id for each in garbage} <= wanted
         assert len(garbage) == min(20, len(wanted))

@@ -23,6 +23,7 @@ from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage
+from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
 from service.web.app import create_app
 from service.web.cursors import Cursors
@@ -150,7 +151,7 @@ async def site(
                 created=lambda: None,
                 cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
-            cursors=Cursors(partial(AccessTables(database).shared_secret, "cursors")),
+            cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
             throttle=Throttle(
                 storage or PostgresStorage(database=database),
                 create_export=create_export,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
-from service.embedded.sample import create_contacts
+from service.postgres.sample_contacts import SampleContacts
 from tests.support import postgres
 
 _FIRST = datetime(2024, 3, 1, tzinfo=UTC)
@@ -24,8 +24,8 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _create(connection: asyncpg.Connection, *, space_id: int = 1, count: int = _COUNT, seed: int = 0) -> None:
-    await create_contacts(
-        connection, space_id=space_id, count=count, first_created_at=_FIRST, last_created_at=_LAST, seed=seed
+    await SampleContacts(connection).create(
+        space_id=space_id, count=count, first_created_at=_FIRST, last_created_at=_LAST, seed=seed
     )
 
 
@@ -141,7 +141,7 @@ async def test_ids_go_on_above_what_is_there_and_the_sequence_goes_on_above_them
 
 
 async def test_no_contacts_and_an_end_before_the_start_are_refused(connection: asyncpg.Connection) -> None:
-    with pytest.raises(ValueError, match="at least one contact"):
+    with pytest.raises(ValueError, match="count must be at least 1"):
         await _create(connection, count=0)
-    with pytest.raises(ValueError, match="not after the last"):
-        await create_contacts(connection, space_id=1, count=1, first_created_at=_LAST, last_created_at=_FIRST)
+    with pytest.raises(ValueError, match="must not be before first_created_at"):
+        await SampleContacts(connection).create(space_id=1, count=1, first_created_at=_LAST, last_created_at=_FIRST)
