@@ -1,1 +1,23 @@
-"""Self-hosted contact exports: one HTTP call in, one gzipped NDJSON file out."""
+"""Self-hosted service that exports contacts from Postgres to gzipped NDJSON on S3.
+
+The map. Two flows cross the package: a request (web → exports → postgres), and an export (exports → postgres and storage).
+
+    __main__         the command line
+    commands/        what operators type: running, administration, environment
+    demo             the demonstration
+    process/         the running process: run, build, resources, startup, health, loop_lag
+    web/             HTTP: routes, app, server, gate, middleware, problems, …
+    exports/         use_cases (the API's), runner, attempt, lease, rescue, leftovers, retention, periodic, priority
+      stream/        rows to a file: lines, compress, parts, file
+    access           who calls, and what they may do
+    postgres/        everything that speaks to Postgres
+    storage/         everything that speaks to a store: directory/ and s3/
+    events           what happens to exports; the log listens
+    embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
+    client/          the consumer's client
+    model, errors    the vocabulary
+    settings, logs, failpoints
+
+Reading order: model → exports/use_cases → exports/runner → exports/attempt → exports/lease → exports/stream/file →
+postgres/claims with sql/migrations/main/0001_service.sql → web/routes → process/run.
+"""

@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import asyncpg
 import click
 from pydantic import SecretStr
 from rich.console import Console
@@ -28,11 +27,11 @@ from service.access import Access
 from service.client import ClientError, Download, ExportClient
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
-from service.embedded.sample import create_contacts
 from service.model import Scope
 from service.postgres.access import AccessTables
 from service.postgres.migrate import migrate
 from service.postgres.pool import Database
+from service.postgres.sample_contacts import open_sample_contacts
 from service.process import run as program
 from service.settings import Settings
 
@@ -94,21 +93,17 @@ class _Demonstration:
 
     async def _seed(self) -> str:
         started = time.monotonic()
-        connection = await asyncpg.connect(self._dsn)
-        try:
-            async with Database(self._dsn, application_name="demo", size=1) as database:
-                callers = Access(AccessTables(database))
-                space_id = await callers.create_space("Demonstration", TIMEZONE)
-                key = await callers.create_key(space_id, Scope)
-            await create_contacts(
-                connection,
+        async with Database(self._dsn, application_name="demo", size=1) as database:
+            callers = Access(AccessTables(database))
+            space_id = await callers.create_space("Demonstration", TIMEZONE)
+            key = await callers.create_key(space_id, Scope)
+        async with open_sample_contacts(self._dsn) as contacts:
+            await contacts.create(
                 space_id=space_id,
                 count=self._contacts,
                 first_created_at=FIRST_DAY,
                 last_created_at=FIRST_DAY + timedelta(days=364),
             )
-        finally:
-            await connection.close()
         console.print(f"{self._contacts:,} sample contacts in {time.monotonic() - started:.1f} s")
         return key
 
@@ -120,7 +115,7 @@ class _Demonstration:
         )
         files.mkdir()
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        running = asyncio.create_task(program.run(settings, self._stop, listening=address.set_result))
+        running = asyncio.create_task(program.run(settings, self._stop, on_listening=address.set_result))
         try:
             await asyncio.wait(cast(list[asyncio.Future[Any]], [running, address]), return_when=asyncio.FIRST_COMPLETED)
             if running.done():

@@ -12,13 +12,13 @@ from service.errors import UnknownTimezone
 
 LOCAL_FORMAT = "%Y-%m-%d %H:%M:%S"
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
-"""Stands for "no end": the driver stores it as `infinity`."""
+"""Means "no end": the driver stores it as `infinity`."""
 Part = Sequence[bytes | memoryview]
-"""The bytes of one part of a file, in pieces: putting 8 MiB together keeps every other thread waiting for 4 ms."""
+"""The bytes of one part of a file, in pieces: joining 8 MiB holds the GIL for 4 ms."""
 
 
 class ExportStatus(StrEnum):
-    """The states of an export job; the drawing of their transitions heads the migration that makes the table."""
+    """The states of an export; sql/migrations/main/0001_service.sql begins with a drawing of their transitions."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -29,12 +29,12 @@ class ExportStatus(StrEnum):
 
     @property
     def pending(self) -> bool:
-        """True while the job can still become something else by being worked on."""
+        """True while a worker can still change the state."""
         return self in (ExportStatus.QUEUED, ExportStatus.PROCESSING)
 
 
 class Scope(StrEnum):
-    """What an API key may be used for."""
+    """A permission of an API key."""
 
     EXPORTS_WRITE = "exports:write"
     EXPORTS_READ = "exports:read"
@@ -43,7 +43,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The proven identity of one request: which Space, and what the key may do there."""
+    """The authenticated identity of a request: its Space, and the scopes of its key."""
 
     space_id: int
     timezone: str
@@ -53,7 +53,7 @@ class Caller:
 
 
 def timezone(name: str) -> ZoneInfo:
-    """The zone of that name. Raises UnknownTimezone."""
+    """The IANA timezone with this name. Raises UnknownTimezone."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -71,8 +71,8 @@ class Window:
     def from_local(cls, start: datetime, end: datetime, zone: ZoneInfo) -> Self:
         """The window of two naive local times, both inclusive to the whole second (contract: "the window").
 
-        In a DST overlap the start takes the earlier instant and the end the later; in a gap both take the first valid
-        instant after it. Raises OverflowError where an instant does not exist in the years 1 to 9999 of UTC.
+        In a DST overlap the start means the earlier instant and the end the later one. In a gap both mean the first valid
+        instant after it. Raises OverflowError if an instant lies outside the years 1 to 9999 of UTC.
         """
         first, last = instant(start, zone, later=False), instant(end, zone, later=True)
         try:
@@ -82,26 +82,26 @@ class Window:
 
 
 def instant(local: datetime, zone: ZoneInfo, *, later: bool) -> datetime:
-    """The UTC instant of a naive local time; `later` chooses in an overlap. Raises OverflowError."""
+    """The UTC instant of a naive local time; `later` chooses in a DST overlap. Raises OverflowError."""
     chosen = local.replace(tzinfo=zone, fold=int(later)).astimezone(UTC)
     if chosen.astimezone(zone).replace(tzinfo=None, fold=0) == local:
         return chosen
-    # A time in a gap does not survive the round trip. Read with the offset after the gap it lies before the
-    # transition, read with the offset before the gap it lies behind it.
+    # A time in a gap does not survive the round trip. With the offset after the gap it is an instant before the
+    # transition; with the offset before the gap it is an instant after it.
     before = local.replace(tzinfo=zone, fold=1).astimezone(UTC)
-    behind = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    after = local.replace(tzinfo=zone, fold=0).astimezone(UTC)
     offset_before = before.astimezone(zone).utcoffset()
-    while behind - before > timedelta(seconds=1):
-        middle = (before + (behind - before) / 2).replace(microsecond=0)
+    while after - before > timedelta(seconds=1):
+        middle = (before + (after - before) / 2).replace(microsecond=0)
         if middle.astimezone(zone).utcoffset() == offset_before:
             before = middle
         else:
-            behind = middle
-    return behind
+            after = middle
+    return after
 
 
 def exists(local: datetime, zone: ZoneInfo) -> bool:
-    """Whether a naive local time is an instant in the years 1 to 9999 of UTC."""
+    """Whether a naive local time is an instant within the years 1 to 9999 of UTC."""
     try:
         instant(local, zone, later=False), instant(local, zone, later=True)
     except (OverflowError, ValueError):
@@ -162,7 +162,7 @@ class NewExport:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """The facts about a completed file. `size` and `sha256` (hex) are of the compressed bytes."""
+    """A complete file. `size` (bytes) and `sha256` (hex) are of the compressed bytes."""
 
     row_count: int
     size: int
@@ -171,7 +171,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """A stored export as its Space sees it."""
+    """A stored export as its Space sees it. Counts of rows are contacts; all times are UTC."""
 
     export_id: int
     space_id: int
@@ -190,15 +190,10 @@ class ExportJob:
     error_code: str | None
     error_message: str | None
 
-    @property
-    def filename(self) -> str:
-        """The name a browser saves the file under (contract: "The file")."""
-        return f"contacts-{self.export_id}.ndjson.gz"
-
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a list that is ordered by id, newest first: behind `beyond`, or before it where `newer` is true."""
+    """A place in a list ordered by id, newest first: after `beyond`, or before it if `newer`."""
 
     beyond: int
     newer: bool = False
@@ -206,7 +201,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Proof of ownership of one attempt: every later write names `claim_id`, which is never used twice."""
+    """Proof of ownership of one attempt: every later write names `claim_id`, which is never reused."""
 
     claim_id: UUID
     export_id: int
@@ -214,8 +209,13 @@ class Claim:
     attempt: int
     max_attempts: int
     alone: bool
-    """True for a job whose leases were lost repeatedly: nothing else may run beside it in the same process."""
+    """True for an export that lost two leases: it runs only in a process that runs nothing else."""
     object_name: str
     window: Window
     timezone: str
     extras: Extras
+
+
+def filename(export_id: int) -> str:
+    """The name a browser saves the file of an export under (contract: "The file")."""
+    return f"contacts-{export_id}.ndjson.gz"

@@ -1,7 +1,8 @@
-"""The SQL of the service: numbered migrations and named statements, loaded from the files beside this one.
+"""The SQL of the service: numbered migrations, named statements and fragments, loaded from the files of this package.
 
-A statement in `queries/*.sql` starts with `-- name: its_name`, followed by at least one comment line that says what it is
-for, and ends with a semicolon at the end of a line. Each is called from one place in `service.postgres`.
+Each file in `queries/` belongs to the module of `service.postgres` with the same stem. A statement starts with
+`-- name: its_name` and at least one comment line that says what it does, and ends with a semicolon. A fragment starts with
+`-- fragment: its_name`; it is an expression that is inserted into a statement, and has no semicolon.
 """
 
 import hashlib
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_HEADER = re.compile(r"^-- (name|fragment): (\w+)$", re.MULTILINE)
 _MIGRATION = re.compile(r"^(\d{4})_\w+\.sql$")
 
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One numbered step of a set, applied whole or not at all."""
+    """One numbered step of a set, applied completely or not at all."""
 
     version: int
     name: str
@@ -24,33 +25,47 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 (hex) of the file; a recorded one that differs means that an applied file was edited."""
+        """SHA-256 (hex) of the file. If a recorded checksum differs, the file was edited after it was applied."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-@cache
 def statements() -> dict[str, str]:
-    """All named statements. Raises ValueError when two files use one name."""
-    found: dict[str, str] = {}
-    for entry in sorted(files(__name__).joinpath("queries").iterdir(), key=lambda entry: entry.name):
-        if not entry.name.endswith(".sql"):
-            continue
-        _, *parts = _NAME.split(entry.read_text(encoding="utf-8"))
-        for name, text in zip(parts[::2], parts[1::2], strict=True):
-            if name in found:
-                raise ValueError(f"two statements are named {name}")
-            found[name] = text.strip().removesuffix(";")
-    return found
+    """All named statements. Raises ValueError if a name is used twice."""
+    return _load()["name"]
+
+
+def fragments() -> dict[str, str]:
+    """All fragments. Raises ValueError if a name is used twice."""
+    return _load()["fragment"]
 
 
 def statement(name: str) -> str:
-    """The statement of that name. Raises KeyError where there is none."""
+    """The statement with this name. Raises KeyError if there is none."""
     return statements()[name]
+
+
+def fragment(name: str) -> str:
+    """The fragment with this name. Raises KeyError if there is none."""
+    return fragments()[name]
+
+
+@cache
+def _load() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {"name": {}, "fragment": {}}
+    for entry in files(__name__).joinpath("queries").iterdir():
+        if not entry.name.endswith(".sql"):
+            continue
+        _, *parts = _HEADER.split(entry.read_text(encoding="utf-8"))
+        for kind, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+            if any(name in known for known in found.values()):
+                raise ValueError(f"the name {name} is used twice in sql/queries")
+            found[kind][name] = text.strip().removesuffix(";")
+    return found
 
 
 @cache
 def migrations(set_name: str) -> tuple[Migration, ...]:
-    """The migrations of one set (`main` or `contacts`), in order, numbered from 1 without gaps."""
+    """The migrations of a set (`main` or `contacts`), in order. Raises ValueError unless numbered from 1 without gaps."""
     found = [
         Migration(int(match[1]), entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8"))
         for entry in files(__name__).joinpath("migrations", set_name).iterdir()

@@ -2,17 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 import click
 
 from service.access import Access
-from service.commands.environment import command, contacts, database, settings
-from service.embedded.sample import create_contacts
+from service.commands.environment import command, database, sample_contacts, settings
 from service.errors import ServiceError, SpaceNotFound
 from service.model import ExportStatus, Scope
 from service.postgres.access import AccessTables
 from service.postgres.export_jobs import ExportJobs
-from service.postgres.overview import Overview
+from service.postgres.overview import Overview, Row
 from service.process.resources import open_store
 
 DAY = click.DateTime(["%Y-%m-%d"])
@@ -179,26 +177,20 @@ async def seed(space_id: int, count: int, first: datetime, last: datetime, seed:
     """Add sample contacts, into our own three tables."""
     if last < first:
         raise click.BadParameter("must not be before --from", param_hint="--to")
-    async with database() as opened, contacts() as connection:
+    async with database() as opened, sample_contacts() as contacts:
         if all(space.space_id != space_id for space in await AccessTables(opened).spaces()):
             raise SpaceNotFound
-        try:
-            await create_contacts(
-                connection,
-                space_id=space_id,
-                count=count,
-                first_created_at=first.replace(tzinfo=UTC),
-                last_created_at=last.replace(tzinfo=UTC) + timedelta(days=1, seconds=-1),
-                seed=seed,
-            )
-        except asyncpg.PostgresError as error:
-            raise ServiceError(
-                "Sample contacts fit only into tables that the migrations made.", detail=error.message
-            ) from None
+        await contacts.create(
+            space_id=space_id,
+            count=count,
+            first_created_at=first.replace(tzinfo=UTC),
+            last_created_at=last.replace(tzinfo=UTC) + timedelta(days=1, seconds=-1),
+            seed=seed,
+        )
     click.echo(f"{count} contacts", err=True)
 
 
-def _print_fields(row: asyncpg.Record) -> None:
+def _print_fields(row: Row) -> None:
     for name, value in row.items():
         if value is not None:
             click.echo(f"{name:22} {value}")

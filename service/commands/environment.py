@@ -9,16 +9,16 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-import asyncpg
 import click
 from pydantic import SecretStr
 
 from service import logs
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries
-from service.errors import DatabaseUnavailable, SchemaMismatch, ServiceError
+from service.errors import SchemaMismatch, ServiceError
 from service.postgres.migrate import check_schema, migrate
-from service.postgres.pool import Database, describe
+from service.postgres.pool import Database
+from service.postgres.sample_contacts import SampleContacts, open_sample_contacts
 from service.process.resources import open_database
 from service.settings import Settings, SettingsError, load
 
@@ -88,17 +88,11 @@ async def database() -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def contacts() -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the database that holds the contacts, for work that takes as long as it takes."""
+async def sample_contacts() -> AsyncIterator[SampleContacts]:
+    """Sample contacts in the database that has the contacts."""
     with settings() as given:
-        try:
-            connection = await asyncpg.connect(given.contacts_dsn)
-        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-            raise DatabaseUnavailable(detail=describe(error)) from error
-        try:
-            yield connection
-        finally:
-            connection.terminate()
+        async with open_sample_contacts(given.contacts_dsn) as opened:
+            yield opened
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a demonstration and the tests need and a real installation brings along: a Postgres, sample data."""
+"""A Postgres for the demonstration, the tests, and a service that is started without settings."""
 
 
 class EmbeddedError(Exception):

@@ -1,38 +1,42 @@
-"""One try at one claimed export: read a snapshot, write a file, say how it ended."""
+"""One attempt at a claimed export: read a snapshot, write a file, record the outcome."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import assert_never
 
 import structlog
 
+from service import events
 from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, TimedOut
 from service.exports.lease import Ending, Lease, LeaseEnded, Leases
+from service.exports.periodic import boot_clock
 from service.exports.priority import RequestPriority
-from service.exports.stream.file import export_stream
+from service.exports.stream.file import Stream, write_file
 from service.exports.stream.lines import encoder
 from service.exports.stream.parts import PartWriter
 from service.failpoints import failpoint
-from service.model import Claim, Part, StoredFile
+from service.model import Claim, Part, StoredFile, filename
 from service.postgres.claims import Claims
-from service.postgres.snapshot import ContactSource
+from service.postgres.snapshot import ContactSource, Snapshot
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
-_SETTLE_PAUSE = 0.5
+_RECORD_PAUSE = 0.5
+"""Seconds between two tries to record an outcome while the database is unreachable."""
 _PATIENT_FACTOR = 12
-"""Retries of an error that only a person can mend start with a pause this many times as long."""
+"""How many times longer the pause is after an error that only a person can fix."""
 _LINE_BYTES = 200
-"""Compressed bytes a contact may take with both options; only ever raises the part size of very large exports."""
+"""Compressed bytes a contact may take with both extras; it only ever raises the part size of very large exports."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """What bounds an attempt. `retry_pause` is the first pause after an error; it doubles with each attempt."""
+    """What bounds an attempt. `retry_pause` is the pause after the first error; it doubles with each attempt."""
 
     part_size: int
     duration: timedelta
@@ -41,8 +45,8 @@ class AttemptLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A file that is complete in the store and published by nothing yet."""
+class WrittenFile:
+    """A file that is complete in the store, but not published yet."""
 
     file: StoredFile
     snapshot_at: datetime
@@ -69,67 +73,44 @@ class Attempts:
         self._limits = limits
 
     async def run(self, claim: Claim, *, sent: float) -> None:
-        """Make the attempt and settle it. Raises nothing but CancelledError. `sent`: the clock before the claim was sent.
+        """Make the attempt and record its outcome. `sent` is the boot clock before the claim was sent.
 
-        However it ends, the settling write names the claim; where the claim is lost it changes nothing, and neither do we.
+        Raises only CancelledError. The recording statement names the claim: if the claim is lost it changes nothing.
         """
         with self._leases.hold(claim, sent=sent) as lease:
+            started = boot_clock()
             try:
                 written = await lease.run(self._write(claim, lease))
             except LeaseEnded as ended:
-                await self._settle_ended(lease, ended.ending)
+                await self._record_ending(lease, ended.ending)
             except ExportFailure as failure:
-                await self._settle_failure(lease, failure)
+                await self._record_failure(lease, failure)
             except DatabaseUnavailable as error:
-                await self._settle_failure(lease, InternalFailure(detail=f"main database: {error.detail}"))
+                await self._record_failure(lease, InternalFailure(detail=f"main database: {error.detail}"))
             except Exception as error:
                 log.exception("attempt_crashed", export_id=claim.export_id, claim_id=str(claim.claim_id))
-                await self._settle_failure(lease, InternalFailure(detail=type(error).__name__))
+                await self._record_failure(lease, InternalFailure(detail=type(error).__name__))
             else:
-                await self._settle_completed(lease, written)
+                await self._record_completion(lease, written, seconds=boot_clock() - started)
 
-    async def _write(self, claim: Claim, lease: Lease) -> Written:
-        """The export itself. On any error, and when cancelled, the upload is aborted and the snapshot given back."""
+    async def _write(self, claim: Claim, lease: Lease) -> WrittenFile:
+        """Write the file. After any error, and when cancelled, the upload is aborted and the snapshot released."""
         try:
             async with asyncio.timeout(self._limits.duration.total_seconds()) as limit:
-                return await self._write_file(claim, lease)
+                return await self._write_from_snapshot(claim, lease)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             raise TimedOut(detail=f"not done after {self._limits.duration}") from error
 
-    async def _write_file(self, claim: Claim, lease: Lease) -> Written:
+    async def _write_from_snapshot(self, claim: Claim, lease: Lease) -> WrittenFile:
         async with self._source.snapshot(claim) as snapshot:
             await failpoint("snapshot_open")
             lease.progress.rows_estimated = snapshot.rows_estimated
             part_size = max(self._limits.part_size, snapshot.rows_estimated * _LINE_BYTES // MAXIMUM_PARTS)
-            async with self._store.upload(
-                claim.object_name,
-                part_size=part_size,
-                filename=f"contacts-{claim.export_id}.ndjson.gz",
-                metadata=_metadata(claim),
-            ) as upload:
-                await failpoint("upload_created")
-                if not await self._claims.record_upload(claim, upload.upload_id):
-                    raise LeaseEnded(Ending.LOST)
-                await failpoint("upload_recorded")
+            async with self._upload(claim, part_size) as upload:
                 lease.progress.phase = "reading"
-
-                def read(rows: int, size: int) -> None:
-                    lease.progress.rows_read += rows
-                    snapshot.pace(rows, size)
-
-                encode = encoder(claim.extras)
-                async with (
-                    aclosing(snapshot.batches(self._priority.fetch_slot)) as batches,
-                    PartWriter(
-                        partial(_put_part, upload),
-                        part_size=part_size,
-                        maximum_parts=MAXIMUM_PARTS,
-                        stored=lambda size: _stored(lease, size),
-                    ) as parts,
-                ):
-                    file = await export_stream(batches, encode, parts, read=read, turn=self._priority.before_batch)
+                file = await self._write_parts(lease, snapshot, upload, part_size)
                 snapshot.close()
                 lease.progress.phase = "completing"
                 await failpoint("before_confirm")
@@ -137,64 +118,101 @@ class Attempts:
                 await failpoint("before_complete_upload")
                 await upload.complete()
                 await failpoint("upload_completed")
-                return Written(file, snapshot.taken_at, snapshot.complete_until)
+                return WrittenFile(file, snapshot.taken_at, snapshot.complete_until)
 
-    async def _settle_completed(self, lease: Lease, written: Written) -> None:
-        claim = lease.claim
+    @asynccontextmanager
+    async def _upload(self, claim: Claim, part_size: int) -> AsyncIterator[Upload]:
+        """An upload that the attempt's row names, so that any replica can abort it. Raises LeaseEnded."""
+        async with self._store.upload(
+            claim.object_name, part_size=part_size, filename=filename(claim.export_id), metadata=_metadata(claim)
+        ) as upload:
+            await failpoint("upload_created")
+            if not await self._claims.record_upload(claim, upload.upload_id):
+                raise LeaseEnded(Ending.LOST)
+            await failpoint("upload_recorded")
+            yield upload
+
+    async def _write_parts(self, lease: Lease, snapshot: Snapshot, upload: Upload, part_size: int) -> StoredFile:
+        progress = lease.progress
+
+        def on_encoded(rows: int, size: int) -> None:
+            progress.rows_read += rows
+            snapshot.pace(rows, size)
+
+        def on_stored(size: int) -> None:
+            progress.bytes_stored += size
+
+        async with (
+            aclosing(snapshot.batches(self._priority.fetch_slot)) as batches,
+            PartWriter(
+                partial(_put_part, upload), part_size=part_size, maximum_parts=MAXIMUM_PARTS, on_stored=on_stored
+            ) as parts,
+        ):
+            stream = Stream(batches, encoder(lease.claim.extras), parts)
+            return await write_file(stream, before_batch=self._priority.before_batch, on_encoded=on_encoded)
+
+    async def _record_completion(self, lease: Lease, written: WrittenFile, *, seconds: float) -> None:
+        claim, file = lease.claim, written.file
 
         async def complete() -> bool:
             return await self._claims.complete(
                 claim,
-                written.file,
+                file,
                 snapshot_at=written.snapshot_at,
                 complete_until=written.complete_until,
                 file_lifetime=self._limits.file_lifetime,
             )
 
-        if await self._settle(lease, "completed", complete):
-            log.info("export_completed", **_ids(claim), rows=written.file.row_count, bytes=written.file.size)
+        if await self._record(lease, "completed", complete):
+            events.emit(events.ExportCompleted(claim, file.row_count, file.size, round(seconds, 3)))
 
-    async def _settle_failure(self, lease: Lease, failure: ExportFailure) -> None:
+    async def _record_failure(self, lease: Lease, failure: ExportFailure) -> None:
         claim = lease.claim
         pause = self._limits.retry_pause * (_PATIENT_FACTOR if failure.patient else 1)
-        if await self._settle(lease, "error", lambda: self._claims.end_in_error(claim, failure, pause=pause)):
-            log.warning("attempt_failed", **_ids(claim), error_code=failure.code, detail=failure.detail)
+        if await self._record(lease, "error", lambda: self._claims.end_in_error(claim, failure, pause=pause)):
+            final = failure.permanent or claim.attempt >= claim.max_attempts
+            event = events.ExportFailed if final else events.AttemptFailed
+            events.emit(event(claim, failure.code, failure.detail))
 
-    async def _settle_ended(self, lease: Lease, ending: Ending) -> None:
+    async def _record_ending(self, lease: Lease, ending: Ending) -> None:
         claim = lease.claim
         match ending:
             case Ending.LOST:
-                log.warning("claim_lost", **_ids(claim))
+                events.emit(events.ClaimLost(claim))
             case Ending.CANCELLED:
-                log.info("attempt_cancelled", **_ids(claim))
+                events.emit(events.AttemptCancelled(claim))
             case Ending.STALLED:
-                detail = f"no progress while {lease.progress.phase}"
-                await self._settle_failure(lease, InternalFailure(detail=detail))
+                await self._record_failure(lease, InternalFailure(detail=f"no progress while {lease.progress.phase}"))
             case Ending.SHUTDOWN:
-                if await self._settle(lease, "handed_back", lambda: self._claims.hand_back(claim)):
-                    log.info("export_handed_back", **_ids(claim))
+                if await self._record(lease, "handed_back", lambda: self._claims.hand_back(claim)):
+                    events.emit(events.ExportHandedBack(claim))
+            case _:
+                assert_never(ending)
 
-    async def _settle(self, lease: Lease, outcome: str, write: Callable[[], Awaitable[bool]]) -> bool:
-        """Write until there is an answer or the lease is over; True if the outcome stands in the attempt's receipt.
+    async def _record(self, lease: Lease, outcome: str, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Send the outcome until the database responds or the lease is over; True if the outcome is on record.
 
-        A write whose answer was lost may have been committed; sent again it changes nothing, so the receipt is asked.
-        Nothing is deleted here in any case: if the outcome stays unknown, the sweep decides from the row.
+        A write whose response was lost may have been committed. Sent again it changes nothing, so the attempt's row is
+        read. Nothing is deleted here in any case: if the outcome stays unknown, the row decides about the leftovers later.
         """
+        claim = lease.claim
+        ids = {"export_id": claim.export_id, "claim_id": str(claim.claim_id), "outcome": outcome}
         while True:
             try:
                 await failpoint("before_settle")
-                if await write() or await self._claims.outcome(lease.claim) == outcome:
+                if await write() or await self._claims.outcome(claim) == outcome:
                     await failpoint("settled")
                     return True
-                log.warning("claim_lost", **_ids(lease.claim), unsettled=outcome)
-                return False
             except DatabaseUnavailable as error:
-                log.warning("settle_unanswered", **_ids(lease.claim), outcome=outcome, detail=error.detail)
+                log.warning("outcome_not_recorded", **ids, detail=error.detail)
                 if not lease.believed:
                     return False
-                await asyncio.sleep(_SETTLE_PAUSE)
+                await asyncio.sleep(_RECORD_PAUSE)
             except Exception:
-                log.exception("settle_refused", **_ids(lease.claim), outcome=outcome)
+                log.exception("outcome_refused", **ids)
+                return False
+            else:
+                events.emit(events.ClaimLost(claim))
                 return False
 
 
@@ -204,15 +222,6 @@ async def _put_part(upload: Upload, number: int, part: Part) -> None:
     await failpoint("part_stored")
 
 
-def _ids(claim: Claim) -> dict[str, object]:
-    return {
-        "export_id": claim.export_id,
-        "space_id": claim.space_id,
-        "attempt": claim.attempt,
-        "claim_id": str(claim.claim_id),
-    }
-
-
 def _metadata(claim: Claim) -> dict[str, str]:
     return {
         "export-id": str(claim.export_id),
@@ -220,7 +229,3 @@ def _metadata(claim: Claim) -> dict[str, str]:
         "window-from": claim.window.start.isoformat(),
         "window-to": claim.window.end.isoformat(),
     }
-
-
-def _stored(lease: Lease, size: int) -> None:
-    lease.progress.bytes_stored += size

@@ -1,14 +1,14 @@
-"""Keeping a claim alive, and knowing when it is over.
+"""Keeps claims alive, and notices when a claim is lost.
 
-The database owns the truth: a claim holds while its row names it. A worker hears of that only through answers, so it keeps a
-local time until which it may believe the last one: the lease's duration, counted from *before* that renewal was sent.
-A renewal that fails says nothing about the claim; the work goes on until the local time is reached. A renewal that is
-answered without the claim says that it is lost. The local clock counts the time a process was stopped, so one that is
-continued after its lease knows it before it does anything else; what it might still send is refused by the fence.
+The database decides who owns an export: a claim holds while its row names it. A worker learns this only from responses, so
+it also keeps a local deadline until which it may believe the last response: the lease's duration, measured from *before*
+the renewal was sent. A failed renewal says nothing about ownership; the work continues until the local deadline. A response
+without the claim means that the claim is lost. The local clock also counts the time a process was stopped, so a process
+that is resumed after its lease notices this before it does anything else. The claim check in SQL refuses everything it may
+still send.
 """
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,38 +19,37 @@ from uuid import UUID
 import structlog
 
 from service.errors import DatabaseUnavailable
+from service.exports.periodic import boot_clock
 from service.failpoints import failpoint
 from service.model import Claim
 from service.postgres.claims import Claims, Progress, Renewal
+
+RENEWALS_PER_LEASE = 4
+"""Three renewals in a row may fail before the lease expires."""
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
 
 class Ending(Enum):
-    """Why the work on a claim was ended from outside."""
+    """Why the work on a claim was stopped from outside."""
 
     LOST = "lost"
-    """The claim is not ours any more, or may not be."""
+    """The claim is no longer ours, or may not be."""
     STALLED = "stalled"
-    """It got nowhere for too long."""
+    """The attempt made no progress for too long."""
     SHUTDOWN = "shutdown"
-    """This process is to end."""
+    """This process is shutting down."""
     CANCELLED = "cancelled"
-    """The export was cancelled by a request to this process; others learn it as LOST."""
+    """A request to this process cancelled the export; other processes see it as LOST."""
 
 
 class LeaseEnded(Exception):
-    """The work on a claim was ended from outside."""
+    """The work on a claim was stopped from outside."""
 
     def __init__(self, ending: Ending) -> None:
         self.ending = ending
         super().__init__(ending.value)
-
-
-def clock() -> float:
-    """Seconds that go on while the process, or the machine, is stopped."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Lease:
@@ -64,17 +63,18 @@ class Lease:
         self.ended_at: float | None = None
         self._work: asyncio.Task[Any] | None = None
         self._seen = self._state()
-        self._seen_at = clock()
+        self._seen_at = boot_clock()
 
     @property
     def believed(self) -> bool:
-        """Whether the claim may still be taken for ours."""
-        return self.ending not in (Ending.LOST, Ending.CANCELLED) and clock() < self.believed_until
+        """Whether this process may still believe that the claim is its own."""
+        return self.ending not in (Ending.LOST, Ending.CANCELLED) and boot_clock() < self.believed_until
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work while the claim is ours. Raises LeaseEnded, or what the work raises.
 
-        Work that is done before it notices the end counts as done: whether its result still matters is for the fence to say.
+        If the work finishes before the cancellation reaches it, its result is returned; the claim check in SQL decides
+        whether it still counts.
         """
         self._work = task = asyncio.create_task(work)
         if self.ending is not None:
@@ -83,7 +83,7 @@ class Lease:
             while not task.done():
                 if self.ending is None and not self.believed:
                     self.end(Ending.LOST)
-                remaining = self.believed_until - clock() if self.ending is None else None
+                remaining = self.believed_until - boot_clock() if self.ending is None else None
                 await asyncio.wait({task}, timeout=remaining)
             if self.ending is not None and (task.cancelled() or task.exception() is not None):
                 raise LeaseEnded(self.ending)
@@ -94,40 +94,40 @@ class Lease:
                 await asyncio.wait({task})
 
     def end(self, ending: Ending) -> None:
-        """End the work, once: the first reason stays. Work that finds out itself is left to clean up."""
+        """Cancel the work once; the first reason is kept. If the caller is the work itself, it is left to clean up."""
         if self.ending is not None:
             return
-        self.ending, self.ended_at = ending, clock()
+        self.ending, self.ended_at = ending, boot_clock()
         if self._work is not None and self._work is not asyncio.current_task():
             self._work.cancel()
 
-    def stalled_for(self) -> float:
-        """Seconds since rows, bytes or phase last changed."""
+    def stalled_for(self) -> timedelta:
+        """How long ago rows, bytes or phase last changed."""
         if self._state() != self._seen:
-            self._seen, self._seen_at = self._state(), clock()
-        return clock() - self._seen_at
+            self._seen, self._seen_at = self._state(), boot_clock()
+        return timedelta(seconds=boot_clock() - self._seen_at)
 
     def _state(self) -> tuple[str, int, int]:
         return self.progress.phase, self.progress.rows_read, self.progress.bytes_stored
 
 
 class Leases:
-    """All claims of this process, renewed together every quarter of a lease."""
+    """All claims of this process, renewed together four times per lease."""
 
     def __init__(self, claims: Claims, *, duration: timedelta, no_progress: timedelta) -> None:
         self._claims = claims
         self._duration = duration
-        self._no_progress = no_progress.total_seconds()
+        self._no_progress = no_progress
         self._held: dict[UUID, Lease] = {}
 
     @property
-    def interval(self) -> float:
-        """Seconds between renewals."""
-        return self._duration.total_seconds() / 4
+    def interval(self) -> timedelta:
+        """Pause between two renewals."""
+        return self._duration / RENEWALS_PER_LEASE
 
     @contextmanager
     def hold(self, claim: Claim, *, sent: float) -> Iterator[Lease]:
-        """Keep a claim alive inside the block. `sent`: the clock before the claim was sent."""
+        """Keep a claim alive inside the block. `sent` is the boot clock before the claim was sent."""
         lease = Lease(claim, sent + self._duration.total_seconds())
         self._held[claim.claim_id] = lease
         try:
@@ -136,25 +136,25 @@ class Leases:
             del self._held[claim.claim_id]
 
     def end(self, claim_id: UUID, ending: Ending) -> None:
-        """End the work on a claim, if this process holds it."""
+        """Stop the work on a claim, if this process holds it."""
         if lease := self._held.get(claim_id):
             lease.end(ending)
 
     def end_all(self, ending: Ending) -> None:
-        """End the work on every claim."""
+        """Stop the work on every claim."""
         for lease in self._held.values():
             lease.end(ending)
 
-    def hanging(self, seconds: float) -> bool:
-        """Whether an attempt was ended so long ago, and its lease with it, and is not done yet."""
-        limit = clock() - seconds - self._duration.total_seconds()
-        return any(lease.ended_at is not None and lease.ended_at < limit for lease in self._held.values())
+    def hanging(self, limit: timedelta) -> bool:
+        """Whether some attempt is still running `limit` after it was told to stop and its lease ran out."""
+        latest = boot_clock() - (limit + self._duration).total_seconds()
+        return any(lease.ended_at is not None and lease.ended_at < latest for lease in self._held.values())
 
     async def renew(self) -> None:
-        """One round. Raises DatabaseUnavailable.
+        """Renew every claim once. Raises DatabaseUnavailable.
 
-        An attempt that got nowhere for too long is ended, to be tried again, and not renewed any more: were it to hang while
-        it ends, its lease would run out like that of a dead process.
+        An attempt that made no progress for too long is stopped, to be retried, and no longer renewed: should it hang while
+        it stops, its lease expires like that of a dead process.
         """
         for lease in self._held.values():
             if lease.ending is None and lease.stalled_for() > self._no_progress:
@@ -162,7 +162,7 @@ class Leases:
         await self._renew([lease for lease in self._held.values() if lease.ending in (None, Ending.SHUTDOWN)])
 
     async def confirm(self, lease: Lease) -> None:
-        """Make sure of the claim before a step that cannot be undone cheaply. Raises LeaseEnded where it is lost."""
+        """Make sure of the claim before a step that is expensive to undo. Raises LeaseEnded if it is lost."""
         try:
             await self._renew([lease])
         except DatabaseUnavailable:
@@ -173,13 +173,13 @@ class Leases:
     async def _renew(self, leases: list[Lease]) -> None:
         if not leases:
             return
-        sent = clock()
+        sent = boot_clock()
         await failpoint("before_renew")
         progress = {lease.claim.claim_id: lease.progress for lease in leases}
-        answer = await self._claims.renew(progress, lease=self._duration)
+        renewals = await self._claims.renew(progress, lease=self._duration)
         await failpoint("renewed")
         for lease in leases:
-            renewal = answer.get(lease.claim.claim_id, Renewal.LOST)
+            renewal = renewals.get(lease.claim.claim_id, Renewal.LOST)
             if renewal is Renewal.RENEWED:
                 lease.believed_until = sent + self._duration.total_seconds()
             elif renewal is Renewal.LOST:

@@ -1,4 +1,7 @@
-"""Periodic tidying. Every replica does all of it: each step is idempotent and asks the row before it touches the store."""
+"""Removes uploads and objects that no row owns any more. Every replica runs it.
+
+Each step is idempotent and asks the database before it touches the store.
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -13,72 +16,56 @@ from service.postgres.claims import Claims, Leftover
 from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 
 ABANDONED_AFTER = timedelta(hours=1)
-"""Age at which an upload that no row names is taken for abandoned."""
+"""Age at which an upload that no row names counts as abandoned."""
 ORPHANED_AFTER = timedelta(hours=24)
-"""Age at which an object that no row names is taken for orphaned."""
+"""Age at which an object that no row names counts as orphaned."""
 _OUR_OBJECT = re.compile(r"[0-9]+/[0-9]+/[0-9a-f-]{36}\.ndjson\.gz|\.probe/[0-9a-f]{32}", re.ASCII)
-"""What attempts and probes write; whatever else somebody keeps below the prefix is not ours to delete."""
-_ASKED_AT_ONCE = 500
+"""Names that attempts and probes give. Everything else below the prefix belongs to somebody else and is never deleted."""
+_NAMES_PER_QUERY = 500
 
 log = structlog.get_logger()
 
 
 class Leftovers:
-    """`grace`: how long after its end an attempt's own calls may still be on their way to the store."""
+    """`grace` is how long after its end an attempt's own storage calls may still be in flight."""
 
-    def __init__(self, claims: Claims, store: ObjectStore, *, grace: timedelta, retry_pause: timedelta) -> None:
+    def __init__(self, claims: Claims, store: ObjectStore, *, grace: timedelta) -> None:
         self._claims = claims
         self._store = store
         self._grace = grace
-        self._retry_pause = retry_pause
-
-    async def rescue(self) -> bool:
-        """Queue again what dead or stalled workers hold; True if anything was found. Raises DatabaseUnavailable."""
-        rescued = await self._claims.rescue(pause=self._retry_pause)
-        for each in rescued:
-            log.warning(
-                "export_rescued",
-                export_id=each.export_id,
-                claim_id=str(each.claim_id),
-                worker=each.worker,
-                status=each.status,
-            )
-        if rescued:
-            await failpoint("rescued")
-        return bool(rescued)
 
     async def clean(self) -> None:
         """Remove what recorded attempts left in the store. Raises DatabaseUnavailable."""
-        for garbage in await self._claims.garbage(grace=self._grace):
+        for leftover in await self._claims.leftovers(grace=self._grace):
             try:
-                await self._remove(garbage)
+                await self._remove(leftover)
             except ExportFailure as error:
-                log.warning("clean_failed", export_id=garbage.export_id, error_code=error.code, detail=error.detail)
+                log.warning("clean_failed", export_id=leftover.export_id, error_code=error.code, detail=error.detail)
             else:
-                await self._claims.record_cleaned(garbage)
+                await self._claims.record_cleaned(leftover)
                 await failpoint("cleaned")
 
     async def abort_abandoned(self) -> None:
-        """Abort uploads of attempts that do not run any more, also of one that was begun twice and completed once.
+        """Abort old uploads that no running attempt writes. Raises DatabaseUnavailable, ExportFailure.
 
-        The store is listed first and the database asked after, so that a claim made meanwhile is seen.
+        The store is listed before the database is asked, so that a claim made in between is seen.
         """
         before = datetime.now(UTC) - ABANDONED_AFTER
         old = [upload async for upload in self._store.unfinished_uploads() if upload.started_at < before]
-        for start in range(0, len(old), _ASKED_AT_ONCE):
-            await self._abort_unused(old[start : start + _ASKED_AT_ONCE])
+        for start in range(0, len(old), _NAMES_PER_QUERY):
+            await self._abort_unused(old[start : start + _NAMES_PER_QUERY])
 
     async def delete_orphans(self) -> None:
-        """Delete old objects that no row names: what came after its attempt was cleaned up, or its row was removed.
+        """Delete old objects that no row names: written after their attempt was cleaned up, or their row is gone.
 
-        Listed first and asked after, as above. Raises DatabaseUnavailable.
+        The store is listed before the database is asked. Raises DatabaseUnavailable, ExportFailure.
         """
         before = datetime.now(UTC) - ORPHANED_AFTER
         old: list[StoredObject] = []
         async for found in self._store.objects():
             if found.modified_at < before and _OUR_OBJECT.fullmatch(found.object_name):
                 old.append(found)
-            if len(old) == _ASKED_AT_ONCE:
+            if len(old) == _NAMES_PER_QUERY:
                 await self._delete_unused(old)
                 old = []
         await self._delete_unused(old)
@@ -99,21 +86,21 @@ class Leftovers:
                     await self._store.abort_upload(upload.object_name, upload.upload_id)
                     log.info("abandoned_upload_aborted", object_name=upload.object_name)
 
-    async def _remove(self, garbage: Leftover) -> None:
-        # Abort before delete: whichever way a racing completion goes, nothing stays. The listing finds what was begun and
-        # not recorded, because the process died in between or its client began a second one after a lost answer.
-        if garbage.upload_id is not None:
-            await self._store.abort_upload(garbage.object_name, garbage.upload_id)
-        async for upload in self._store.unfinished_uploads(garbage.object_name):
+    async def _remove(self, leftover: Leftover) -> None:
+        # Abort before delete: then nothing stays even if the attempt's own completion arrives in between. The listing finds
+        # uploads that were started but not recorded: the process died in between, or its client retried a lost response.
+        if leftover.upload_id is not None:
+            await self._store.abort_upload(leftover.object_name, leftover.upload_id)
+        async for upload in self._store.unfinished_uploads(leftover.object_name):
             await self._store.abort_upload(upload.object_name, upload.upload_id)
         await failpoint("clean_aborted")
-        await self._store.delete(garbage.object_name)
+        await self._store.delete(leftover.object_name)
         await failpoint("clean_deleted")
 
 
 @asynccontextmanager
 async def _one_of_many(object_name: str) -> AsyncIterator[None]:
-    """What the store refuses for one object does not keep the others; a store that is away is not asked for each of them."""
+    """Skip an object the store refuses and go on; stop at once if the store is unreachable."""
     try:
         yield
     except StorageUnavailable:

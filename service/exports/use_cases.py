@@ -1,4 +1,4 @@
-"""What may be done with exports: ask for one, look at one or at all, cancel one."""
+"""The use cases of the export API: create an export, look at one or list all, cancel one."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,22 +7,34 @@ from uuid import UUID
 
 import structlog
 
+from service import events
 from service.errors import DatabaseUnavailable, ExportFailure, ExportNotFound, InvalidParameters, UnknownTimezone
-from service.model import Caller, ExportJob, ExportRequest, ExportStatus, NewExport, Position, Window, exists, timezone
+from service.model import (
+    Caller,
+    ExportJob,
+    ExportRequest,
+    ExportStatus,
+    NewExport,
+    Position,
+    Window,
+    exists,
+    filename,
+    timezone,
+)
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
 
 _LARGEST_ID = 2**63 - 1
 _DELETE_SECONDS = 10.0
-"""How long a cancellation waits for the store; the retention deletes what this could not."""
+"""How long a cancel request waits for the store, in seconds; the retention retries a failed deletion."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """An accepted export; `replayed` where this request had been accepted before."""
+    """An accepted export; `replayed` if an earlier request with the same idempotency key created it."""
 
     job: ExportJob
     replayed: bool
@@ -30,7 +42,7 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class ExportView:
-    """An export as its Space sees it now; `link` only while there is a file."""
+    """An export as its Space sees it now; `link` is None unless there is a file."""
 
     job: ExportJob
     link: Link | None
@@ -38,17 +50,26 @@ class ExportView:
 
 @dataclass(frozen=True, slots=True)
 class ExportPage:
-    """Some exports of a Space, newest first, and where the pages on both sides begin; None where there is none."""
+    """One page of a Space's exports, newest first, and the positions of the pages on both sides, None if there is none."""
 
     jobs: list[ExportJob]
     next: Position | None
     previous: Position | None
 
 
+@dataclass(frozen=True, slots=True)
+class ExportRules:
+    """What an operator allows: attempts before an export fails, and the longest range in days (None: any)."""
+
+    max_attempts: int
+    max_range_days: int | None
+
+
 class Exports:
     """The use cases of the export API.
 
-    `created` is called after each commit that queued a job, `cancelled` with the claim of an attempt that a commit ended.
+    `on_queued` is called after each commit that queued an export. `on_cancelled` gets the claim id of an attempt whose
+    export was cancelled.
     """
 
     def __init__(
@@ -56,46 +77,46 @@ class Exports:
         jobs: ExportJobs,
         files: ExportFiles,
         store: ObjectStore,
+        rules: ExportRules,
         *,
-        max_attempts: int,
-        max_range_days: int | None,
-        created: Callable[[], None],
-        cancelled: Callable[[UUID], None],
+        on_queued: Callable[[], None],
+        on_cancelled: Callable[[UUID], None],
     ) -> None:
         self._jobs = jobs
         self._files = files
         self._store = store
-        self._max_attempts = max_attempts
-        self._max_range_days = max_range_days
-        self._created = created
-        self._cancelled = cancelled
+        self._rules = rules
+        self._on_queued = on_queued
+        self._on_cancelled = on_cancelled
 
     async def create(
         self, caller: Caller, request: ExportRequest, *, request_id: str, idempotency_key: str | None = None
     ) -> Created:
-        """Queue an export of the caller's Space, once where there is a key for it.
+        """Queue an export of the caller's Space, once per idempotency key.
 
-        Raises InvalidParameters (contract: POST /contacts/exports), also where the key has named another request.
+        Raises InvalidParameters (contract: create), also if the key was used for a different request.
         """
         window = self._window(caller, request)
-        new = NewExport(caller.space_id, request, caller.timezone, window, self._max_attempts, request_id, idempotency_key)
+        attempts = self._rules.max_attempts
+        new = NewExport(caller.space_id, request, caller.timezone, window, attempts, request_id, idempotency_key)
         inserted = await self._jobs.insert(new)
         if not inserted.same_request:
             message = "This Idempotency-Key was already used for a different request in the last 24 hours."
             raise InvalidParameters({"Idempotency-Key": [message]})
         if not inserted.replayed:
-            self._created()
+            events.emit(events.ExportQueued(inserted.job.export_id, caller.space_id))
+            self._on_queued()
         return Created(inserted.job, inserted.replayed)
 
     async def status(self, caller: Caller, export_id: int, *, origin: str) -> ExportView:
-        """An export of the caller's Space, with a fresh link if there is a file. Raises ExportNotFound."""
+        """An export of the caller's Space, with a new link if there is a file. Raises ExportNotFound, ExportFailure."""
         job = await self._find(caller, export_id)
         if job.status is not ExportStatus.COMPLETED or job.object_name is None:
             return ExportView(job, None)
-        return ExportView(job, await self._store.link(job.object_name, filename=job.filename, origin=origin))
+        return ExportView(job, await self._store.link(job.object_name, filename=filename(job.export_id), origin=origin))
 
     async def page(self, caller: Caller, *, status: ExportStatus | None, position: Position | None, size: int) -> ExportPage:
-        """Up to `size` exports of the caller's Space, in one state if it is given; without a position the newest."""
+        """Up to `size` exports of the caller's Space, optionally only in one state; without a position the newest."""
         if position is not None and position.newer:
             found = await self._jobs.newer(caller.space_id, status=status, above=position.beyond, limit=size + 1)
             jobs = found[:size][::-1]
@@ -110,14 +131,17 @@ class Exports:
         return ExportPage(jobs, last, Position(jobs[0].export_id if jobs else position.beyond - 1, newer=True))
 
     async def cancel(self, caller: Caller, export_id: int) -> ExportJob:
-        """End an export of the caller's Space, or remove its file; one that ended otherwise stays. Raises ExportNotFound."""
+        """Cancel a queued or running export, or delete the file of a completed one; other states stay.
+
+        Raises ExportNotFound.
+        """
         found = await self._jobs.cancel(export_id, caller.space_id) if 0 < export_id <= _LARGEST_ID else None
         if found is None:
             raise ExportNotFound
         if found.was is not found.status:
-            log.info("export_cancelled", export_id=export_id, space_id=caller.space_id, was=found.was, status=found.status)
+            events.emit(events.ExportCancelled(export_id, caller.space_id, found.was, found.status))
         if found.claim_id is not None:
-            self._cancelled(found.claim_id)
+            self._on_cancelled(found.claim_id)
         job = await self._find(caller, export_id)
         if found.was is ExportStatus.COMPLETED:
             await self._delete_file(job)
@@ -135,6 +159,7 @@ class Exports:
             async with asyncio.timeout(_DELETE_SECONDS):
                 await self._store.delete(job.object_name)
             await self._files.record_deleted(job.export_id)
+            events.emit(events.FileDeleted(job.export_id))
         except (ExportFailure, DatabaseUnavailable) as error:
             log.warning("file_not_deleted", export_id=job.export_id, error_code=error.code, detail=error.detail)
         except TimeoutError:
@@ -146,14 +171,14 @@ class Exports:
         except UnknownTimezone as error:
             message = f'This Space\'s timezone "{error.timezone}" is unknown, so local dates cannot be interpreted.'
             raise InvalidParameters({"timezone": [message]}) from None
-        faults = {
+        errors = {
             field: [f"{field} must be a date and time (YYYY-MM-DD HH:MM:SS) in the years 1 to 9999 of UTC."]
             for field, local in (("start_date", request.start_date), ("end_date", request.end_date))
             if not exists(local, zone)
         }
-        if faults:
-            raise InvalidParameters(faults)
-        days = self._max_range_days
+        if errors:
+            raise InvalidParameters(errors)
+        days = self._rules.max_range_days
         if days is not None and (request.end_date - request.start_date).total_seconds() >= days * 86400:
             raise InvalidParameters({"end_date": [f"The range must not be longer than {days} days."]})
         return Window.from_local(request.start_date, request.end_date, zone)

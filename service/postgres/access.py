@@ -12,7 +12,7 @@ from service.postgres.pool import Database
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A stored key that is neither revoked nor expired: the hash to compare with, and who has proved to be by it."""
+    """A stored key that is neither revoked nor expired: the hash to compare with, and the caller that the key proves."""
 
     key_sha256: bytes
     caller: Caller
@@ -20,7 +20,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A tenant as operators list it."""
+    """A tenant as listed for operators."""
 
     space_id: int
     name: str
@@ -31,7 +31,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key as operators list it; the key itself is not stored."""
+    """A key as listed for operators; the key itself is not stored."""
 
     key_id: str
     space_id: int
@@ -48,7 +48,7 @@ class AccessTables:
         self._database = database
 
     async def live_credential(self, key_id: str) -> Credential | None:
-        """The credential behind the public part of a key, None when unknown, revoked or expired."""
+        """The credential with this key id; None if it is unknown, revoked or expired."""
         row = await self._database.read_row("live_api_key", key_id)
         return None if row is None else _credential(row)
 
@@ -73,12 +73,12 @@ class AccessTables:
             raise SpaceNotFound
 
     async def set_subscription(self, space_id: int, *, active: bool) -> None:
-        """Suspend a Space or end its suspension. Raises SpaceNotFound."""
+        """Suspend or reactivate a Space. Raises SpaceNotFound."""
         if await self._database.fetch_row("set_subscription", space_id, active) is None:
             raise SpaceNotFound
 
     async def keys(self, space_id: int | None = None) -> list[KeyRow]:
-        """The keys, or those of one Space, newest first."""
+        """All keys, or those of one Space, newest first."""
         return [
             KeyRow(
                 row["key_id"], row["space_id"], tuple(row["scopes"]), row["created_at"], row["expires_at"], row["revoked_at"]
@@ -87,14 +87,8 @@ class AccessTables:
         ]
 
     async def revoke_key(self, key_id: str) -> bool:
-        """Refuse this key from now on; False when there is none."""
+        """Revoke a key; False if there is none with this id."""
         return await self._database.fetch_row("revoke_api_key", key_id) is not None
-
-    async def shared_secret(self, name: str) -> bytes:
-        """A secret that the first migration made for all replicas."""
-        row = await self._database.read_row("shared_secret", name)
-        assert row is not None
-        return bytes(row["value"])
 
 
 def _credential(row: asyncpg.Record) -> Credential:

@@ -1,4 +1,4 @@
-"""What a worker writes about the exports it holds: every statement names the claim and changes one row or none."""
+"""The writes of a worker about its claims. Each includes the claim id and changes one row, or none if the claim is lost."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from service.postgres.pool import Database
 
 
 class Renewal(Enum):
-    """What the database says of one claim of a renewal."""
+    """The result of renewing one claim."""
 
     RENEWED = "renewed"
     UNDECIDED = "undecided"
-    """Another session holds the row's lock: it may end either way."""
+    """Another session has locked the row, so ownership is unknown until the next renewal."""
     LOST = "lost"
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far an attempt is; written with each renewal. Counts are of this attempt."""
+    """Progress of an attempt, stored with each renewal. The counts are those of this attempt."""
 
     phase: str = "starting"
     rows_read: int = 0
@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """An export taken back from a worker that did not renew."""
+    """An export whose worker let its lease expire; `status` is the new one, queued or failed."""
 
     export_id: int
     claim_id: UUID
@@ -45,7 +45,7 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """What an attempt that is over may have left in the store."""
+    """An ended attempt that may have left an object or an upload in the store."""
 
     claim_id: UUID
     export_id: int
@@ -54,9 +54,9 @@ class Leftover:
 
 
 class Claims:
-    """Every method raises DatabaseUnavailable. After it the write may or may not have happened: ask `outcome`.
+    """Every method raises DatabaseUnavailable. The write may then have been committed or not: call `outcome`.
 
-    Renewals use `renewals`, a database of one connection that nothing else waits for.
+    Renewals use `renewals`, a database with one connection that nothing else uses.
     """
 
     def __init__(self, database: Database, *, renewals: Database) -> None:
@@ -64,12 +64,12 @@ class Claims:
         self._renewals = renewals
 
     async def claim(self, worker: str, *, lease: timedelta, space_slots: int, alone: bool) -> Claim | None:
-        """Take the fairest waiting export, or None. `alone`: this process runs nothing else."""
+        """Claim the next queued export, or None. `alone`: this process runs no other export."""
         row = await self._database.fetch_row("claim_export", worker, lease, space_slots, alone, point="claim_sent")
         return None if row is None else _claim(row)
 
     async def renew(self, progress: dict[UUID, Progress], *, lease: timedelta) -> dict[UUID, Renewal]:
-        """Renew all claims of this process in one statement, and record how far they are."""
+        """Renew all claims of this process and store their progress, in one statement."""
         rows = await self._renewals.fetch(
             "renew_leases",
             lease,
@@ -83,7 +83,7 @@ class Claims:
         return {row["claim_id"]: _renewal(row) for row in rows}
 
     async def record_upload(self, claim: Claim, upload_id: str) -> bool:
-        """Note the upload for the sweep; False when the claim is lost."""
+        """Store the upload id for the cleanup of leftovers; False if the claim is lost."""
         return await self._database.fetch_row("record_upload", claim.claim_id, upload_id) is not None
 
     async def complete(
@@ -95,7 +95,7 @@ class Claims:
         complete_until: datetime | None,
         file_lifetime: timedelta,
     ) -> bool:
-        """Publish the file; False when the claim is lost."""
+        """Publish the file; False if the claim is lost."""
         row = await self._database.fetch_row(
             "complete_export",
             claim.claim_id,
@@ -107,10 +107,13 @@ class Claims:
             file_lifetime,
             point="settle_committed",
         )
-        return row is not None
+        return _ended(row)
 
     async def end_in_error(self, claim: Claim, failure: ExportFailure, *, pause: timedelta) -> bool:
-        """Queue another attempt after a growing pause, or fail the export; False when the claim is lost."""
+        """Requeue the export after a delay, or fail it. The delay is `pause`, doubled with each attempt, at most 15 minutes.
+
+        False if the claim is lost.
+        """
         row = await self._database.fetch_row(
             "end_attempt_in_error",
             claim.claim_id,
@@ -118,43 +121,47 @@ class Claims:
             failure.message,
             failure.detail,
             failure.permanent,
-            pause.total_seconds(),
+            pause,
             point="settle_committed",
         )
-        return row is not None
+        return _ended(row)
 
     async def hand_back(self, claim: Claim) -> bool:
-        """Give the export back uncounted, at once claimable; False when the claim is lost."""
-        row = await self._database.fetch_row("hand_back_export", claim.claim_id, point="settle_committed")
-        return row is not None
+        """Requeue the export immediately without counting the attempt; False if the claim is lost."""
+        return _ended(await self._database.fetch_row("hand_back_export", claim.claim_id, point="settle_committed"))
 
     async def outcome(self, claim: Claim) -> str | None:
-        """How the attempt ended according to its receipt; None while it runs."""
+        """The recorded outcome of the attempt; None while it is running."""
         row = await self._database.read_row("attempt_outcome", claim.claim_id)
         return None if row is None else row["outcome"]
 
     async def rescue(self, *, pause: timedelta) -> list[Rescued]:
-        """Take back the exports whose lease has run out, whoever held them."""
+        """Requeue or fail exports whose lease has expired, of any worker. `pause` is the delay for each earlier loss."""
         lost = WorkerLost()
-        rows = await self._database.fetch("rescue_exports", pause.total_seconds(), lost.code, lost.message)
+        rows = await self._database.fetch("rescue_exports", pause, lost.code, lost.message)
         return [Rescued(row["export_id"], row["claim_id"], row["worker"], row["status"]) for row in rows]
 
-    async def garbage(self, *, grace: timedelta) -> list[Leftover]:
-        """Some attempts that ended longer than `grace` ago and may have left something in the store."""
+    async def leftovers(self, *, grace: timedelta) -> list[Leftover]:
+        """At most 20 attempts that ended more than `grace` ago and may have left something in the store."""
         rows = await self._database.fetch("attempts_to_clean", grace)
         return [Leftover(row["claim_id"], row["export_id"], row["object_name"], row["upload_id"]) for row in rows]
 
-    async def record_cleaned(self, garbage: Leftover) -> None:
-        """Nothing of this attempt is left in the store."""
-        await self._database.fetch("record_cleaned", garbage.claim_id)
+    async def record_cleaned(self, leftover: Leftover) -> None:
+        """Record that the store contains nothing of this attempt any more."""
+        await self._database.fetch("record_cleaned", leftover.claim_id)
 
     async def objects_being_written(self, object_names: Iterable[str]) -> set[str]:
-        """Those of these objects that a running attempt writes."""
+        """The subset of these objects that a running attempt is writing."""
         return {row["object_name"] for row in await self._database.fetch("objects_being_written", list(object_names))}
 
     async def objects_in_use(self, object_names: Iterable[str]) -> set[str]:
-        """Those of these objects that are published or being written."""
+        """The subset of these objects that are published or being written."""
         return {row["object_name"] for row in await self._database.fetch("objects_in_use", list(object_names))}
+
+
+def _ended(row: asyncpg.Record | None) -> bool:
+    """Whether a function that ends an attempt found its claim: it returns the new status of the export, or null."""
+    return row is not None and row["status"] is not None
 
 
 def _claim(row: asyncpg.Record) -> Claim:

@@ -1,4 +1,4 @@
-"""The job table as callers use it. What the runner writes is in `service.postgres.claims`."""
+"""The job table as the API uses it. The runner's writes are in `service.postgres.claims`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from service.model import END_OF_TIME, ExportJob, ExportStatus, NewExport, Store
 from service.postgres.pool import Database
 
 IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=24)
-"""How long a create request that is repeated with the same Idempotency-Key is recognised (contract: create)."""
-_PRUNED_AT_ONCE = 1000
-"""Rows one call removes at most, so that it ends well within the time a statement may take."""
+"""How long a repeated Idempotency-Key is recognised (contract: "Create an export"). The only place of this value."""
+_PRUNE_BATCH = 1000
+"""Rows per call, so that the statement finishes well within its timeout."""
 _SLICE = 200
-"""Rows that are turned into jobs without letting anything else run: less than a millisecond."""
+"""Rows converted before the event loop may run something else: less than 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """What a cancellation met. `was` is the state before; `claim_id` that of the attempt which it ended, if one ran."""
+    """The result of a cancellation: the status before (`was`) and after, and the claim that it ended, if any."""
 
     was: ExportStatus
     status: ExportStatus
@@ -30,7 +30,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """The export that a create request led to: a new one, or the earlier one of the same idempotency key."""
+    """The result of a create request: a new export, or the earlier one with the same idempotency key."""
 
     job: ExportJob
     replayed: bool
@@ -44,7 +44,7 @@ class ExportJobs:
         self._database = database
 
     async def insert(self, new: NewExport) -> Inserted:
-        """Queue an export, unless its Space used its idempotency key in the last 24 hours; committed when this returns."""
+        """Queue an export, unless its Space used its idempotency key in the last 24 hours. Committed when this returns."""
         asked = new.request
         columns = (new.space_id, asked.start_date, asked.end_date, new.timezone, new.window.start, new.window.end)
         rest = (list(asked.extras), new.max_attempts, new.request_id, new.idempotency_key, IDEMPOTENCY_KEY_LIFETIME)
@@ -60,32 +60,32 @@ class ExportJobs:
 
     async def prune_idempotency_keys(self) -> int:
         """Delete idempotency keys older than 24 hours, one batch per call; returns the count."""
-        return len(await self._database.fetch("prune_idempotency_keys", IDEMPOTENCY_KEY_LIFETIME, _PRUNED_AT_ONCE))
+        return len(await self._database.fetch("prune_idempotency_keys", IDEMPOTENCY_KEY_LIFETIME, _PRUNE_BATCH))
 
     async def find(self, export_id: int, space_id: int) -> ExportJob | None:
-        """An export of this Space; None for an unknown id and for one of another Space."""
+        """An export of this Space; None if the id is unknown or belongs to another Space."""
         row = await self._database.read_row("export_of_space", export_id, space_id)
         return None if row is None else _job(row)
 
     async def older(self, space_id: int, *, status: ExportStatus | None, below: int, limit: int) -> list[ExportJob]:
-        """Exports of a Space with an id below this, newest first, in one state if it is given."""
+        """Exports of a Space with ids under `below`, newest first, optionally with one status."""
         return await _jobs(await self._database.fetch("exports_before", space_id, status, below, limit))
 
     async def newer(self, space_id: int, *, status: ExportStatus | None, above: int, limit: int) -> list[ExportJob]:
-        """Exports of a Space with an id above this, oldest first, in one state if it is given."""
+        """Exports of a Space with ids over `above`, oldest first, optionally with one status."""
         return await _jobs(await self._database.fetch("exports_after", space_id, status, above, limit))
 
     async def cancel(self, export_id: int, space_id: int | None) -> Cancelled | None:
-        """End a waiting or running export, or let the file of a completed one expire; any other state stays.
+        """Cancel a queued or running export, or expire a completed one. Any other state is left unchanged.
 
-        None for an unknown id, and for one of another Space than `space_id` where that is given.
+        None if the id is unknown, or belongs to another Space than `space_id` (unless that is None).
         """
         row = await self._database.fetch_row("cancel_export", export_id, space_id)
         return None if row is None else Cancelled(ExportStatus(row["was"]), ExportStatus(row["status"]), row["claim_id"])
 
 
 def stored_window(row: asyncpg.Record) -> Window:
-    """The window of a job. The driver takes END_OF_TIME for `infinity`, but gives that back without a timezone."""
+    """The window of a job. The driver writes END_OF_TIME as `infinity`, but reads `infinity` without a timezone."""
     end = row["window_to"]
     return Window(row["window_from"], END_OF_TIME if end.tzinfo is None else end)
 

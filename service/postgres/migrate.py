@@ -1,40 +1,39 @@
-"""Forward-only migrations: each file in one transaction, its checksum recorded, one process at a time.
+"""Forward-only migrations: one transaction per file, with a recorded checksum, by one process at a time.
 
-The set `main` is ours. The set `contacts` is applied to the main database only, and only where none of its three names
-exists: adopters put relations of their own in their place (see `service.postgres.relations`).
+The set `main` has the service's own tables. The set `contacts` is applied only to the main database, and only if none of its
+three relations exists: adopters create their own instead (see `service.postgres.relations`).
 """
 
 import asyncio
 import random
+from datetime import timedelta
 
 import asyncpg
 import structlog
 
-from service.errors import DatabaseUnavailable, SchemaMismatch
-from service.postgres.pool import describe, unavailable
+from service.errors import SchemaMismatch
 from service.postgres.relations import found_relations
+from service.postgres.single_connection import single_connection
 from sql import Migration, migrations, statement
 
 _SETS = ("main", "contacts")
-_CONNECT_TIMEOUT = 5.0
-_CALL_TIMEOUT = 10.0
-_STEP_TIMEOUT = 3600.0
-"""Seconds one migration may take: on a large table it may build an index."""
-_LOCK_PAUSE = 0.2
-_LOCK_WAIT = 300.0
-"""Seconds another process may take to migrate before this one gives up."""
+_CALL_TIMEOUT = timedelta(seconds=10)
+_STEP_TIMEOUT = timedelta(hours=1)
+"""Timeout of one migration: on a large table it may build an index."""
+_LOCK_PAUSE = timedelta(seconds=0.2)
+_LOCK_WAIT = timedelta(minutes=5)
+"""How long to wait for another process that is migrating."""
 
 log = structlog.get_logger()
 
 
 async def migrate(dsn: str, *, own_contacts: bool = True) -> list[str]:
-    """Bring the database up to this version and return the names of what was applied.
+    """Apply missing migrations and return their names. Any number of processes may call this concurrently.
 
-    `own_contacts` is False where the contacts live in another database. Any number of processes may call this at once.
-    Raises SchemaMismatch for an edited file or a newer database, DatabaseUnavailable.
+    `own_contacts` is False if the contacts are in another database. Raises SchemaMismatch for an edited file or a newer
+    database, DatabaseUnavailable.
     """
-    connection = await _connect(dsn)
-    try:
+    async with single_connection(dsn, command_timeout=_CALL_TIMEOUT) as connection:
         await _lock(connection)
         applied = await _ledger(connection)
         for set_name in applied:
@@ -44,22 +43,15 @@ async def migrate(dsn: str, *, own_contacts: bool = True) -> list[str]:
             done += await _apply(connection, "contacts", applied)
         await connection.execute(statement("migration_unlock"))
         return done
-    except Exception as error:
-        if unavailable(error):
-            raise DatabaseUnavailable(detail=describe(error)) from error
-        raise
-    finally:
-        connection.terminate()
 
 
 async def check_schema(dsn: str, *, own_contacts: bool = True) -> bool:
-    """Whether this version can run on the database as it is; False when migrations are missing.
+    """Whether this version can run on the database as it is; False if migrations are missing.
 
-    A database may be one migration newer: migrations only expand, so a rolling upgrade goes on. Raises SchemaMismatch
-    for an edited file or a database newer than that, DatabaseUnavailable.
+    A database may be one migration newer, because migrations only expand and a rolling upgrade must continue. Raises
+    SchemaMismatch for an edited file or a database newer than that, DatabaseUnavailable.
     """
-    connection = await _connect(dsn)
-    try:
+    async with single_connection(dsn, command_timeout=_CALL_TIMEOUT) as connection:
         if not await _has_ledger(connection):
             return False
         applied = await _ledger(connection)
@@ -67,32 +59,12 @@ async def check_schema(dsn: str, *, own_contacts: bool = True) -> bool:
             _check(set_name, versions, newer_by=1)
         wanted = ["main", "contacts"] if own_contacts and await _contacts_are_ours(connection, applied) else ["main"]
         return all(len(applied.get(set_name, {})) >= len(migrations(set_name)) for set_name in wanted)
-    except Exception as error:
-        if unavailable(error):
-            raise DatabaseUnavailable(detail=describe(error)) from error
-        raise
-    finally:
-        connection.terminate()
-
-
-async def _connect(dsn: str) -> asyncpg.Connection:
-    try:
-        return await asyncpg.connect(
-            dsn,
-            timeout=_CONNECT_TIMEOUT,
-            command_timeout=_CALL_TIMEOUT,
-            server_settings={"application_name": "contact-exports"},
-        )
-    except Exception as error:
-        if unavailable(error):
-            raise DatabaseUnavailable(detail=describe(error)) from error
-        raise
 
 
 async def _lock(connection: asyncpg.Connection) -> None:
-    async with asyncio.timeout(_LOCK_WAIT):
+    async with asyncio.timeout(_LOCK_WAIT.total_seconds()):
         while not await connection.fetchval(statement("try_migration_lock")):
-            await asyncio.sleep(_LOCK_PAUSE * (0.5 + random.random()))
+            await asyncio.sleep(_LOCK_PAUSE.total_seconds() * (0.5 + random.random()))
     if not await _has_ledger(connection):
         await connection.execute(statement("create_schema_migrations"))
 
@@ -112,10 +84,10 @@ def _check(set_name: str, applied: dict[int, asyncpg.Record], *, newer_by: int) 
     known = {migration.version: migration for migration in migrations(set_name)} if set_name in _SETS else {}
     for version, row in applied.items():
         if version in known and known[version].checksum != row["checksum"]:
-            raise SchemaMismatch(f"Migration {set_name}/{row['name']} was edited after it had been applied.")
+            raise SchemaMismatch(f"Migration {set_name}/{row['name']} was edited after it was applied.")
     if max(applied, default=0) > len(known) + newer_by:
         raise SchemaMismatch(
-            f"The database is newer than this service: {set_name} is at {max(applied)}, {len(known)} is known."
+            f"The database is newer than this service: {set_name} is at version {max(applied)}, not {len(known)}."
         )
 
 
@@ -135,9 +107,9 @@ async def _apply(connection: asyncpg.Connection, set_name: str, applied: dict[st
 
 async def _apply_one(connection: asyncpg.Connection, set_name: str, migration: Migration) -> None:
     async with connection.transaction():
-        # A migration must not queue behind a long transaction and block everybody queued behind itself.
+        # A migration that waits for a long transaction would block every session that waits for the migration.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
-        await connection.execute(migration.text, timeout=_STEP_TIMEOUT)
+        await connection.execute(migration.text, timeout=_STEP_TIMEOUT.total_seconds())
         await connection.execute(
             statement("record_migration"), set_name, migration.version, migration.name, migration.checksum
         )

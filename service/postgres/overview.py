@@ -1,8 +1,10 @@
-"""Exports as operators see them: rows of the public view, as they are."""
+"""Exports for operators: rows of the public view and of the attempts, as dictionaries in the order of the columns."""
 
-import asyncpg
+from typing import Any
 
 from service.postgres.pool import Database
+
+Row = dict[str, Any]
 
 
 class Overview:
@@ -11,14 +13,15 @@ class Overview:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def latest(self, *, space_id: int | None, status: str | None, limit: int) -> list[asyncpg.Record]:
-        """The newest exports, of one Space and in one state if these are given."""
-        return await self._database.fetch("latest_exports", space_id, status, limit)
+    async def latest(self, *, space_id: int | None, status: str | None, limit: int) -> list[Row]:
+        """The newest exports, optionally of one Space and with one status."""
+        return [dict(row) for row in await self._database.fetch("latest_exports", space_id, status, limit)]
 
-    async def one(self, export_id: int) -> asyncpg.Record | None:
-        """All that is known of an export."""
-        return await self._database.read_row("one_export", export_id)
+    async def one(self, export_id: int) -> Row | None:
+        """One export; None if the id is unknown."""
+        row = await self._database.read_row("one_export", export_id)
+        return None if row is None else dict(row)
 
-    async def attempts(self, export_id: int) -> list[asyncpg.Record]:
-        """Its attempts, oldest first."""
-        return await self._database.fetch("attempts_of_export", export_id)
+    async def attempts(self, export_id: int) -> list[Row]:
+        """The attempts of an export, oldest first."""
+        return [dict(row) for row in await self._database.fetch("attempts_of_export", export_id)]

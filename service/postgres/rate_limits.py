@@ -1,7 +1,7 @@
-"""A storage for the `limits` library in the main database: windows that hold across replicas and restarts.
+"""A storage of the `limits` library in the main database, so that windows are shared by replicas and survive restarts.
 
-The database's clock alone decides what is in a window. What crosses to Python is the age of a hit, never its
-time of day, so a process whose clock is wrong still says truly how long to wait.
+Only the database's clock decides which hits are in a window. Python gets the age of a hit, never its time of day, so a
+process with a wrong clock still reports the right waiting time.
 """
 
 import time
@@ -17,11 +17,11 @@ from service.postgres.pool import Database
 
 SCHEME = "async+postgres"
 _PRUNE_BATCH = 1000
-"""Rows one call removes at most, so that it ends well within the time a statement may take."""
+"""Rows per call, so that the statement finishes well within its timeout."""
 
 
 class PostgresStorage(Storage, MovingWindowSupport):
-    """Windows in the table `rate_limit_windows`. Methods raise DatabaseUnavailable: no hit passes unseen."""
+    """Windows in the table `rate_limit_windows`. Methods raise DatabaseUnavailable, so no hit goes uncounted."""
 
     STORAGE_SCHEME = [SCHEME]  # noqa: RUF012 - declared so by the library
 
@@ -31,28 +31,28 @@ class PostgresStorage(Storage, MovingWindowSupport):
 
     @property
     def base_exceptions(self) -> tuple[type[Exception], ...]:
-        """None: `Database` has translated the driver's errors already."""
+        """Empty, because `Database` already translates the driver's errors."""
         return ()
 
     async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Record `amount` hits unless more than `limit` would then lie within the last `expiry` seconds."""
+        """Record `amount` hits if at most `limit` are then within the last `expiry` seconds; False if they do not fit."""
         return await self.hit(key, limit, expiry, amount) is not None
 
     async def hit(self, key: str, limit: int, expiry: int, amount: int = 1) -> tuple[float, int] | None:
-        """Record `amount` hits if they fit, in one statement: None where they do not, else start and count of the window."""
+        """Like `acquire_entry`, in one statement: start and hit count of the window, or None if the hits do not fit."""
         if amount > limit:
             return None
         row = await self._database.fetch_row("record_hits", key, limit, timedelta(seconds=expiry), amount)
         return None if row is None else (time.time() - row["age"], row["hits"])
 
     async def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """When the oldest hit of the last `expiry` seconds was, by our `time.time()`, and how many are."""
+        """Time of the oldest hit of the last `expiry` seconds, as `time.time()`, and the number of hits."""
         row = await self._database.read_row("rate_limit_window", key, timedelta(seconds=expiry))
         assert row is not None
         return time.time() - (row["age"] or 0.0), row["hits"]
 
     async def prune(self) -> int:
-        """Remove rows of which nothing counts any more, a batch at a time; returns how many."""
+        """Delete windows whose hits have all expired, one batch per call; returns the count."""
         return len(await self._database.fetch("prune_rate_limits", _PRUNE_BATCH))
 
     async def check(self) -> bool:
@@ -61,40 +61,40 @@ class PostgresStorage(Storage, MovingWindowSupport):
         return True
 
     async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Not offered: it belongs to the fixed window."""
+        """Not supported: needed only for fixed windows."""
         _moving_window_only()
 
     async def get(self, key: str) -> int:
-        """Not offered: it belongs to the fixed window."""
+        """Not supported: needed only for fixed windows."""
         _moving_window_only()
 
     async def get_expiry(self, key: str) -> float:
-        """Not offered: it belongs to the fixed window."""
+        """Not supported: needed only for fixed windows."""
         _moving_window_only()
 
     async def reset(self) -> int | None:
-        """Not offered: nothing here forgets the windows of every Space."""
+        """Not supported: nothing here clears the windows of all Spaces."""
         _moving_window_only()
 
     async def clear(self, key: str) -> None:
-        """Not offered: nothing here forgets a window."""
+        """Not supported: nothing here clears a window."""
         _moving_window_only()
 
 
 def open_storage(url: str, database: Database) -> Storage:
-    """The storage that a URL names: `async+postgres://` (the given database), `async+redis://…` or `async+memory://`.
+    """The storage for a URL: `async+postgres://` (the given database), `async+redis://…` or `async+memory://`.
 
-    Connects to nothing yet. Raises RateLimitStorageUnusable, naming what is missing.
+    Does not connect yet. Raises RateLimitStorageUnusable; its detail names a missing package.
     """
     own = url.startswith(f"{SCHEME}:")
     options: dict[str, Any] = {"database": database} if own else {"wrap_exceptions": True}
     try:
         return cast(Storage, storage_from_string(url, **options))
     except (ConfigurationError, ValueError):
-        # Their texts may quote the URL, and with it a password.
+        # Their messages may contain the URL, which may contain a password.
         needs = "RATE_LIMIT_STORAGE_URL=async+redis://host:port needs the extra: pip install 'contact-exports[redis]'"
         raise RateLimitStorageUnusable(needs if url.startswith("async+redis") else None) from None
 
 
 def _moving_window_only() -> NoReturn:
-    raise NotImplementedError(f"{SCHEME} keeps moving windows only")
+    raise NotImplementedError(f"{SCHEME} supports moving windows only")

@@ -1,4 +1,4 @@
-"""Reading ahead: what is asked for next is under way while the consumer works on what it has."""
+"""Reads ahead of a consumer: the next items are fetched while it works on the current one."""
 
 import asyncio
 from collections import deque
@@ -11,10 +11,10 @@ _END = object()
 
 
 async def read_ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenerator[T, None]:
-    """The items of `source`, which a task fetches: at most `depth` are fetched or being fetched and not yet taken.
+    """Iterate over `source` in a background task, at most `depth` items ahead of the consumer (counting the one in flight).
 
-    The next item is asked for as soon as there is room, not when the consumer comes back: a server on the other side
-    never waits for what is done with its last answer. Ends as `source` does, and closes it whenever it is left.
+    The next item is requested as soon as there is room, so the server does not idle while the consumer works. Raises what
+    `source` raises, and closes `source` whenever the iteration ends.
     """
     ready: deque[T] = deque()
     room = asyncio.Semaphore(depth)

@@ -1,4 +1,4 @@
-"""The check of the three contact relations, tables or views, that the export reads."""
+"""Checks the three contact relations (tables or views) that an export reads."""
 
 from collections.abc import Mapping
 
@@ -25,29 +25,29 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "contact_emails": {"contact_id": _ID, "email": _TEXT, "last_seen_at": _INSTANT},
     "comet_tokens": {"contact_id": _ID, "token": _TEXT, "last_seen_at": _INSTANT},
 }
-"""Names and columns are a contract: adopters map their own tables onto them."""
+"""Relations, columns and accepted types. This is a contract: adopters map their own tables onto it."""
 
 
 async def check_relations(connection: asyncpg.Connection) -> None:
-    """Raises SchemaMismatch naming every relation and column that is missing or of another type."""
+    """Raises SchemaMismatch that lists every relation and column that is missing or has a different type."""
     found = await found_relations(connection)
-    faults = []
+    mismatches = []
     for relation, columns in CONTRACT.items():
         if relation not in found:
-            faults.append(f"{relation} is missing")
+            mismatches.append(f"{relation} is missing")
             continue
         for column, types in columns.items():
             actual = found[relation].get(column)
             if actual is None:
-                faults.append(f"{relation}.{column} is missing")
+                mismatches.append(f"{relation}.{column} is missing")
             elif actual not in types:
-                faults.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
-    if faults:
-        raise SchemaMismatch("The contacts cannot be read: " + "; ".join(faults) + ".")
+                mismatches.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
+    if mismatches:
+        raise SchemaMismatch("The contacts cannot be read: " + "; ".join(mismatches) + ".")
 
 
 async def found_relations(connection: asyncpg.Connection) -> dict[str, dict[str, str]]:
-    """Columns, with their types, of whatever stands under the three names."""
+    """Columns and their types of the existing contact relations, by relation."""
     found: dict[str, dict[str, str]] = {}
     for row in await connection.fetch(statement("contact_relations")):
         found.setdefault(row["relation"], {})[row["column"]] = row["type"]

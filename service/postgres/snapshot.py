@@ -1,8 +1,8 @@
-"""One snapshot of the contacts, read batch by batch on a connection of its own."""
+"""Reads one snapshot of the contacts in batches, on a dedicated connection."""
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,19 +12,18 @@ import asyncpg
 from asyncpg.cursor import Cursor
 from asyncpg.transaction import Transaction
 
-from service.errors import ExportFailure, SchemaMismatch, SourceData, SourceUnavailable
 from service.failpoints import failpoint
 from service.model import Claim, Extra
-from service.postgres.pool import describe
+from service.postgres.driver_errors import source_errors
 from service.postgres.read_ahead import read_ahead
 from service.postgres.relations import check_relations
-from sql import statement
+from sql import fragment, statement
 
 APPLICATION_NAME = "contact-exports export"
-"""Names our own snapshots in pg_stat_activity, so that they can be told from transactions that write."""
+"""Marks our snapshots in pg_stat_activity, to distinguish them from transactions that write."""
 
 BATCH_ROWS = 500
-"""Rows encoded at a time: each batch holds the event loop for 0.25 ms."""
+"""Rows per encoded batch: encoding one occupies the event loop for 0.25 ms."""
 FIRST_ROWS = 16
 """Rows of the first fetch, before the size of a contact is known."""
 _FETCH_BYTES = 1024 * 1024
@@ -40,21 +39,18 @@ FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 
 @dataclass(frozen=True, slots=True)
 class ContactSource:
-    """Where the contacts are. `fetch_timeout` bounds each read, in seconds, on both sides of the connection."""
+    """The database of the contacts. `fetch_timeout` limits each read on client and server, in seconds."""
 
     dsn: str
     fetch_timeout: float
 
     async def check(self) -> None:
-        """Raises SchemaMismatch where the three relations do not fit the contract, SourceUnavailable."""
+        """Raises SchemaMismatch if the three relations do not match the contract, SourceUnavailable."""
         connection = await self._connect()
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
-                await check_relations(connection)
-        except SchemaMismatch:
-            raise
-        except Exception as error:
-            raise _translated(error) from error
+            with source_errors():
+                async with asyncio.timeout(_CALL_TIMEOUT):
+                    await check_relations(connection)
         finally:
             connection.terminate()
 
@@ -62,8 +58,8 @@ class ContactSource:
     async def snapshot(self, claim: Claim) -> AsyncIterator["Snapshot"]:
         """One REPEATABLE READ, READ ONLY transaction for one attempt. Raises SourceUnavailable, SourceData.
 
-        The connection is closed, never returned to a pool: `async with connection.transaction()` would hang in ROLLBACK
-        on a half-open one, and terminating needs no answer.
+        The connection is terminated, because that needs no response from the server. `async with connection.transaction()`
+        would hang in ROLLBACK on a half-open connection.
         """
         connection = await self._connect()
         try:
@@ -75,7 +71,7 @@ class ContactSource:
 
     async def _connect(self) -> asyncpg.Connection:
         milliseconds = str(int(self.fetch_timeout * 1000))
-        try:
+        with source_errors():
             return await asyncpg.connect(
                 self.dsn,
                 timeout=_CALL_TIMEOUT,
@@ -87,25 +83,23 @@ class ContactSource:
                     "statement_timeout": milliseconds,
                     "idle_in_transaction_session_timeout": "600s",
                     "jit": "off",
-                    # An export is read as it is sorted: a sort would hold back the first row, and a parallel plan cannot
-                    # be suspended between two fetches.
+                    # The index returns rows in file order: a sort would delay the first row, and a parallel plan cannot be
+                    # suspended between two fetches.
                     "enable_sort": "off",
                     "max_parallel_workers_per_gather": "0",
-                    # Terminating closes the socket; a server that is busy with a statement would notice at its end.
+                    # Otherwise a server that is busy with a statement notices a closed socket only after the statement.
                     "client_connection_check_interval": "2s",
-                    # A process that is stopped cannot be told from a slow one by anything but the unacknowledged bytes.
+                    # Only unacknowledged bytes distinguish a stopped process from a slow one.
                     "tcp_keepalives_idle": "30",
                     "tcp_keepalives_interval": "10",
                     "tcp_keepalives_count": "3",
                     "tcp_user_timeout": "60000",
                 },
             )
-        except Exception as error:
-            raise _translated(error) from error
 
 
 class Snapshot:
-    """The contacts of one claim at one instant."""
+    """The contacts of one claim in one snapshot."""
 
     def __init__(self, connection: asyncpg.Connection, claim: Claim, fetch_timeout: float) -> None:
         self._connection = connection
@@ -115,41 +109,35 @@ class Snapshot:
         self._transaction: Transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         self._range = (claim.space_id, claim.window.start, claim.window.end)
         self.taken_at: datetime
-        """No contact committed before this instant is missing."""
+        """When the snapshot was taken: no contact committed before is missing."""
         self.complete_until: datetime | None
-        """No contact created before this instant can appear later; None where that is unknown."""
+        """No contact created before this time can appear later; None if unknown."""
         self.rows_estimated: int
 
     async def begin(self) -> None:
         """Take the snapshot."""
-        try:
+        with source_errors():
             async with asyncio.timeout(_CALL_TIMEOUT):
                 horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME)
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
                 plan = json.loads(await self._connection.fetchval(statement("estimate_contacts"), *self._range))
-        except Exception as error:
-            raise _translated(error) from error
         self.complete_until = None if horizon is None else min(horizon, self._claim.window.end)
         self.rows_estimated = int(plan[0]["Plan"]["Plan Rows"])
 
     async def batches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
-        """The contacts in the file's order. Following rows are fetched while the consumer works on a batch.
+        """The contacts in file order. The next rows are fetched while the consumer works on a batch.
 
-        Each fetch runs inside `fetch_slot()`, and reads at most the number of rows it yields.
+        Each fetch runs inside `fetch_slot()` and reads at most the number of rows that it yields.
 
         Columns: id, email, name, phone, location, and the extras of the claim as JSON text.
         """
-        try:
+        with source_errors():
             async with aclosing(read_ahead(self._fetches(fetch_slot), _READ_AHEAD)) as fetched:
                 async for rows in fetched:
                     await failpoint("batch_read")
                     for start in range(0, len(rows), BATCH_ROWS):
                         yield rows[start : start + BATCH_ROWS]
-        except ExportFailure:
-            raise
-        except Exception as error:
-            raise _translated(error) from error
 
     async def _fetches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         cursor = await self._open_cursor()
@@ -165,16 +153,15 @@ class Snapshot:
         self._fetch_rows = max(1, min(2 * self._fetch_rows, _FETCH_BYTES * rows // max(size, 1)))
 
     def close(self) -> None:
-        """Give the snapshot back early: it holds up the vacuum of every table. May be called twice."""
+        """End the snapshot early, because it delays the vacuum of every table. May be called twice."""
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        extras = [statement(await self._fragment(extra)) for extra in self._claim.extras]
-        text = statement("read_contacts").replace("/* extras */", "".join(f",\n{extra}" for extra in extras))
-        return await self._connection.cursor(text, *self._range)
+        fragments = [await self._fragment(extra) for extra in self._claim.extras]
+        return await self._connection.cursor(read_contacts(fragments), *self._range)
 
     async def _fragment(self, extra: Extra) -> str:
-        """The name of the statement that selects an extra."""
+        """The name of the fragment that selects an extra."""
         name = f"extra_{extra}"
         if extra is Extra.EMAILS:
             unique = await self._connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
@@ -182,11 +169,6 @@ class Snapshot:
         return name
 
 
-def _translated(error: Exception) -> ExportFailure:
-    """What the driver reports, as one of the two ways in which a source can fail."""
-    detail = f"contacts database: {describe(error)}"
-    if isinstance(error, UnicodeError) or (
-        isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in ("22", "54")
-    ):
-        return SourceData(detail=detail)
-    return SourceUnavailable(detail=detail)
+def read_contacts(fragments: Iterable[str]) -> str:
+    """The statement that reads the contacts with these extras, given as names of SQL fragments."""
+    return statement("read_contacts").replace("/* extras */", "".join(f",\n{fragment(name)}" for name in fragments))

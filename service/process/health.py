@@ -1,4 +1,4 @@
-"""Whether this process can work: asked by orchestrators, answered without a cost that grows with their impatience."""
+"""Liveness and readiness. Probe results are cached, so frequent health checks stay cheap."""
 
 import asyncio
 import time
@@ -14,15 +14,15 @@ from service.web.health import Readiness
 
 _GOOD_SECONDS = 15.0
 _BAD_SECONDS = 1.0
-"""How long an answer of the store holds: a probe begins and aborts an upload. A store that is back is noticed sooner."""
+"""How long the result of a store probe is cached, in seconds. A failure is cached briefly, to notice a recovery soon."""
 _PATIENCE_SECONDS = 2.0
-"""How long those who ask wait for a probe; it goes on after that, and all of them wait for the same one."""
+"""Longest a readiness request waits for the shared store probe, in seconds. The probe continues in the background."""
 
 log = structlog.get_logger()
 
 
 class Health:
-    """Checks of the database, the store, and of the process itself. `stuck` names what only a restart can mend."""
+    """Checks of the process, the database and the store. `stuck` names a step that only a restart can end."""
 
     def __init__(self, database: Database, store: ObjectStore, startup: Startup, stuck: Callable[[], str | None]) -> None:
         self._database = database
@@ -34,19 +34,19 @@ class Health:
         self._probing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
-        """From now on not ready: load balancers shall look elsewhere."""
+        """Report not ready, so that load balancers stop sending traffic."""
         self._stopping = True
         if self._probing is not None:
             self._probing.cancel()
 
     def alive(self) -> bool:
-        """False where a restart would help; what the service stands on has no say in it."""
+        """False if a restart would help. The state of databases and stores does not count."""
         if (stuck := self._stuck()) is not None:
             log.error("stuck", at=stuck)
         return stuck is None
 
     async def ready(self) -> Readiness:
-        """All checks, each None where it is well."""
+        """All checks; each is None if it passed."""
         return Readiness(
             {
                 "process": "The service is stopping." if self._stopping else None,
@@ -58,14 +58,14 @@ class Health:
 
     def _schema(self) -> str | None:
         try:
-            self._startup.check()
+            self._startup.require_started()
         except ServiceError as error:
             return error.message
         return None
 
     async def _ask_database(self) -> str | None:
         try:
-            await self._database.read_row("ping")
+            await self._database.ping()
         except ServiceError as error:
             return error.message
         return None

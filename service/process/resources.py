@@ -1,21 +1,67 @@
-"""What the program stands on, opened as the settings say: the main database, its connection for renewals, the store."""
+"""What the process opens and closes: databases, the object store, the rate-limit windows."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from limits.aio.storage import Storage as RateLimitWindows
+
+from service.errors import Starting
+from service.exports.lease import RENEWALS_PER_LEASE
+from service.exports.priority import RequestPriority
 from service.postgres.pool import CALL_TIMEOUT, Database
+from service.postgres.rate_limits import open_storage
+from service.postgres.shared_secrets import SharedSecrets
+from service.postgres.snapshot import ContactSource
 from service.settings import Settings
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
 
 _POOL_SIZE = 8
 
+Secret = Callable[[], Awaitable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Everything that is opened once per process."""
+
+    database: Database
+    renewals: Database
+    """One connection that nothing else can keep renewals waiting for."""
+    contacts: ContactSource
+    store: ObjectStore
+    local_store: DirectoryStore | None
+    """`store` itself if it is a directory, whose files this process serves."""
+    rate_limit_windows: RateLimitWindows
+    priority: RequestPriority
+
+
+@asynccontextmanager
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+    """Open everything the settings name. Nothing is asked of the databases or the store yet.
+
+    Raises SettingsError, StorageRefused, RateLimitStorageUnusable.
+    """
+    async with open_database(settings) as database, _open_renewals(settings) as renewals:
+        local_store = _local_store(settings, _link_secret(settings, database))
+        async with _open_s3(settings) if local_store is None else nullcontext(local_store) as store:
+            yield Resources(
+                database,
+                renewals,
+                ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds),
+                store,
+                local_store,
+                open_storage(settings.rate_limit_storage_url.get_secret_value(), database),
+                RequestPriority(),
+            )
+
 
 def open_database(settings: Settings) -> Database:
-    """The pool that everything but renewals and snapshots uses."""
+    """The pool of the main database, for everything but renewals and snapshots."""
     return Database(
         settings.dsn,
         application_name="contact-exports",
@@ -24,24 +70,28 @@ def open_database(settings: Settings) -> Database:
     )
 
 
-def open_renewals(settings: Settings) -> Database:
-    """One connection that nothing else can keep renewals waiting for."""
-    timeout = min(CALL_TIMEOUT, settings.lease_seconds / 4)  # so that one slow call loses no claim
-    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
+    """The object store that STORAGE_URL names, for commands: links of a directory raise Starting."""
+    local_store = _local_store(settings, _no_secret)
+    async with _open_s3(settings) if local_store is None else nullcontext(local_store) as store:
+        yield store
+
+
+def _local_store(settings: Settings, link_secret: Secret) -> DirectoryStore | None:
+    url = urlsplit(settings.files_url)
+    if url.scheme != "file":
+        return None
+    lifetime = timedelta(seconds=settings.link_seconds)
+    return DirectoryStore(Path(unquote(url.path)), secret=link_secret, link_lifetime=lifetime)
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The object store that STORAGE_URL names."""
-    lifetime = timedelta(seconds=settings.link_seconds)
-    url = urlsplit(settings.files_url)
-    if url.scheme == "file":
-        secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
-        yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
-        return
-    # Not imported for a directory: it takes 0.25 s and 20 MiB.
+async def _open_s3(settings: Settings) -> AsyncIterator[ObjectStore]:
+    # Imported only when needed: the S3 client takes 0.25 s and 20 MiB.
     from service.storage.s3 import S3Store
 
+    url = urlsplit(settings.files_url)
     async with S3Store.open(
         bucket=url.netloc,
         prefix=url.path.strip("/"),
@@ -51,6 +101,26 @@ async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         addressing_style=settings.s3_addressing_style,
         checksums=settings.s3_checksum,
         sign_payload=settings.s3_sign_payload,
-        link_lifetime=lifetime,
+        link_lifetime=timedelta(seconds=settings.link_seconds),
     ) as store:
         yield store
+
+
+def _open_renewals(settings: Settings) -> Database:
+    timeout = min(CALL_TIMEOUT, settings.lease_seconds / RENEWALS_PER_LEASE)  # so that one slow call loses no claim
+    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
+
+
+def _link_secret(settings: Settings, database: Database) -> Secret:
+    """LINK_SECRET, or the secret that the first migration created for all replicas."""
+
+    async def configured_or_shared() -> bytes:
+        if settings.link_secret is not None:
+            return settings.link_secret.get_secret_value().encode()
+        return await SharedSecrets(database).get("links")
+
+    return configured_or_shared
+
+
+async def _no_secret() -> bytes:
+    raise Starting

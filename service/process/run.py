@@ -1,66 +1,33 @@
-"""The running program: opens things in order, closes them in reverse. No behaviour of its own."""
+"""Runs the process: starts, serves and works until asked to stop, then shuts down in order."""
 
 import asyncio
 import contextlib
-import functools
 import gc
-import os
-import secrets
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import structlog
-from limits.aio.storage import Storage as RateLimitStorage
 
 from service import failpoints
-from service.access import Access
 from service.errors import ExportFailure
-from service.exports.attempt import AttemptLimits, Attempts
-from service.exports.lease import Leases
-from service.exports.leftovers import Leftovers
-from service.exports.priority import RequestPriority
-from service.exports.retention import Retention
-from service.exports.runner import PeriodicTask, Runner, RunnerLimits
-from service.exports.use_cases import Exports
+from service.exports.runner import Runner
 from service.failpoints import failpoint
-from service.postgres.access import AccessTables
-from service.postgres.claims import Claims
-from service.postgres.export_files import ExportFiles
-from service.postgres.export_jobs import ExportJobs
-from service.postgres.pool import Database
-from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.postgres.snapshot import ContactSource
+from service.process.build import build_app, build_runner
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
-from service.process.resources import open_database, open_renewals, open_store
+from service.process.resources import Resources, open_resources
 from service.process.startup import Startup
 from service.settings import Settings
-from service.storage import ObjectStore
-from service.storage.directory import DirectoryStore
-from service.web.app import WebServices, build_app
-from service.web.paging import Cursors
-from service.web.rate_limits import RateLimitBucket, Throttle
 from service.web.server import listen
 
-_SETTLE_SECONDS = 15.0
-"""What handing back may take after the grace period: abort uploads, write rows. After it the leases do the rest."""
-_ABANDONED_SECONDS = 600.0
-"""How often the store is listed for uploads that no row names."""
-_PRUNE_SECONDS = 60.0
-_FORGET_SECONDS = 600.0
-"""How often old rows are removed, a batch at a time."""
-_ORPHANS_SECONDS = 86400.0
-"""How often the store is listed for files that no row names."""
-_SWEEP_GRACE_LEASES = 2
-"""An attempt's own calls may be on their way for this many leases after its end; each has a deadline below that."""
+_RECORD_SECONDS = 15.0
+"""Longest that handing back may take after the grace period: abort uploads, write rows. Then the leases expire."""
 
 log = structlog.get_logger()
 
 
 class Stop:
-    """The wish to end: politely at first, at once when repeated."""
+    """A request to shut down: orderly at first, at once when repeated."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -71,63 +38,47 @@ class Stop:
         (self.repeated if self.asked.is_set() else self.asked).set()
 
 
-async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None] = lambda _: None) -> None:
-    """Serve and work until asked to stop. `listening` is called with the service's address once it accepts requests.
+async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], None] = lambda _: None) -> None:
+    """Serve and work until asked to stop. `on_listening` gets the service's address once it accepts requests.
 
-    Raises SchemaMismatch where only a person can make the database fit.
+    Raises SchemaMismatch if the schema must be fixed by hand, CannotListen, and the errors of `open_resources`.
     """
     tune_garbage_collector()
     if settings.failpoints is not None:
         failpoints.arm(settings.failpoints)
         log.warning("failpoints_armed", failpoints=settings.failpoints)
-    async with open_database(settings) as database, open_renewals(settings) as renewals, open_store(settings) as store:
-        source = ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds)
+    async with open_resources(settings) as resources:
         startup = Startup(
             settings.direct_dsn,
-            source,
-            store,
+            resources.contacts,
+            resources.store,
             own_contacts=settings.contacts_database_url is None,
             may_migrate=settings.migrate_on_start,
         )
-        windows = open_storage(settings.rate_limit_storage_url.get_secret_value(), database)
-        priority = RequestPriority()
-        runner = make_runner(settings, database, Claims(database, renewals=renewals), source, store, windows, priority)
-        health = Health(database, store, startup, lambda: runner.stuck)
-        async with (
-            serve_http(settings, database, store, windows, startup, health, runner, priority, listening),
-            _lag_watched(runner),
-        ):
-            working = asyncio.create_task(_work(settings, database, startup, store, runner))
+        runner = build_runner(resources, settings)
+        health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
+        app = build_app(resources, settings, startup=startup, health=health, runner=runner)
+        async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
+            on_listening(address)
+            working = asyncio.create_task(_work(resources, startup, runner))
             stopping = asyncio.create_task(stop.asked.wait())
             await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             health.stop()
-            await _drain(working, runner, stop, settings.grace_seconds)
+            await _shut_down(working, runner, stop, settings.grace_seconds)
 
 
-@asynccontextmanager
-async def _lag_watched(runner: Runner) -> AsyncIterator[None]:
-    """Measure inside the block how late the event loop is while exports run."""
-    watching = asyncio.create_task(LoopLag().watch(lambda: runner.running > 0))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-
-
-async def _work(settings: Settings, database: Database, startup: Startup, store: ObjectStore, runner: Runner) -> None:
+async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
+    """Start up, then run exports until the runner is stopped. The store is probed meanwhile, which may take a minute."""
     await startup.schema()
-    if isinstance(store, DirectoryStore):
-        if settings.link_secret is None:
-            store.sign_with(await AccessTables(database).shared_secret("links"))
-        with contextlib.suppress(ExportFailure):  # the probe says what is wrong
-            await store.adopt()
+    if resources.local_store is not None:
+        with contextlib.suppress(ExportFailure):  # the probe reports it
+            await resources.local_store.adopt()
     reachable = await startup.contacts()
     startup.finish()
     log.info("started")
     running = asyncio.create_task(runner.run())
-    probing = asyncio.create_task(startup.store())  # it may take a minute, and ends nothing
+    probing = asyncio.create_task(startup.store())
     checking = None if reachable else asyncio.create_task(startup.contacts_later())
     try:
         if checking is not None:
@@ -142,8 +93,8 @@ async def _work(settings: Settings, database: Database, startup: Startup, store:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: float) -> None:
-    """Let running exports go on for the grace period, then hand them back. Raises what ended the work before its time."""
+async def _shut_down(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: float) -> None:
+    """Let running exports continue for the grace period, then hand them back. Raises the error that ended the work early."""
     runner.stop()
     if not runner.started:
         working.cancel()
@@ -155,7 +106,7 @@ async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace:
         hurry.cancel()
         await failpoint("shutdown_handing_back")
         runner.hand_back()
-        await asyncio.wait({working}, timeout=_SETTLE_SECONDS)
+        await asyncio.wait({working}, timeout=_RECORD_SECONDS)
         working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await working
@@ -163,103 +114,17 @@ async def _drain(working: asyncio.Task[None], runner: Runner, stop: Stop, grace:
 
 
 @asynccontextmanager
-async def serve_http(
-    settings: Settings,
-    database: Database,
-    store: ObjectStore,
-    windows: RateLimitStorage,
-    startup: Startup,
-    health: Health,
-    runner: Runner,
-    priority: RequestPriority,
-    listening: Callable[[str], None],
-) -> AsyncIterator[None]:
-    """Accept requests inside the block."""
-    exports = Exports(
-        ExportJobs(database),
-        ExportFiles(database),
-        store,
-        max_attempts=settings.max_attempts,
-        max_range_days=settings.max_range_days,
-        created=runner.wake,
-        cancelled=runner.cancel,
-    )
-    limits = {
-        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
-        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
-        RateLimitBucket.OTHER: settings.rate_limit_other,
-    }
-    services = WebServices(
-        access=Access(AccessTables(database)),
-        exports=exports,
-        rate_limits=Throttle(windows, limits),
-        cursors=Cursors(functools.partial(AccessTables(database).shared_secret, "cursors")),
-        priority=priority,
-        require_started=startup.check,
-        alive=health.alive,
-        ready=health.ready,
-        open_link=store.open_link if isinstance(store, DirectoryStore) else None,
-    )
-    async with listen(build_app(services, public_url=settings.public_url), settings.host, settings.port) as address:
-        listening(address)
+async def _watch_loop_lag(runner: Runner) -> AsyncIterator[None]:
+    """Measure event-loop lag inside the block while exports run."""
+    watching = asyncio.create_task(LoopLag().watch(lambda: runner.running > 0))
+    try:
         yield
-
-
-def make_runner(
-    settings: Settings,
-    database: Database,
-    claims: Claims,
-    source: ContactSource,
-    store: ObjectStore,
-    windows: RateLimitStorage,
-    priority: RequestPriority,
-) -> Runner:
-    """The job runner of this process, under a name that operators can tell it by."""
-    lease = timedelta(seconds=settings.lease_seconds)
-    retry_pause = timedelta(seconds=settings.retry_seconds)
-    leases = Leases(claims, duration=lease, no_progress=timedelta(seconds=settings.no_progress_seconds))
-    limits = AttemptLimits(
-        part_size=settings.part_size,
-        duration=timedelta(seconds=settings.max_export_seconds),
-        retry_pause=retry_pause,
-        file_lifetime=timedelta(hours=settings.file_lifetime_hours),
-    )
-    sweep = Leftovers(claims, store, grace=lease * _SWEEP_GRACE_LEASES, retry_pause=retry_pause)
-    retention = Retention(
-        ExportFiles(database),
-        store,
-        link_lifetime=timedelta(seconds=settings.link_seconds),
-        history=timedelta(days=settings.history_days),
-    )
-    chores = [
-        PeriodicTask("clean", sweep.clean, settings.sweep_seconds),
-        PeriodicTask("expire", retention.expire, settings.sweep_seconds),
-        PeriodicTask("delete_files", retention.delete_files, settings.sweep_seconds),
-        PeriodicTask("abandoned", sweep.abort_abandoned, _ABANDONED_SECONDS),
-        PeriodicTask("orphans", sweep.delete_orphans, _ORPHANS_SECONDS),
-        PeriodicTask("forget", retention.forget, _FORGET_SECONDS),
-        PeriodicTask("idempotency_keys", ExportJobs(database).prune_idempotency_keys, _PRUNE_SECONDS),
-    ]
-    if isinstance(windows, PostgresStorage):
-        chores.append(PeriodicTask("rate_limits", windows.prune, _PRUNE_SECONDS))
-    return Runner(
-        claims,
-        leases,
-        Attempts(claims, leases, source, store, priority, limits),
-        sweep.rescue,
-        chores,
-        worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
-        limits=RunnerLimits(
-            slots=settings.export_slots,
-            space_slots=settings.space_slots,
-            lease=lease,
-            poll=settings.poll_seconds,
-            rescue=settings.sweep_seconds,
-        ),
-    )
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
 
 def tune_garbage_collector() -> None:
-    """A batch makes a thousand short-lived dictionaries; the default threshold walks them again and again for nothing."""
+    """A batch makes a thousand short-lived dictionaries; with the default threshold they are walked again and again."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

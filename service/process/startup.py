@@ -1,4 +1,4 @@
-"""From a process that listens to one that works: schema, shared secret, contacts, store."""
+"""The steps between listening and working: schema, contacts, store."""
 
 import asyncio
 
@@ -11,12 +11,13 @@ from service.storage import ObjectStore
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
+"""Seconds between two tries to reach a database; the pause doubles from the first to the longest."""
 
 log = structlog.get_logger()
 
 
 class Startup:
-    """Waits for what the service stands on. Until then the API answers 503; what only a person can mend raises."""
+    """Waits for the databases. Until then the API answers 503; errors that must be fixed by hand are raised."""
 
     def __init__(
         self, dsn: str, source: ContactSource, store: ObjectStore, *, own_contacts: bool, may_migrate: bool
@@ -26,30 +27,30 @@ class Startup:
         self._store = store
         self._own_contacts = own_contacts
         self._may_migrate = may_migrate
-        self._done = False
+        self._finished = False
 
-    def check(self) -> None:
+    def require_started(self) -> None:
         """Raises Starting until `finish` was called."""
-        if not self._done:
+        if not self._finished:
             raise Starting
 
     def finish(self) -> None:
-        """Let the API work."""
-        self._done = True
+        """Open the API."""
+        self._finished = True
 
     async def schema(self) -> None:
-        """Wait for the database and bring it up to date. Raises SchemaMismatch."""
+        """Wait for the database and apply missing migrations. Raises SchemaMismatch."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._bring_up_to_date()
+                return await self._apply_missing_migrations()
             except DatabaseUnavailable as error:
                 log.warning("waiting_for_database", detail=error.detail)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def contacts(self) -> bool:
-        """Check the three relations; False when their database cannot be reached now. Raises SchemaMismatch."""
+        """Check the three relations; False if their database is unreachable. Raises SchemaMismatch."""
         try:
             await self._source.check()
         except SourceUnavailable as error:
@@ -58,12 +59,12 @@ class Startup:
         return True
 
     async def contacts_later(self) -> None:
-        """Keep asking until the relations could be checked. Raises SchemaMismatch."""
+        """Check the three relations as soon as their database is reachable. Raises SchemaMismatch."""
         while not await self.contacts():
             await asyncio.sleep(_LONGEST_PAUSE)
 
     async def store(self) -> None:
-        """Say clearly whether files can be written; a store that is down now may be up later, so this ends nothing."""
+        """Log whether files can be written. An error here ends nothing, because an unreachable store may come back."""
         try:
             await self._store.probe()
         except ExportFailure as error:
@@ -71,9 +72,9 @@ class Startup:
         else:
             log.info("store_usable")
 
-    async def _bring_up_to_date(self) -> None:
+    async def _apply_missing_migrations(self) -> None:
         if await check_schema(self._dsn, own_contacts=self._own_contacts):
             return
         if not self._may_migrate:
-            raise SchemaMismatch("Migrations are missing and MIGRATE_ON_START is off; run: contact-exports migrate")
+            raise SchemaMismatch("Migrations are missing and MIGRATE_ON_START is off. Run: contact-exports migrate")
         await migrate(self._dsn, own_contacts=self._own_contacts)

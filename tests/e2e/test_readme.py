@@ -205,7 +205,7 @@ async def test_the_service_works_with_the_rights_that_the_readme_names_and_no_mo
             async with Database(limited, application_name="tests", size=1) as database:
                 files, jobs = ExportFiles(database), ExportJobs(database)
                 await files.expire(links_live=timedelta(0))
-                assert await files.dead() == []
+                assert await files.deletable() == []
                 await files.record_deleted(export_id)
                 assert await files.forget(age=timedelta(0)) == 1
                 await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")

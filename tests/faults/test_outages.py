@@ -133,7 +133,7 @@ async def test_exports_wait_for_a_contacts_database_of_their_own_while_the_api_a
             export_id,
         )
         assert row["error_code"] == "source_unavailable"
-        assert row["summary"].startswith("waiting to try again")
+        assert row["summary"].startswith("waiting for a retry")
         assert (await answer(program, "GET", f"{EXPORTS}/{export_id}", space))[1]["status"] in ("queued", "processing")
         own_postgres.start()
         await migrate(own_postgres.dsn())

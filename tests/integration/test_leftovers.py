@@ -1,4 +1,4 @@
-"""What dead attempts left in the store is removed, and nothing else, whatever was recorded of it."""
+"""Leftovers of dead attempts are deleted, recorded or not, and nothing else is."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
@@ -22,7 +22,7 @@ __all__ = ["connection", "space", "store"]
 
 PART = 5 * 1024 * 1024
 _LEFT: list[AsyncExitStack] = []
-"""Uploads that are never ended: kept here, because one that is forgotten is closed, and so aborted."""
+"""Unfinished uploads. They are referenced here because a garbage-collected one is closed, and so aborted."""
 
 
 @pytest.fixture
@@ -34,12 +34,12 @@ async def claims(database_url: str) -> AsyncIterator[Claims]:
 
 @pytest.fixture
 def sweep(claims: Claims, store: StoreUnderTest) -> Leftovers:
-    """A sweep that waits for nothing."""
+    """A cleanup without a grace period."""
     return Leftovers(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0))
 
 
 async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tenant) -> Claim:
-    """A claim whose worker was lost: the export is queued again."""
+    """A claim whose lease was lost; the export is queued again."""
     await connection.execute(
         """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,
              max_attempts)
@@ -52,7 +52,7 @@ async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tena
 
 
 async def leave_upload(store: StoreUnderTest, name: str) -> str:
-    """Begin an upload as a process does that is killed before it ends it."""
+    """Begin an upload like a process that is killed before finishing it."""
     left = AsyncExitStack()
     upload = await left.enter_async_context(store.store.upload(name, part_size=PART, filename="x", metadata={}))
     await upload.put_part(1, [b"x" * PART])
@@ -61,13 +61,13 @@ async def leave_upload(store: StoreUnderTest, name: str) -> str:
 
 
 async def leave_object(store: StoreUnderTest, name: str) -> None:
-    """Complete an upload as a process does that is killed before it publishes it."""
+    """Complete an upload like a process that is killed before publishing it."""
     async with store.store.upload(name, part_size=PART, filename="x", metadata={}) as upload:
         await upload.put_part(1, [b"x"])
         await upload.complete()
 
 
-async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
+async def test_an_unrecorded_upload_is_found_by_its_object_name(
     connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
@@ -80,7 +80,7 @@ async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
     assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
 
 
-async def test_a_complete_file_that_was_never_published_is_removed(
+async def test_a_complete_file_that_was_never_published_is_deleted(
     connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
@@ -91,7 +91,7 @@ async def test_a_complete_file_that_was_never_published_is_removed(
     assert (await store.uploads(), await store.objects()) == ([], [])
 
 
-async def test_what_a_running_attempt_stores_is_left_alone(
+async def test_files_of_a_running_attempt_are_kept(
     connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
@@ -140,7 +140,7 @@ async def test_a_store_that_is_away_is_asked_again(
     assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
 
 
-async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
+async def test_only_an_old_object_without_a_row_is_deleted(
     connection: asyncpg.Connection,
     claims: Claims,
     space: Tenant,
@@ -160,7 +160,7 @@ async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
     assert await store.objects() == sorted([running.object_name, "readme.txt", f"other/{orphan}"])
 
 
-async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone(
+async def test_an_object_whose_row_was_inserted_during_the_listing_is_kept(
     connection: asyncpg.Connection,
     database_url: str,
     space: Tenant,
@@ -184,7 +184,7 @@ async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone
     assert await store.objects() == [name]
 
 
-async def test_an_object_that_cannot_be_deleted_keeps_no_other(
+async def test_an_undeletable_object_does_not_block_others(
     claims: Claims, store: StoreUnderTest, sweep: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))

@@ -1,8 +1,9 @@
-"""The claim finds by short ways what the whole rule of the first migration chooses among all that wait."""
+"""The claim function, with its shortcuts, claims the same export as the rule in the model, which considers every export."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import asyncpg
 import pytest
@@ -10,17 +11,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sql import migrations
+from tests.properties.model import Export, Model
 from tests.support.jobs import LEASE, connect
 
-FAR = (0, 1, 3, 10_000)
-"""How many waiting jobs are read before the Spaces are walked; the last is what the service uses."""
+SCAN_LIMITS = (0, 1, 3, 10_000)
+"""Queued jobs that are scanned before the Spaces are ranked; the service uses the last."""
 MINUTES = (-60, -11, -9, -1, -1, 5)
-"""Minutes from now until a job may run: some have waited long, some must wait."""
+"""Minutes from now until a job may run: some are overdue, some are not due yet."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """`space` counts from 0. A running job stands in the next slot but `gap` of its Space."""
+    """`space` counts from 0. A running job leaves `gap` slots of its Space free below its own."""
 
     space: int
     running: bool
@@ -31,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Table:
-    """Spaces by their caps, and the jobs in the order of their ids."""
+    """The concurrency limits of the Spaces, and the jobs in id order."""
 
     caps: list[int | None]
     jobs: list[Job]
@@ -52,23 +54,21 @@ def tables(draw: st.DrawFn) -> Table:
 
 
 def claim_functions() -> Iterator[str]:
-    """The first claim as `first_claim`, and the present one with each way of reading as `claim_with_N`."""
-    texts = [
-        found[0]
-        for migration in migrations("main")
-        for found in re.finditer(r"CREATE (?:OR REPLACE )?FUNCTION claim_export\(.*?END \$\$;", migration.text, re.DOTALL)
-    ]
-    named = "CREATE FUNCTION {}("
-    yield re.sub(r"^CREATE .*?\(", named.format("first_claim"), texts[0])
-    for far in FAR:
-        text, replaced = re.subn(r"_far constant integer := \d+;", f"_far constant integer := {far};", texts[-1])
+    """The claim function with each scan limit N as `claim_with_N`."""
+    (migration, *_) = migrations("main")
+    found = re.search(r"CREATE FUNCTION claim_export(\(.*?END \$\$;)", migration.text, re.DOTALL)
+    assert found is not None
+    for limit in SCAN_LIMITS:
+        text, replaced = re.subn(
+            r"_scan_limit constant integer := \d+;", f"_scan_limit constant integer := {limit};", found[1]
+        )
         assert replaced == 1
-        yield re.sub(r"^CREATE .*?\(", named.format(f"claim_with_{far}"), text)
+        yield f"CREATE FUNCTION claim_with_{limit}{text}"
 
 
 @pytest.fixture
 async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database that has all these functions and takes any row."""
+    """A connection to a database that has all these functions and accepts any row."""
     async with connect(database_url) as connection:
         for text in claim_functions():
             await connection.execute(text)
@@ -104,34 +104,49 @@ async def fill(sql: asyncpg.Connection, table: Table) -> None:
         )
 
 
+def modelled(table: Table, now: datetime) -> Model:
+    """The same rows in the model."""
+    model = Model(now, caps=dict(enumerate(table.caps, 1)))
+    slots = [0] * len(table.caps)
+    for number, job in enumerate(table.jobs, 1):
+        export = Export(number, job.space + 1, 5, now + timedelta(minutes=job.minutes), lost_leases=job.lost_leases)
+        if job.running:
+            slots[job.space] += 1 + job.gap
+            export.status, export.slot = "processing", slots[job.space]
+        model.exports[number] = export
+    return model
+
+
 async def claimed(sql: asyncpg.Connection, function: str, slots: int, alone: bool) -> tuple[object, ...] | None:
-    """Export, slot and the rest of what a claim by this function is, but for its random id."""
+    """Export, slot and `alone` of the claim that this function makes."""
     row = await sql.fetchrow(f"SELECT * FROM {function}('a worker', $1, $2, $3)", LEASE, slots, alone)
     if row is None:
         return None
-    slot = await sql.fetchval("SELECT slot FROM export_jobs WHERE id = $1", row["job_id"])
-    return slot, *(value for name, value in row.items() if name not in ("claim_id", "object_name"))
+    return row["job_id"], await sql.fetchval("SELECT slot FROM export_jobs WHERE id = $1", row["job_id"]), row["alone"]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(tables(), st.integers(1, 3), st.lists(st.booleans(), min_size=1, max_size=6))
 @example(Table([None, None], [Job(0, False, -9, 2, 0), Job(1, False, -1, 0, 0)]), 1, [True])
 @example(Table([None], [Job(0, False, -11, 2, 0), Job(0, False, -9, 2, 0)]), 2, [False, True])
-async def test_the_claim_is_what_the_whole_rule_chooses(
+async def test_a_claim_follows_the_rule_with_every_scan_limit(
     sql: asyncpg.Connection, table: Table, slots: int, alone: list[bool]
 ) -> None:
     transaction = sql.transaction()
     await transaction.start()
     try:
         await fill(sql, table)
+        model = modelled(table, await sql.fetchval("SELECT now()"))
         for each in alone:
             for asked in (not each, each):
-                chosen = []
-                for function in ("first_claim", *(f"claim_with_{far}" for far in FAR)):
+                wanted = model.next(slots, alone=asked)
+                expected = wanted and (wanted.export_id, model.free_slot(wanted.space_id), wanted.poison)
+                for limit in SCAN_LIMITS:
                     await sql.execute("SAVEPOINT before")
-                    chosen.append(await claimed(sql, function, slots, asked))
+                    assert await claimed(sql, f"claim_with_{limit}", slots, asked) == expected
                     await sql.execute("ROLLBACK TO SAVEPOINT before")
-                assert len(set(chosen)) == 1, chosen
             await claimed(sql, "claim_export", slots, each)
+            if wanted is not None:
+                wanted.slot, wanted.status = model.free_slot(wanted.space_id), "processing"
     finally:
         await transaction.rollback()

@@ -15,7 +15,7 @@ from limits.aio.storage import Storage
 
 from service.access import Access
 from service.exports.priority import RequestPriority
-from service.exports.use_cases import Exports
+from service.exports.use_cases import ExportRules, Exports
 from service.model import Claim, Scope, StoredFile
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
@@ -23,6 +23,7 @@ from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage
+from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
 from service.web.app import WebServices, build_app
 from service.web.health import Readiness
@@ -154,13 +155,12 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 ExportJobs(database),
                 ExportFiles(database),
                 store,
-                max_attempts=1,
-                max_range_days=options.get("max_range_days"),
-                created=lambda: None,
-                cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
+                ExportRules(max_attempts=1, max_range_days=options.get("max_range_days")),
+                on_queued=lambda: None,
+                on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
             rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
-            cursors=Cursors(partial(AccessTables(database).shared_secret, "cursors")),
+            cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
             priority=RequestPriority(),
             require_started=require_started,
             alive=lambda: running[0].alive,

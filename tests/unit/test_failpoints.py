@@ -12,7 +12,7 @@ import pytest
 from service import failpoints
 from service.errors import DatabaseUnavailable
 from service.failpoints import POINTS, FailpointRaised, arm, failpoint
-from service.postgres.pool import unavailable
+from service.postgres.driver_errors import unavailable
 
 SERVICE = Path(failpoints.__file__).parent
 

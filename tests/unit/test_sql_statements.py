@@ -1,4 +1,4 @@
-"""The SQL files: every statement says what it is for and is used once, and the drawing of an export's life is true."""
+"""The SQL files: each statement has a comment, belongs to the module with the file's name, and is used once."""
 
 import ast
 import re
@@ -10,60 +10,94 @@ from pathlib import Path
 import pytest
 
 import service
-from service.model import ExportStatus
-from sql import migrations, statement, statements
+from service.model import Extra
+from sql import fragment, fragments, migrations, statement, statements
 
 _QUERIES = [Path(str(entry)) for entry in files("sql").joinpath("queries").iterdir() if entry.name.endswith(".sql")]
 _SERVICE = Path(service.__file__).parent
+_MODULES = sorted((_SERVICE / "postgres").glob("*.py"))
 _COMMENT = re.compile(r"--.*")
 _QUOTED = re.compile(r"'(?:[^']|'')*'")
 
 
-def _raw_statements() -> list[tuple[str, str]]:
-    """Name and text of each statement as it stands in its file."""
+def _raw_texts(kind: str) -> list[tuple[str, str]]:
+    """Name and text of each statement (`name`) or fragment (`fragment`), as they stand in the files."""
     found = []
     for path in _QUERIES:
-        _, *parts = re.split(r"^-- name: (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        found += list(zip(parts[::2], parts[1::2], strict=True))
+        _, *parts = re.split(r"^-- (name|fragment): (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        found += [
+            (name, text) for each, name, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True) if each == kind
+        ]
     return found
 
 
-def _nodes() -> Iterator[ast.AST]:
-    for path in _SERVICE.rglob("*.py"):
-        yield from ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+def _statements_in(path: Path) -> set[str]:
+    """Names of the statements in a query file."""
+    return set(re.findall(r"^-- name: (\w+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize(("name", "text"), _raw_statements(), ids=[name for name, _ in _raw_statements()])
-def test_a_statement_says_what_it_is_for_and_ends_with_its_only_semicolon(name: str, text: str) -> None:
+def _strings(path: Path) -> Iterator[str]:
+    """The string constants in a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _code(text: str) -> str:
+    return _QUOTED.sub("", _COMMENT.sub("", text)).strip()
+
+
+@pytest.mark.parametrize(("name", "text"), _raw_texts("name"), ids=[name for name, _ in _raw_texts("name")])
+def test_a_statement_has_a_comment_and_one_semicolon_at_its_end(name: str, text: str) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", name)
     first_line = text.strip().splitlines()[0]
     assert re.fullmatch(r"-- [A-Z$].{9,}", first_line), first_line
-    code = _QUOTED.sub("", _COMMENT.sub("", text)).strip()
-    assert code.endswith(";")
-    assert code.count(";") == 1
+    assert _code(text).endswith(";")
+    assert _code(text).count(";") == 1
     assert statement(name) == text.strip()[:-1]
 
 
-def test_nothing_stands_before_the_first_statement_of_a_file() -> None:
+@pytest.mark.parametrize(("name", "text"), _raw_texts("fragment"), ids=[name for name, _ in _raw_texts("fragment")])
+def test_a_fragment_has_a_comment_and_no_semicolon(name: str, text: str) -> None:
+    assert re.fullmatch(r"-- [A-Z$].{9,}", text.strip().splitlines()[0])
+    assert ";" not in _code(text)
+    assert fragment(name) == text.strip()
+
+
+def test_every_file_begins_with_a_statement() -> None:
     assert _QUERIES
     for path in _QUERIES:
         assert path.read_text(encoding="utf-8").startswith("-- name: "), path.name
 
 
-def test_every_statement_is_used_in_one_place() -> None:
-    texts = [node.value for node in _nodes() if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    assert Counter(text for text in texts if text in statements()) == Counter(statements().keys())
+def test_every_statement_is_used_once_and_by_the_module_with_the_name_of_its_file() -> None:
+    for path in _QUERIES:
+        used = Counter(text for text in _strings(_SERVICE / "postgres" / f"{path.stem}.py") if text in _statements_in(path))
+        assert used == Counter(_statements_in(path)), path.name
 
 
-def test_every_statement_that_is_used_exists() -> None:
-    named = set()
-    for node in _nodes():
-        if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-            if function in ("statement", "fetch", "fetch_row", "read_row"):
-                named.add(node.args[0].value)
-    assert len(named) > 20
-    assert named <= statements().keys()
+def test_a_module_uses_no_statement_of_another_file() -> None:
+    for path in _SERVICE.rglob("*.py"):
+        own = _QUERIES[0].with_name(f"{path.stem}.sql") if path in _MODULES else None
+        own_statements = _statements_in(own) if own is not None and own.exists() else set()
+        called = {
+            node.args[0].value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)
+            if (node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None))
+            in ("statement", "fetch", "fetch_row", "read_row")
+        }
+        assert called <= own_statements, path.name
+
+
+def test_every_extra_has_a_fragment_and_every_fragment_an_extra() -> None:
+    names = {name.removeprefix("extra_").removesuffix("_unique") for name in fragments()}
+    assert names == {str(extra) for extra in Extra}
+    assert {f"extra_{extra}" for extra in Extra} <= fragments().keys()
+
+
+def test_the_files_together_have_all_statements() -> None:
+    assert set().union(*(_statements_in(path) for path in _QUERIES)) == statements().keys()
 
 
 def test_every_file_of_a_set_is_a_migration_numbered_from_one() -> None:
@@ -76,57 +110,7 @@ def test_every_file_of_a_set_is_a_migration_numbered_from_one() -> None:
         assert [migration.name[:5] for migration in known] == [f"{migration.version:04}_" for migration in known]
 
 
-def test_a_checksum_is_of_the_whole_file() -> None:
+def test_a_checksum_covers_the_whole_file() -> None:
     (first, *_) = migrations("main")
     assert re.fullmatch("[0-9a-f]{64}", first.checksum)
     assert type(first)(1, first.name, first.text + " ").checksum != first.checksum
-
-
-# The drawing ---------------------------------------------------------------------------------------------------------
-
-Move = tuple[str, str]
-
-
-def _drawing() -> list[str]:
-    """The lines of the drawing, from the one with the states in a row."""
-    lines = migrations("main")[0].text.splitlines()
-    start = next(number for number, line in enumerate(lines) if "queued ───" in line)
-    return lines[start : lines.index("--", start)]
-
-
-def _drawn_moves(lines: list[str]) -> set[Move]:
-    """Follows each line of the drawing from end to end.
-
-    In the row of states an arrow leads from word to word. Below it a line has corners, from which one goes up to a state;
-    one that meets an arrowhead there is the end of the move, others are beginnings, as is what stands behind an arrow.
-    """
-    row = lines[0]
-    moves = {(match[1], match[2]) for match in re.finditer(r"(\w+) ─+▶ (?=(\w+))", row)}
-    for number, line in enumerate(lines[1:], 1):
-        for path in re.finditer(r"[├└](?:[─┴ ]|(?<=[ \w])\w)*─(?:[┘┤]|▶ (\w+))", line):
-            corners = [column for column in range(*path.span()) if line[column] in "├└┴┘┤"]
-            tops = [_top(lines, number, column) for column in corners]
-            ends = {state for state, into in tops if into} | ({path[1]} if path[1] else set())
-            moves |= {(state, end) for state, into in tops if not into for end in ends}
-    return moves
-
-
-def _top(lines: list[str], number: int, column: int) -> tuple[str, bool]:
-    """The state above a corner, and whether an arrow leads up into it."""
-    way = [lines[above][column] for above in range(number - 1, 0, -1)]
-    assert set(way) <= set("│├┤▲"), f"the drawing breaks off above line {number}, column {column}"
-    (state,) = [match[0] for match in re.finditer(r"\w+", lines[0]) if match.start() <= column < match.end()]
-    return state, "▲" in way
-
-
-def test_the_drawing_of_an_exports_life_shows_the_moves_that_the_trigger_allows() -> None:
-    text = migrations("main")[0].text
-    listed = text.partition("(OLD.status, NEW.status) NOT IN (")[2].partition(") THEN")[0]
-    allowed = set(re.findall(r"\('(\w+)', '(\w+)'\)", listed))
-    assert len(allowed) == 7
-    assert _drawn_moves(_drawing()) == allowed
-
-
-def test_the_drawing_names_every_state() -> None:
-    words = set(re.findall(r"\w+", "\n".join(_drawing())))
-    assert words >= {str(status) for status in ExportStatus}

@@ -1,1 +1,1 @@
-"""Rows to lines, lines to gzip, gzip to parts. Knows neither Postgres nor S3."""
+"""Turns rows into lines, lines into gzip, and gzip into parts. Knows neither Postgres nor S3."""

@@ -1,4 +1,4 @@
-"""Chunks become parts of one constant size; at most two are on their way at once."""
+"""Cuts a stream of chunks into parts of one constant size, and hands over at most two at once."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,23 +9,23 @@ from service.errors import TooLarge
 from service.model import Part
 
 IN_FLIGHT = 2
-"""Parts handed over and not yet stored. Memory of an upload is this many parts and the one being filled."""
+"""Parts handed over and not yet stored. An upload holds this many parts in memory, and the one being filled."""
 
 PutPart = Callable[[int, Part], Awaitable[None]]
 
 
 class PartWriter:
-    """Cuts a stream into parts and hands them over with back-pressure. Leaving the block early cancels what is on its way.
+    """Cuts a stream into parts and hands them over with back-pressure. Leaving the block early cancels parts in flight.
 
-    `stored` is called with the bytes of each part that the store has accepted. Raises TooLarge beyond `maximum_parts`, and
-    whatever `put_part` raises, at the next `write` or at `finish`.
+    `on_stored` gets the size of each part that the store has accepted. `write` and `finish` raise TooLarge beyond
+    `maximum_parts`, and the errors of earlier calls of `put_part`.
     """
 
-    def __init__(self, put_part: PutPart, *, part_size: int, maximum_parts: int, stored: Callable[[int], None]) -> None:
+    def __init__(self, put_part: PutPart, *, part_size: int, maximum_parts: int, on_stored: Callable[[int], None]) -> None:
         self._put_part = put_part
         self._part_size = part_size
         self._maximum_parts = maximum_parts
-        self._stored = stored
+        self._on_stored = on_stored
         self._chunks: list[bytes | memoryview] = []
         self._held = 0
         self._number = 0
@@ -43,20 +43,20 @@ class PartWriter:
         await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def write(self, chunk: bytes) -> None:
-        """Add a chunk; waits while two parts are on their way."""
+        """Add a chunk; waits while two parts are in flight."""
         self._chunks.append(chunk)
         self._held += len(chunk)
         while self._held >= self._part_size:
             await self._hand_over(self._part_size)
 
     async def finish(self) -> None:
-        """Hand over what is left, at least one part even if it is empty, and wait until all parts are stored."""
+        """Hand over the rest, at least one part even if it is empty, and wait until all parts are stored."""
         if self._held or not self._number:
             await self._hand_over(self._held)
         await asyncio.gather(*self._sending)
 
     async def _hand_over(self, size: int) -> None:
-        # Room first, the part after: a part that waits for room would be one more in memory.
+        # Wait for room before cutting the part: a part that waits for room would be one more in memory.
         await self._room.acquire()
         self._raise_failure()
         if self._number == self._maximum_parts:
@@ -70,7 +70,7 @@ class PartWriter:
     async def _send(self, number: int, part: Part, size: int) -> None:
         try:
             await self._put_part(number, part)
-            self._stored(size)
+            self._on_stored(size)
         finally:
             self._room.release()
 
@@ -81,7 +81,7 @@ class PartWriter:
 
 
 def _cut(chunks: list[bytes | memoryview], size: int) -> tuple[Part, list[bytes | memoryview]]:
-    """The first `size` bytes, and those behind them: only the last chunk can lie across the border. Nothing is copied."""
+    """The first `size` bytes, and the bytes after them. Only the last chunk can cross the border. Nothing is copied."""
     *whole, last = chunks or [b""]
     border = size - sum(map(len, whole))
     view = memoryview(last)

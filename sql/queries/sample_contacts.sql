@@ -1,15 +1,15 @@
 -- name: sample_lock
--- Nobody else may insert contacts until the transaction ends: the ids are handed out here, not by the sequence.
+-- Block other writers of contacts until the transaction ends: ids are assigned here, not by the sequence.
 LOCK TABLE contacts IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: sample_first_id
--- The first id that is above all contacts and above what the sequence has given away.
+-- The first id above all contacts and above the current value of the sequence.
 SELECT greatest(coalesce(max(id), 0) + 1, nextval(pg_get_serial_sequence('contacts', 'id'))) FROM contacts;
 
 -- name: sample_contacts
--- $2 profiles of Space $3 with ids from $1 on, created from $4 to $5 in the order of their ids; $6 is the seed. Everything is
--- taken from a hash of id and seed, so the same call makes the same rows. Every fiftieth is merged into the one before it.
--- Addresses end in domains reserved by RFC 2606, telephone numbers lie in ranges reserved for fiction.
+-- Add $2 contacts to Space $3 with ids from $1 on, created between $4 and $5 in id order; $6 is the seed. Every value is
+-- derived from a hash of id and seed, so the same call creates the same rows. Every fiftieth contact is merged into the
+-- previous one. Addresses use domains reserved by RFC 2606, phone numbers use ranges reserved for fiction.
 WITH cultures (number, family_first, glue, given, given_latin, family, family_latin, cities) AS (
   VALUES
     (0, false, ' ',
@@ -104,8 +104,8 @@ SELECT d.id,
  ORDER BY d.id;
 
 -- name: sample_emails
--- The addresses of the $2 profiles from id $1 on, last seen between their creation and $3; $4 is the seed. The primary one
--- and up to five more; those of a merged-away profile are its survivor's.
+-- Add the addresses of the $2 contacts from id $1 on, last seen between their creation and $3; $4 is the seed. Each has its
+-- primary address and up to five more; those of a merged contact belong to its survivor.
 INSERT INTO contact_emails (contact_id, email, last_seen_at)
 SELECT coalesce(c.merged_into, c.id),
        CASE k WHEN 1 THEN c.email
@@ -128,8 +128,8 @@ SELECT coalesce(c.merged_into, c.id),
  WHERE c.id >= $1::bigint AND c.id < $1::bigint + $2::bigint AND c.email IS NOT NULL;
 
 -- name: sample_tokens
--- The comet tokens of the $2 profiles from id $1 on, last seen between their creation and $3; $4 is the seed. None to a
--- dozen; those of a merged-away profile are its survivor's.
+-- Add 0 to 12 comet tokens to each of the $2 contacts from id $1 on, last seen between their creation and $3; $4 is the
+-- seed. Those of a merged contact belong to its survivor.
 INSERT INTO comet_tokens (contact_id, token, last_seen_at)
 SELECT coalesce(c.merged_into, c.id),
        lpad(to_hex(hashint8extended(c.id, 64 * $4::bigint + k)), 16, '0')
@@ -156,9 +156,9 @@ SELECT coalesce(c.merged_into, c.id),
  WHERE c.id >= $1::bigint AND c.id < $1::bigint + $2::bigint;
 
 -- name: sample_last_id
--- The sequence goes on above the last id that was given.
+-- Move the sequence past the last assigned id.
 SELECT setval(pg_get_serial_sequence('contacts', 'id'), $1::bigint);
 
 -- name: sample_vacuum
--- Statistics for the planner, and the visibility map without which no index answers alone.
+-- Update the planner's statistics, and the visibility map that index-only scans need.
 VACUUM (ANALYZE) contacts, contact_emails, comet_tokens;

@@ -1,0 +1,123 @@
+"""Builds the two halves of the process from its resources and settings: the HTTP application and the job runner."""
+
+import os
+import secrets
+import socket
+from datetime import timedelta
+from functools import partial
+
+from aiohttp import web
+
+from service.access import Access
+from service.exports.attempt import AttemptLimits, Attempts
+from service.exports.lease import Leases
+from service.exports.leftovers import Leftovers
+from service.exports.periodic import PeriodicTask
+from service.exports.rescue import Rescue
+from service.exports.retention import Retention
+from service.exports.runner import Runner, RunnerOptions
+from service.exports.use_cases import ExportRules, Exports
+from service.postgres.access import AccessTables
+from service.postgres.claims import Claims
+from service.postgres.export_files import ExportFiles
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.rate_limits import PostgresStorage
+from service.postgres.shared_secrets import SharedSecrets
+from service.process.health import Health
+from service.process.resources import Resources
+from service.process.startup import Startup
+from service.settings import Settings
+from service.web.app import WebServices
+from service.web.app import build_app as build_web_app
+from service.web.paging import Cursors
+from service.web.rate_limits import RateLimitBucket, Throttle
+
+_LIST_UPLOADS_EVERY = timedelta(minutes=10)
+_LIST_OBJECTS_EVERY = timedelta(days=1)
+_FORGET_EVERY = timedelta(minutes=10)
+_PRUNE_EVERY = timedelta(minutes=1)
+_GRACE_LEASES = 2
+"""Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
+
+
+def build_app(
+    resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner
+) -> web.Application:
+    """The HTTP application."""
+    limits = {
+        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
+        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
+        RateLimitBucket.OTHER: settings.rate_limit_other,
+    }
+    exports = Exports(
+        ExportJobs(resources.database),
+        ExportFiles(resources.database),
+        resources.store,
+        ExportRules(settings.max_attempts, settings.max_range_days),
+        on_queued=runner.wake,
+        on_cancelled=runner.cancel,
+    )
+    services = WebServices(
+        access=Access(AccessTables(resources.database)),
+        exports=exports,
+        rate_limits=Throttle(resources.rate_limit_windows, limits),
+        cursors=Cursors(partial(SharedSecrets(resources.database).get, "cursors")),
+        priority=resources.priority,
+        require_started=startup.require_started,
+        alive=health.alive,
+        ready=health.ready,
+        open_link=resources.local_store.open_link if resources.local_store else None,
+    )
+    return build_web_app(services, public_url=settings.public_url)
+
+
+def build_runner(resources: Resources, settings: Settings) -> Runner:
+    """The job runner. Its worker name tells operators the host and the process."""
+    lease = timedelta(seconds=settings.lease_seconds)
+    retry_pause = timedelta(seconds=settings.retry_seconds)
+    claims = Claims(resources.database, renewals=resources.renewals)
+    leases = Leases(claims, duration=lease, no_progress=timedelta(seconds=settings.no_progress_seconds))
+    limits = AttemptLimits(
+        part_size=settings.part_size,
+        duration=timedelta(seconds=settings.max_export_seconds),
+        retry_pause=retry_pause,
+        file_lifetime=timedelta(hours=settings.file_lifetime_hours),
+    )
+    return Runner(
+        claims,
+        leases,
+        Attempts(claims, leases, resources.contacts, resources.store, resources.priority, limits),
+        Rescue(claims, retry_pause=retry_pause).run,
+        _periodic_tasks(resources, settings, claims),
+        RunnerOptions(
+            worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
+            slots=settings.export_slots,
+            space_slots=settings.space_slots,
+            lease=lease,
+            poll=timedelta(seconds=settings.poll_seconds),
+            rescue=timedelta(seconds=settings.sweep_seconds),
+        ),
+    )
+
+
+def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims) -> list[PeriodicTask]:
+    often = timedelta(seconds=settings.sweep_seconds)
+    leftovers = Leftovers(claims, resources.store, grace=timedelta(seconds=settings.lease_seconds) * _GRACE_LEASES)
+    retention = Retention(
+        ExportFiles(resources.database),
+        resources.store,
+        link_lifetime=timedelta(seconds=settings.link_seconds),
+        history=timedelta(days=settings.history_days),
+    )
+    tasks = [
+        PeriodicTask("clean", leftovers.clean, often),
+        PeriodicTask("expire", retention.expire, often),
+        PeriodicTask("delete_files", retention.delete_files, often),
+        PeriodicTask("abandoned", leftovers.abort_abandoned, _LIST_UPLOADS_EVERY),
+        PeriodicTask("orphans", leftovers.delete_orphans, _LIST_OBJECTS_EVERY),
+        PeriodicTask("forget", retention.forget, _FORGET_EVERY),
+        PeriodicTask("idempotency_keys", ExportJobs(resources.database).prune_idempotency_keys, _PRUNE_EVERY),
+    ]
+    if isinstance(resources.rate_limit_windows, PostgresStorage):
+        tasks.append(PeriodicTask("rate_limits", resources.rate_limit_windows.prune, _PRUNE_EVERY))
+    return tasks

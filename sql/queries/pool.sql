@@ -1,0 +1,3 @@
+-- name: ping
+-- Check that the database responds.
+SELECT 1;
