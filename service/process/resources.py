@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from service.errors import DatabaseUnavailable
+from service.postgres.access import AccessTables
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.settings import Settings
 from service.storage import ObjectStore
@@ -31,18 +33,25 @@ def open_renewals(settings: Settings) -> Database:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The object store that STORAGE_URL names."""
+async def open_store(settings: Settings, database: Database | None = None) -> AsyncIterator[ObjectStore]:
+    """The object store that STORAGE_URL names. Links of a directory need LINK_SECRET or the database."""
     lifetime = timedelta(seconds=settings.link_seconds)
     url = urlsplit(settings.files_url)
     if url.scheme == "file":
-        secret = settings.link_secret.get_secret_value().encode() if settings.link_secret else None
-        yield DirectoryStore(Path(unquote(url.path)), secret=secret, link_lifetime=lifetime)
+
+        async def link_secret() -> bytes:
+            if settings.link_secret is not None:
+                return settings.link_secret.get_secret_value().encode()
+            if database is None:
+                raise DatabaseUnavailable
+            return await AccessTables(database).shared_secret("links")
+
+        yield DirectoryStore(Path(unquote(url.path)), link_secret, lifetime)
         return
     # Not imported for a directory: it takes 0.25 s and 20 MiB.
-    from service.storage.s3 import S3Store
+    from service.storage.s3 import S3Settings, S3Store
 
-    async with S3Store.open(
+    bucket = S3Settings(
         bucket=url.netloc,
         prefix=url.path.strip("/"),
         endpoint_url=settings.s3_endpoint_url,
@@ -51,6 +60,6 @@ async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         addressing_style=settings.s3_addressing_style,
         checksums=settings.s3_checksum,
         sign_payload=settings.s3_sign_payload,
-        link_lifetime=lifetime,
-    ) as store:
+    )
+    async with S3Store.open(bucket, link_lifetime=lifetime) as store:
         yield store

@@ -82,7 +82,11 @@ async def run(settings: Settings, stop: Stop, *, listening: Callable[[str], None
     if settings.failpoints is not None:
         failpoints.arm(settings.failpoints)
         log.warning("failpoints_armed", failpoints=settings.failpoints)
-    async with open_database(settings) as database, open_renewals(settings) as renewals, open_store(settings) as store:
+    async with (
+        open_database(settings) as database,
+        open_renewals(settings) as renewals,
+        open_store(settings, database) as store,
+    ):
         source = ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds)
         startup = Startup(
             settings.direct_dsn,
@@ -121,8 +125,6 @@ async def _lag_watched(runner: Runner) -> AsyncIterator[None]:
 async def _work(settings: Settings, database: Database, startup: Startup, store: ObjectStore, runner: Runner) -> None:
     await startup.schema()
     if isinstance(store, DirectoryStore):
-        if settings.link_secret is None:
-            store.sign_with(await AccessTables(database).shared_secret("links"))
         with contextlib.suppress(ExportFailure):  # the probe says what is wrong
             await store.adopt()
     reachable = await startup.contacts()
