@@ -1,5 +1,5 @@
-"""What a demonstration and the tests need and a real installation brings along: a Postgres, sample data."""
+"""A Postgres server and sample data for the demo, for the tests, and for a service started without settings."""
 
 
 class EmbeddedError(Exception):
-    """An embedded part cannot be found or started; the first line is ours, the rest what the part said."""
+    """The embedded Postgres was not found or did not start. The first line is the error; the rest is the server's output."""
