@@ -1,6 +1,5 @@
 """One handler for each route: parse to a value, call one use case, render."""
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from service.web.problems import MalformedHost
 
 EXPORTS_PATH = "/public-api/v1/contacts/exports"
 
-LocalFiles = Callable[[str, Mapping[str, str]], LocalFile]
+LocalFiles = Callable[[str, Mapping[str, str]], Awaitable[LocalFile]]
 """`DirectoryStore.open_link`: the file behind an object's name and a link's query."""
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?", re.ASCII)
@@ -94,7 +93,7 @@ class FileHandlers:
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /files/{object_name}, with ranges"""
-        file = await asyncio.to_thread(self._local_files, request.match_info["object_name"], request.query)
+        file = await self._local_files(request.match_info["object_name"], request.query)
         headers = {"Content-Type": CONTENT_TYPE, "Content-Disposition": content_disposition(file.filename)}
         return web.FileResponse(file.path, headers=headers)
 

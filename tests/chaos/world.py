@@ -14,7 +14,7 @@ import asyncpg
 
 from service.embedded.postgres import EmbeddedPostgres, StopMode
 from service.storage import ObjectStore
-from service.storage.s3 import S3Store
+from service.storage.s3 import S3Settings, S3Store
 from tests.support.program import environment
 from tests.support.s3 import S3Access
 from tests.support.s3_faults import (
@@ -137,9 +137,10 @@ class World:
     @asynccontextmanager
     async def store(self) -> AsyncIterator[ObjectStore]:
         """The store as the service sees it, without faults."""
-        async with S3Store.open(
-            bucket=_BUCKET, prefix=PREFIX, endpoint_url=self.s3.endpoint_url, region=self.s3.region, addressing_style="path"
-        ) as store:
+        opened = S3Settings(
+            _BUCKET, prefix=PREFIX, endpoint_url=self.s3.endpoint_url, region=self.s3.region, addressing_style="path"
+        )
+        async with S3Store.open(opened) as store:
             yield store
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from service.model import Claim
 from service.postgres.snapshot import ContactSource
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
+from tests.support.stores import link_secret
 from tests.support.waiting import until_row
 
 LEASE = timedelta(minutes=1)
@@ -42,7 +43,7 @@ class Settling:
 @asynccontextmanager
 async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
     """An attempt that settles; its row is free again at the end of the block."""
-    store = DirectoryStore(directory, secret=b"a secret of the tests", link_lifetime=LEASE)
+    store = DirectoryStore(directory, link_secret, LEASE)
     await store.create()
     leases = Leases(jobs.claims, duration=LEASE, no_progress=LEASE)
     limits = AttemptLimits(part_size=16 * 1024, duration=LEASE, retry_pause=NOTHING, file_lifetime=LEASE)

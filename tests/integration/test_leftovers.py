@@ -16,7 +16,7 @@ from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from tests.e2e.conftest import connection, space, store
 from tests.support.contacts import Tenant
-from tests.support.stores import StoreUnderTest
+from tests.support.stores import StoreUnderTest, link_secret
 
 __all__ = ["connection", "space", "store"]
 
@@ -130,7 +130,7 @@ async def test_a_store_that_is_away_is_asked_again(
     from service.storage.directory import DirectoryStore
 
     await dead_claim(connection, claims, space)
-    away = DirectoryStore(tmp_path / "away", secret=b"x" * 16, link_lifetime=timedelta(minutes=1))
+    away = DirectoryStore(tmp_path / "away", link_secret, timedelta(minutes=1))
     sweep = Leftovers(claims, away, grace=timedelta(0), retry_pause=timedelta(0))
     await sweep.rescue()
     await sweep.clean()

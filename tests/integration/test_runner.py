@@ -18,6 +18,7 @@ from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
+from tests.support.stores import link_secret
 from tests.support.waiting import until, until_ended, until_row
 
 LEASE = timedelta(minutes=1)
@@ -76,7 +77,7 @@ async def running(
 ) -> AsyncIterator[Working]:
     """A runner at work, cancelled at the end."""
     claims = CountedClaims(jobs.database, renewals=jobs.database)
-    store = DirectoryStore(directory, secret=b"a secret of the tests", link_lifetime=LEASE)
+    store = DirectoryStore(directory, link_secret, LEASE)
     await store.create()
     leases = Leases(claims, duration=LEASE, no_progress=LEASE)
     limits = AttemptLimits(

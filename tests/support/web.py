@@ -29,10 +29,10 @@ from service.web.app import create_app
 from service.web.cursors import Cursors
 from service.web.handlers import Readiness
 from service.web.rate_limits import Throttle
+from tests.support.stores import link_secret
 
 EXPORTS = "/public-api/v1/contacts/exports"
 BODY = {"start_date": "2024-01-15 00:00:00", "end_date": "2024-01-15 23:59:59"}
-SECRET = b"a secret of the tests, long enough"
 Client = TestClient[Any, Any]
 
 
@@ -126,7 +126,7 @@ async def site(
     max_range_days: int | None = None,
 ) -> AsyncIterator[Site]:
     """A site with the limits given as `limits` writes them, kept in the database unless there is a `storage`."""
-    store = DirectoryStore(directory, secret=SECRET, link_lifetime=link_lifetime)
+    store = DirectoryStore(directory, link_secret, link_lifetime)
     await store.create()
     async with Database(database_url, application_name="tests", size=5) as database:
         callers = Access(AccessTables(database))
