@@ -15,7 +15,7 @@ from service.errors import DatabaseUnavailable, RateLimited, RateLimitStorageUnu
 from service.model import Scope
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.web.rate_limits import Bucket, Throttle
+from service.web.rate_limits import RateLimitBucket, Throttle
 from tests.support.web import BODY, EXPORTS, Site, site
 
 SPACE = 7
@@ -29,8 +29,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 
 def throttle(database: Database, limit: str) -> Throttle:
-    """A throttle on the database, with one limit for both buckets."""
-    return Throttle(PostgresStorage(database=database), create_export=limit, get_export=limit, other=limit)
+    """A throttle over the database with one limit for both buckets."""
+    return Throttle(PostgresStorage(database=database), dict.fromkeys(RateLimitBucket, limit))
 
 
 async def hits_stored(database: Database) -> list[int]:
@@ -137,17 +137,17 @@ async def test_an_unusable_url_is_refused_with_the_missing_package(
 
 async def test_each_hit_returns_the_remaining_calls_and_a_peek_consumes_none(database: Database) -> None:
     limited = throttle(database, "2/minute")
-    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).headers == {
+    assert (await limited.peek(RateLimitBucket.GET_EXPORT, SPACE)).headers == {
         "X-RateLimit-Limit": "2",
         "X-RateLimit-Remaining": "2",
         "RateLimit-Policy": '"get-export";q=2;w=60',
         "RateLimit": '"get-export";r=2',
     }
-    hits = [await limited.hit(Bucket.GET_EXPORT, SPACE) for _ in range(3)]
+    hits = [await limited.hit(RateLimitBucket.GET_EXPORT, SPACE) for _ in range(3)]
     assert hits[0].reset in (59, 60)
     assert [(hit.remaining, hit.granted) for hit in hits] == [(1, True), (0, True), (0, False)]
     assert hits[0].headers["RateLimit"] == f'"get-export";r=1;t={hits[0].reset}'
-    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).remaining == 0
+    assert (await limited.peek(RateLimitBucket.GET_EXPORT, SPACE)).remaining == 0
     with pytest.raises(RateLimited) as caught:
         hits[2].check()
     assert 59 <= caught.value.retry_after <= 60
@@ -155,7 +155,7 @@ async def test_each_hit_returns_the_remaining_calls_and_a_peek_consumes_none(dat
 
 async def test_spaces_and_buckets_do_not_share(database: Database) -> None:
     limited = throttle(database, "1/minute")
-    for bucket in Bucket:
+    for bucket in RateLimitBucket:
         for space_id in (SPACE, SPACE + 1):
             assert (await limited.hit(bucket, space_id)).granted
             assert not (await limited.hit(bucket, space_id)).granted
@@ -164,10 +164,10 @@ async def test_spaces_and_buckets_do_not_share(database: Database) -> None:
 @pytest.mark.parametrize("hours", [-48, 48])
 async def test_the_local_clock_has_no_influence(database: Database, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     limited = throttle(database, "1/minute")
-    assert (await limited.hit(Bucket.CREATE_EXPORT, SPACE)).granted
+    assert (await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)).granted
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
-    refused = await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+    refused = await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)
     assert not refused.granted
     assert refused.reset is not None
     assert 50 <= refused.reset <= 60
@@ -190,9 +190,9 @@ async def test_a_rate_limit_store_that_fails_or_hangs_allows_no_call(monkeypatch
 
     monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):
-        limited = Throttle(storage, create_export="5/minute", get_export="5/minute", other="5/minute")
+        limited = Throttle(storage, dict.fromkeys(RateLimitBucket, "5/minute"))
         with pytest.raises(RateLimitsUnavailable) as caught:
-            await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+            await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)
         assert "secret" not in str(caught.value)
 
 

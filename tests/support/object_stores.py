@@ -18,9 +18,8 @@ from service.model import Part
 from service.storage import Link, ObjectStore, Upload
 from service.storage.directory import DirectoryStore
 from service.storage.s3 import S3Settings, S3Store
-from service.web.app import FILE_PATH
-from service.web.handlers import FileHandlers
-from service.web.middleware import answer_errors, identify
+from service.web.files import FILE_PATH, OPEN_LINK, download_file
+from service.web.middleware import identify, render_errors
 from tests.support.s3 import S3Access
 from tests.support.stores import link_secret
 
@@ -104,7 +103,8 @@ async def s3_place(
 async def directory_place(root: Path, *, link_lifetime: timedelta = timedelta(minutes=15)) -> AsyncIterator[Place]:
     """Open a store in the directory. The service's own handler serves its links."""
     store = DirectoryStore(root, link_secret, link_lifetime)
-    app = web.Application(middlewares=[identify, answer_errors])
-    app.router.add_get(FILE_PATH, FileHandlers(store.open_link).download)
+    app = web.Application(middlewares=[identify, render_errors])
+    app[OPEN_LINK] = store.open_link
+    app.router.add_get(FILE_PATH, download_file)
     async with TestServer(app) as server:
         yield Place(store, str(server.make_url("/")).rstrip("/"))
