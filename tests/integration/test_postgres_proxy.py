@@ -45,11 +45,11 @@ async def test_connections_pass_unchanged_and_are_known_by_their_name_and_backen
 
 async def test_a_frozen_connection_goes_on_where_it_stood(proxy: PostgresProxy) -> None:
     frozen, other = await client(proxy, "frozen"), await client(proxy, "other")
-    proxy.behave(Mode.FREEZE, "frozen")
+    proxy.set_mode(Mode.FREEZE, "frozen")
     answer = asyncio.create_task(frozen.fetchval("SELECT 1"))
     assert await other.fetchval("SELECT 2") == 2
     assert not answer.done()
-    proxy.behave(Mode.PASS, "frozen")
+    proxy.set_mode(Mode.PASS, "frozen")
     assert await answer == 1
     for each in (frozen, other):
         each.terminate()
@@ -60,7 +60,7 @@ async def test_of_a_connection_in_a_black_hole_neither_side_learns_the_end(
 ) -> None:
     lost = await client(proxy, "lost")
     (link,) = proxy.connections("lost")
-    link.behave(Mode.BLACKHOLE)
+    link.set_mode(Mode.BLACKHOLE)
     with pytest.raises(TimeoutError):
         await lost.fetchval("SELECT 1", timeout=0.1)
     lost.terminate()
@@ -72,7 +72,7 @@ async def test_of_a_connection_in_a_black_hole_neither_side_learns_the_end(
 
 async def test_a_reset_ends_both_sides_and_those_to_come(proxy: PostgresProxy, sql: asyncpg.Connection) -> None:
     victim = await client(proxy, "victim")
-    proxy.behave(Mode.RESET, "victim")
+    proxy.set_mode(Mode.RESET, "victim")
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await victim.fetchval("SELECT 1")
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
@@ -82,7 +82,7 @@ async def test_a_reset_ends_both_sides_and_those_to_come(proxy: PostgresProxy, s
 
 async def test_a_round_trip_that_is_delayed_takes_longer_and_no_more(proxy: PostgresProxy) -> None:
     proxy.delay = 0.05
-    proxy.behave(Mode.DELAY)
+    proxy.set_mode(Mode.DELAY)
     slow = await client(proxy, "slow")
     began = asyncio.get_running_loop().time()
     assert await slow.fetchval("SELECT 1") == 1
@@ -90,7 +90,7 @@ async def test_a_round_trip_that_is_delayed_takes_longer_and_no_more(proxy: Post
     slow.terminate()
 
 
-@pytest.mark.parametrize(("fault", "committed"), [(Fault.LOSE_REQUEST, 0), (Fault.LOSE_ANSWER, 1)])
+@pytest.mark.parametrize(("fault", "committed"), [(Fault.LOSE_REQUEST, 0), (Fault.LOSE_RESPONSE, 1)])
 async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_request_is_lost_is_not(
     proxy: PostgresProxy, sql: asyncpg.Connection, fault: Fault, committed: int
 ) -> None:
@@ -99,18 +99,18 @@ async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_reque
     await writer.fetch(LIST_SPACES)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await writer.fetch(INSERT_SPACE, "a space", "UTC")
-    await proxy.met(INSERT_SPACE)
+    await proxy.until_injected(INSERT_SPACE)
     assert await sql.fetchval("SELECT count(*) FROM spaces") == committed
 
 
 async def test_an_answer_that_is_held_arrives_when_the_connection_passes_again(proxy: PostgresProxy) -> None:
     reader = await client(proxy, "reader")
-    proxy.next("SELECT 1", Fault.HOLD_ANSWER)
+    proxy.next("SELECT 1", Fault.HOLD_RESPONSE)
     answer = asyncio.create_task(reader.fetchval("SELECT 1"))
-    await proxy.met("SELECT 1")
+    await proxy.until_injected("SELECT 1")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(answer), 0.1)
-    proxy.behave(Mode.PASS, "reader")
+    proxy.set_mode(Mode.PASS, "reader")
     assert await answer == 1
     reader.terminate()
 

@@ -2,8 +2,8 @@
 
     python -m tests.support.postgres_owner DIRECTORY
 
-Prints the server's process id, whether the server was joined, and its URL, as one line of JSON; then waits
-for the end of its standard input. Interrupted (SIGINT), it prints a sign of life from the server.
+Prints one line of JSON with the server's process id, whether the process joined a running server, and its URL. Then it waits
+for the end of its standard input. After SIGINT it queries the server and prints the result.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Own the server until told otherwise."""
+    """Own the server until standard input ends or SIGINT arrives."""
     with EmbeddedPostgres(Path(sys.argv[1])) as server:
         state = {"pid": server.pid, "joined": server.joined, "url": server.dsn()}
         try:

@@ -23,4 +23,8 @@ def test_the_tests_it_names_exist(row: str) -> None:
         assert file is not None
         assert file.exists(), name
         if function:
-            assert re.search(rf"^(?:async )?def {re.escape(function)}\(", file.read_text(), re.MULTILINE), name
+            assert re.search(
+                rf"^(?:async )?def {re.escape(function)}\(",
+                file.read_text(),
+                re.MULTILINE,
+            ), name

@@ -270,7 +270,10 @@ def test_state_is_kept_where_the_desktop_says_or_the_operator(monkeypatch: pytes
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    values = {"LINK_SECRET": "sesame-sesame-sesame", "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test"}
+    values = {
+        "LINK_SECRET": "sesame-sesame-sesame",
+        "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test",
+    }
     value = values.get(name, DATABASE)
     (tmp_path / "secret").write_text(f"{value}\n")
     given(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
