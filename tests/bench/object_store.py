@@ -102,9 +102,9 @@ class _Comparison:
         """Download the only object, check it, and delete it."""
         listing = await self._client.list_objects_v2(Bucket=self._bucket)
         (key,) = [entry["Key"] for entry in listing["Contents"]]
-        answer = await self._client.get_object(Bucket=self._bucket, Key=key)
+        response = await self._client.get_object(Bucket=self._bucket, Key=key)
         with self._file.open("wb") as written:
-            async for chunk in answer["Body"].iter_chunks(1024 * 1024):
+            async for chunk in response["Body"].iter_chunks(1024 * 1024):
                 written.write(chunk)
         await asyncio.to_thread(self.expected.check, self._file)
         await self._client.delete_object(Bucket=self._bucket, Key=key)

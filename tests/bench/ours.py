@@ -66,24 +66,24 @@ class Service:
         """Create an export and return its id."""
         body = {**dates.body, **workload.body}
         async with self._session.post(self.url, json=body, headers=space.headers) as response:
-            answer = await response.json()
+            body = await response.json()
             if response.status != 202:
-                raise ExportFailed(f"{response.status}: {answer['message']}")
-            return int(answer["export_id"])
+                raise ExportFailed(f"{response.status}: {body['message']}")
+            return int(body["export_id"])
 
     async def status(self, space: Tenant, export_id: int) -> dict[str, Any]:
         """Return the status of an export. Raises ExportFailed if it has ended without completing."""
         async with self._session.get(f"{self.url}/{export_id}", headers=space.headers) as response:
-            answer: dict[str, Any] = await response.json()
-        if answer.get("status") not in ("queued", "processing", "completed"):
-            raise ExportFailed(str(answer))
-        return answer
+            body: dict[str, Any] = await response.json()
+        if body.get("status") not in ("queued", "processing", "completed"):
+            raise ExportFailed(str(body))
+        return body
 
     async def ended(self, space: Tenant, export_id: int, *, pause: float) -> dict[str, Any]:
         """Poll every `pause` seconds until the export has completed; return its status."""
-        while (answer := await self.status(space, export_id))["status"] != "completed":
+        while (body := await self.status(space, export_id))["status"] != "completed":
             await asyncio.sleep(pause)
-        return answer
+        return body
 
     async def export(
         self, space: Tenant, dates: Dates, workload: Workload, *, check: float = CHECK_SECONDS, poll: float = _POLL_SECONDS

@@ -33,10 +33,10 @@ class StatusCalls:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(line).encode() + b"\n")
         await self._process.stdin.drain()
-        answer = await self._process.stdout.readline()
-        if not answer:
+        reply = await self._process.stdout.readline()
+        if not reply:
             raise RuntimeError("the status calls failed; the reason is printed above")
-        return answer
+        return reply
 
 
 @asynccontextmanager
@@ -62,10 +62,10 @@ async def main() -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
         for url, key in calls:
             await _call(session, url, key)
-        _answer([])
+        _respond([])
         while line := await asyncio.to_thread(sys.stdin.readline):
             rate, seconds = json.loads(line)
-            _answer(await _calls(session, calls, rate, seconds))
+            _respond(await _calls(session, calls, rate, seconds))
 
 
 async def _calls(session: aiohttp.ClientSession, calls: list[tuple[str, str]], rate: float, seconds: float) -> list[float]:
@@ -87,7 +87,7 @@ async def _call(session: aiohttp.ClientSession, url: str, key: str) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _answer(durations: list[float]) -> None:
+def _respond(durations: list[float]) -> None:
     sys.stdout.write(json.dumps(durations) + "\n")
     sys.stdout.flush()
 

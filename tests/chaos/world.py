@@ -131,8 +131,8 @@ class World:
 
     async def content(self, object_name: str) -> tuple[bytes, dict[str, str]]:
         """Return the bytes of an object and its metadata."""
-        answer = await self.client.get_object(Bucket=_BUCKET, Key=f"{PREFIX}/{object_name}")
-        return await answer["Body"].read(), answer["Metadata"]
+        response = await self.client.get_object(Bucket=_BUCKET, Key=f"{PREFIX}/{object_name}")
+        return await response["Body"].read(), response["Metadata"]
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[ObjectStore]:

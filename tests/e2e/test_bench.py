@@ -1,4 +1,4 @@
-"""The benchmark: its keys are stable, it detects a wrong file, and it leaves nothing behind."""
+"""The benchmark: its keys are stable, it detects a wrong file, and it removes all its files."""
 
 import gzip
 import json
@@ -62,7 +62,7 @@ OF_A_TOOL = {
 
 @pytest.mark.bench
 @pytest.mark.timeout(240)
-def test_a_quick_run_reports_every_figure_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_quick_run_reports_every_figure_and_removes_all_its_files(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--quick", "--json"],
         cwd=ROOT,

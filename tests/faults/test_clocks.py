@@ -35,17 +35,17 @@ async def test_replicas_with_clocks_hours_apart_take_no_lease_from_each_other(
     settings = {"DATABASE_URL": database_url, **limits, **files.settings}
     async with (
         running(settings | shifted("+1h")) as ahead,
-        running(settings | shifted("-1h")) as behind,
+        running(settings | shifted("-1h")) as late,
     ):
         async with blocked_reads(database_url):
-            export_ids = [await create(program, space) for program in (ahead, behind, ahead, behind)]
+            export_ids = [await create(program, space) for program in (ahead, late, ahead, late)]
             await until_row(connection, "SELECT 1 FROM export_jobs WHERE status = 'processing' HAVING count(*) = 4")
             await until_row(
                 connection,
                 "SELECT 1 FROM export_jobs HAVING max(claimed_at) < now() - interval '3 s' AND count(DISTINCT worker) = 2",
             )
         rows = [await until_ended(connection, export_id) for export_id in export_ids]
-        for program in (ahead, behind):
+        for program in (ahead, late):
             async with ExportClient(program.address, space.key) as client:
                 for export_id in export_ids:
                     status = await client.ended(export_id)

@@ -27,7 +27,7 @@ async def test_all_exports_complete_after_all_processes_were_killed_and_restarte
         await scene.assert_nothing_is_left()
 
 
-async def test_a_stopping_process_answers_requests_finishes_running_exports_and_claims_no_more(scene: Scene) -> None:
+async def test_a_stopping_process_serves_requests_finishes_running_exports_and_claims_no_more(scene: Scene) -> None:
     async with scene.blocked_reads() as blocker, scene.running(GRACE_SECONDS="20") as program:
         first = await scene.queue()
         await until_row(scene.sql, READING, 1)

@@ -25,7 +25,7 @@ async def test_replicas_work_through_a_transaction_pooler_and_use_no_session_sta
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     other = await tenant(database_url)
-    async with postgres_proxy(database_url) as behind, pgbouncer(behind.url) as pooler:
+    async with postgres_proxy(database_url) as upstream, pgbouncer(upstream.url) as pooler:
         settings = {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": database_url, **store.settings}
         async with running(settings) as first, running(settings) as second:
             export_id = await create(first, space)
@@ -46,8 +46,8 @@ async def test_replicas_work_through_a_transaction_pooler_and_use_no_session_sta
             assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
             assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE attempts > 1 OR lost_leases > 0") == 0
             # Only the transactions of the pool use the pooler; whatever needs a session connects directly.
-            assert 1 <= len(behind.connections()) <= SERVER_CONNECTIONS
-            assert {each.application_name for each in behind.connections()} == {""}
+            assert 1 <= len(upstream.connections()) <= SERVER_CONNECTIONS
+            assert {each.application_name for each in upstream.connections()} == {""}
             assert unexpected_errors(first) + unexpected_errors(second) == []
 
 
@@ -55,7 +55,7 @@ async def test_a_pooler_restart_delays_requests_and_interrupts_no_running_export
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
-    async with postgres_proxy(database_url) as behind, pgbouncer(behind.url) as pooler:
+    async with postgres_proxy(database_url) as upstream, pgbouncer(upstream.url) as pooler:
         settings = {"DATABASE_URL": pooler.url, "DATABASE_DIRECT_URL": database_url, **files.settings}
         async with running(settings) as program:
             async with blocked_reads(database_url):

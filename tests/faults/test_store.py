@@ -38,7 +38,7 @@ async def files(s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch) -> A
 async def through_proxy(
     faults: S3Faults, files: StoreUnderTest, database_url: str, **settings: str
 ) -> AsyncIterator[Program]:
-    """Run the program with the store behind the proxy."""
+    """Run the program that reaches the store through the proxy."""
     environment = {"DATABASE_URL": database_url, **files.settings, "S3_ENDPOINT_URL": faults.endpoint_url, **settings}
     async with running(environment) as program:
         yield program
@@ -144,7 +144,7 @@ async def test_an_attempt_whose_store_call_hangs_is_aborted_and_retried_without_
         assert detail == "no progress while reading"
 
 
-async def test_an_attempt_is_retried_when_its_upload_was_aborted_by_somebody_else(
+async def test_an_attempt_is_retried_when_its_upload_was_aborted_from_outside(
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, faults: S3Faults, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)

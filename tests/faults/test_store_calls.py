@@ -96,8 +96,8 @@ async def test_an_upload_continues_when_its_temporary_credentials_are_replaced(
         nonlocal given
         given += 1
         ends_at = datetime.now(UTC) + timedelta(minutes=5)
-        answer = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": f"token-{given}"}
-        return web.json_response({**answer, "Expiration": ends_at.isoformat()})
+        keys = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": f"token-{given}"}
+        return web.json_response({**keys, "Expiration": ends_at.isoformat()})
 
     app = web.Application()
     app.router.add_get("/credentials", credentials)

@@ -16,7 +16,7 @@ async def test_every_loop_continues_after_unexpected_errors(scene: Scene) -> Non
     async with scene.running(ERRORS, LEASE_SECONDS="12") as program:
         async with scene.blocked_reads() as blocker:
             export_id = await scene.queue()
-            # The first claim is committed and then fails in the process, so nobody works on the export.
+            # The first claim is committed and then fails in the process, so no process works on the export.
             await until_true(lambda: len(program.events("claim_crashed")) == 3)
             await expire_leases(scene.sql, export_id)
             await until_row(scene.sql, "SELECT 1 FROM export_jobs WHERE attempts = 2 AND phase = 'reading'")

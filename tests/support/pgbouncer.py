@@ -57,7 +57,7 @@ class PgBouncer:
             self._process = await asyncio.create_subprocess_exec(
                 program, *user, str(self._configuration), stdout=log, stderr=log
             )
-        await until(self._answers)
+        await until(self._accepts_connections)
 
     async def stop(self) -> None:
         """Stop the pooler at once, which ends all connections through it."""
@@ -65,7 +65,7 @@ class PgBouncer:
             self._process.send_signal(signal.SIGTERM)
             await self._process.wait()
 
-    async def _answers(self) -> bool:
+    async def _accepts_connections(self) -> bool:
         assert self._process is not None
         assert self._process.returncode is None, self._log.read_text()
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 _PROTOCOL = 196608
 _CANCEL = 80877102
 _ENCRYPTION = (80877103, 80877104)
-"""Requests for TLS and GSSAPI; they are answered by one byte before the startup message follows."""
+"""Requests for TLS and GSSAPI; each gets a response of one byte before the startup message follows."""
 
 
 @dataclass

@@ -16,7 +16,7 @@ import asyncpg
 from service.embedded.postgres import EmbeddedPostgres
 
 
-async def _answer(url: str) -> str:
+async def _query(url: str) -> str:
     connection = await asyncpg.connect(url)
     try:
         return str(await connection.fetchval("SELECT 'still here'"))
@@ -24,7 +24,7 @@ async def _answer(url: str) -> str:
         await connection.close()
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -34,10 +34,10 @@ def main() -> None:
     with EmbeddedPostgres(Path(sys.argv[1])) as server:
         state = {"pid": server.pid, "joined": server.joined, "url": server.dsn()}
         try:
-            _say(json.dumps(state))
+            _print_line(json.dumps(state))
             sys.stdin.read()
         except KeyboardInterrupt:
-            _say(asyncio.run(_answer(server.dsn())))
+            _print_line(asyncio.run(_query(server.dsn())))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ class Fault(Enum):
 
     LOSE_REQUEST = "lose request"
     """The connection is reset before the server receives the statement."""
-    LOSE_RESPONSE = "lose answer"
+    LOSE_RESPONSE = "lose response"
     """The server executes and commits; the response is dropped and the connection reset."""
-    HOLD_RESPONSE = "hold answer"
+    HOLD_RESPONSE = "hold response"
     """The server executes; the connection freezes before the first message of the response."""
 
 
@@ -65,7 +65,7 @@ class Connection:
         self._moving = asyncio.Event()
         self._moving.set()
         self._statements = Statements()
-        self._unanswered: Fault | None = None
+        self._pending_fault: Fault | None = None
 
     def set_mode(self, mode: Mode) -> None:
         """Change the mode."""
@@ -111,7 +111,7 @@ class Connection:
                 if fault is Fault.LOSE_REQUEST:
                     self.reset()
                     return
-                self._unanswered = self._unanswered or fault
+                self._pending_fault = self._pending_fault or fault
                 await self._carry(message, self._server)
         if self.mode is Mode.BLACKHOLE:
             await asyncio.get_running_loop().create_future()
@@ -122,10 +122,10 @@ class Connection:
                 message = await read_message(reader)
                 if kind(message) == "K":
                     self.backend = backend_pid(message)
-                if self._unanswered is Fault.HOLD_RESPONSE:
-                    self._unanswered = None
+                if self._pending_fault is Fault.HOLD_RESPONSE:
+                    self._pending_fault = None
                     self.set_mode(Mode.FREEZE)
-                if self._unanswered is None:
+                if self._pending_fault is None:
                     await self._carry(message, self._client)
                 elif kind(message) == "Z":  # ready for the next statement: this one is committed
                     self.reset()

@@ -40,7 +40,7 @@ class Database:
 
 
 def send_requests(priority: RequestPriority, times: int = 2) -> None:
-    """Send requests that are answered at once; after two of them another one is expected."""
+    """Send requests that finish at once; after two of them another one is expected."""
     for _ in range(times):
         with priority.request():
             pass
