@@ -226,7 +226,7 @@ async def test_a_retried_create_request_with_an_idempotency_key_creates_one_expo
     fault: Fault,
     replayed: bool,
 ) -> None:
-    proxy.next(statement("insert_export_once"), fault)
+    proxy.next(statement("insert_export"), fault)
     headers = space.headers | {"Idempotency-Key": "the export of March"}
     async with running({"DATABASE_URL": proxy.url, **files.settings}) as program, aiohttp.ClientSession() as session:
         async with session.post(f"{program.address}{EXPORTS}", json=WHOLE_RANGE, headers=headers) as first:

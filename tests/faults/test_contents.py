@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from service.client import ExportClient
+from service.errors import SourceData
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
 from tests.support.export_checks import blocked_reads, until_reading
 from tests.support.program import Program, running
@@ -122,7 +123,7 @@ async def test_an_export_of_unreadable_contacts_fails_after_one_attempt_with_a_m
     )
     status, _ = await export(program, space, tmp_path / "file")
     assert (status["status"], status["error_code"]) == ("failed", "source_data")
-    assert status["message"] == "The stored contacts hold data that cannot be exported."
+    assert status["message"] == SourceData.message
     row = await connection.fetchrow("SELECT attempts, error_detail FROM export_jobs")
     assert row is not None
     assert row["attempts"] == 1

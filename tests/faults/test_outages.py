@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
+from service.errors import StorageRefused
 from service.postgres.migrate import migrate
 from tests.support.calls import EXPORTS, call
 from tests.support.calls import create_with_tokens as create
@@ -70,9 +71,9 @@ async def test_an_export_survives_a_database_restart(
     own_postgres.start()
     async with running({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
         space = await tenant(own_postgres.dsn())
+        async with connect(own_postgres.dsn()) as connection:
+            await add_contacts(connection, space.space_id, 1000)
         async with blocked_reads(own_postgres.dsn()) as blocker:
-            async with connect(own_postgres.dsn()) as connection:
-                await add_contacts(connection, space.space_id, 1000)
             export_id = await create(program, space)
             await until_row(blocker, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             own_postgres.stop(mode)
@@ -170,7 +171,7 @@ async def test_an_export_fails_with_a_message_when_the_store_refuses_its_last_at
         _, body, _ = await call(program, "GET", f"{EXPORTS}/{export_id}", space)
     assert body["status"] == "failed"
     assert body["error_code"] == "storage_refused"
-    assert body["message"] == "The file storage refused the file."
+    assert body["message"] == StorageRefused.message
     assert str(tmp_path) not in str(body)
 
 

@@ -32,13 +32,14 @@ async def test_a_stall_of_half_a_lease_loses_no_export(scene: Scene) -> None:
 
 async def test_a_process_that_stalls_in_its_claim_does_not_block_other_claims(scene: Scene) -> None:
     first = await scene.queue()
-    async with started(scene.settings("claim_sent:stall(600)#1")) as stalled, scene.running() as other:
+    async with started(scene.settings("claim_sent:stall(600)#1")) as stalled:
         await until_logged(stalled, "failpoint")
-        second = await scene.queue()
-        await scene.assert_completed(other, second)
-        assert not stalled.events("export_claimed")
-        await expire_leases(scene.sql, first)
-        await scene.assert_completed(other, first, attempts=2, lost_leases=1)
+        async with scene.running() as other:
+            second = await scene.queue()
+            await scene.assert_completed(other, second)
+            assert not stalled.events("export_claimed")
+            await expire_leases(scene.sql, first)
+            await scene.assert_completed(other, first, attempts=2, lost_leases=1)
 
 
 async def test_an_export_without_progress_is_aborted_and_retried(scene: Scene) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.support.export_checks import expire_leases
 from tests.support.program import Program, started
 from tests.support.scene import Scene
@@ -40,6 +42,7 @@ async def stopped(scene: Scene, opened: AsyncExitStack, few: asyncio.Semaphore, 
         return program
 
 
+@pytest.mark.timeout(400)
 async def test_a_process_stopped_for_longer_than_its_lease_at_any_point_changes_nothing_afterwards(s3_scene: Scene) -> None:
     points = BEFORE_THE_COMMIT + AFTER_THE_COMMIT
     exports = [await s3_scene.queue() for _ in points]

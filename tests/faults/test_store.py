@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from service.client import ExportClient
+from service.errors import StorageUnavailable
 from tests.support import s3_faults, stores
 from tests.support.calls import create
 from tests.support.contacts import Tenant, add_contacts, add_wide_contacts, expected_lines, lines_of
@@ -94,7 +95,7 @@ async def test_an_export_fails_with_a_message_and_leaves_nothing_when_the_store_
         async with ExportClient(program.address, space.key) as client:
             status = await client.ended(export_id)
         assert (status["status"], status["error_code"]) == ("failed", "storage_unavailable")
-        assert status["message"] == "The file could not be stored; please try again later."
+        assert status["message"] == StorageUnavailable.message
         assert (await files.uploads(), await files.objects()) == ([], [])
 
 
