@@ -128,7 +128,7 @@ async def _upload(store: ObjectStore) -> float:
     started = time.perf_counter()
     async with store.upload(name, part_size=_PART_SIZE, filename=name, metadata={}) as upload:
         async with PartWriter(
-            upload.put_part, part_size=_PART_SIZE, maximum_parts=MAXIMUM_PARTS, stored=lambda size: None
+            upload.put_part, part_size=_PART_SIZE, maximum_parts=MAXIMUM_PARTS, on_stored=lambda size: None
         ) as parts:
             for _ in range(_PARTS * _PIECES):
                 await parts.write(piece)

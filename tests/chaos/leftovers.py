@@ -69,9 +69,7 @@ class Leftovers:
             self._world.store() as store,
             Database(self._world.url, application_name="chaos sweep", size=1) as database,
         ):
-            tidy = leftovers.Leftovers(
-                Claims(database, renewals=database), store, grace=timedelta(0), retry_pause=timedelta(0)
-            )
+            tidy = leftovers.Leftovers(Claims(database, renewals=database), store, grace=timedelta(0))
             with mock.patch.object(leftovers, "ABANDONED_AFTER", timedelta(seconds=-5)):
                 await tidy.abort_abandoned()
 

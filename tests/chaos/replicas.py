@@ -19,8 +19,8 @@ from tests.support.program import Program
 _END_SECONDS = 90.0
 """Longest a process may take to end after SIGTERM: the grace period, the handback, and a SIGSTOP in between."""
 _CRASHES = (
-    *("claim_crashed", "attempt_crashed", "attempt_not_settled"),
-    *("settle_refused", "loop_step_failed", "request_failed"),
+    *("claim_crashed", "attempt_crashed", "attempt_not_recorded"),
+    *("outcome_refused", "loop_step_failed", "request_failed"),
 )
 
 

@@ -134,7 +134,7 @@ async def test_a_completion_without_a_response_counts_if_committed_and_is_repeat
         row = await until_ended(connection, export_id)
         assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 1, 0)
         await until_logged(program, "export_completed")
-        assert len(program.events("settle_unanswered")) == 1
+        assert len(program.events("outcome_not_recorded")) == 1
         await assert_file_is_correct(connection, program, space, store, export_id, tmp_path / "file")
         assert await outcomes(connection) == [("completed", None)]
 

@@ -80,7 +80,7 @@ async def test_a_handback_without_a_response_counts_once(scene: Scene) -> None:
         export_id = await scene.queue()
         await until_row(scene.sql, READING, 1)
         assert await ending.end() == 0
-        assert len(ending.events("settle_unanswered")) == 1
+        assert len(ending.events("outcome_not_recorded")) == 1
         assert len(ending.events("export_handed_back")) == 1
     async with scene.running() as program:
         await scene.assert_completed(program, export_id, handed_back=1)

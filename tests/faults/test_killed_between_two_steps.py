@@ -82,10 +82,9 @@ async def test_a_kill_after_the_file_was_published_changes_nothing(scene: Scene,
     await scene.killed(f"{point}:kill")
     row = await scene.sql.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
     async with Database(scene.database_url, application_name="tests", size=1) as database, scene.running() as program:
-        leftovers = Leftovers(
-            Claims(database, renewals=database), scene.store.store, grace=timedelta(0), retry_pause=timedelta(0)
-        )
-        await leftovers.rescue()
+        claims = Claims(database, renewals=database)
+        leftovers = Leftovers(claims, scene.store.store, grace=timedelta(0))
+        await claims.rescue(pause=timedelta(0))
         await leftovers.clean()
         await leftovers.abort_abandoned()
         await scene.assert_completed(program, export_id)

@@ -113,7 +113,7 @@ async def test_a_completion_rolled_back_by_a_deadlock_is_repeated(
         await release(operator)
         row = await until_ended(connection, export_id)
         assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 1, 0)
-        assert "DeadlockDetectedError" in program.events("settle_unanswered")[0]["detail"]
+        assert "DeadlockDetectedError" in program.events("outcome_not_recorded")[0]["detail"]
         await assert_file_is_correct(connection, program, space, files, export_id, tmp_path / "file")
         assert unexpected_errors(program) == []
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.exports.attempt import AttemptLimits, Attempts
-from service.exports.lease import Ending, Leases, clock
+from service.exports.lease import Ending, Leases
+from service.exports.periodic import boot_clock
 from service.exports.priority import RequestPriority
 from service.model import Claim
 from service.postgres.snapshot import ContactSource
@@ -50,7 +51,7 @@ async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
     attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, RequestPriority(), limits)
     claim = await jobs.claimed()
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
-        task = asyncio.create_task(attempts.run(claim, sent=clock()))
+        task = asyncio.create_task(attempts.run(claim, sent=boot_clock()))
         await until_waited_for(jobs.sql, holder)
         yield Settling(jobs, claim, leases, task)
         await release(holder)

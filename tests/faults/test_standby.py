@@ -104,5 +104,5 @@ async def test_after_a_failover_with_lost_commits_no_row_names_a_missing_file_an
         monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
         async with Database(pair.dsn, application_name="tests", size=1) as database:
             claims = Claims(database, renewals=database)
-            await Leftovers(claims, files.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
+            await Leftovers(claims, files.store, grace=timedelta(0)).delete_orphans()
         assert await files.objects() == [row["object_name"] for row in named]

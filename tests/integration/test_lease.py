@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 
 from service.errors import DatabaseUnavailable
-from service.exports.lease import Ending, Lease, LeaseEnded, Leases, clock
+from service.exports.lease import Ending, Lease, LeaseEnded, Leases
+from service.exports.periodic import boot_clock
 from service.model import Claim
 from tests.support.jobs import JobTable, connect, holding, job_table, until_waited_for
 from tests.support.waiting import until, until_row, until_true
@@ -43,7 +44,7 @@ class Work:
         try:
             await self.finished.wait()
         except asyncio.CancelledError:
-            self.cancelled_at = clock()
+            self.cancelled_at = boot_clock()
             raise
         return "done"
 
@@ -69,7 +70,7 @@ async def renewed(leases: Leases, failures: list[DatabaseUnavailable] | None = N
 
     async def renew() -> None:
         while True:
-            await asyncio.sleep(leases.interval)
+            await asyncio.sleep(leases.interval.total_seconds())
             try:
                 await leases.renew()
             except DatabaseUnavailable as failure:
@@ -110,7 +111,7 @@ def leases_of(jobs: JobTable, *, duration: timedelta = DURATION, no_progress: ti
 async def claimed(jobs: JobTable, duration: timedelta = DURATION) -> tuple[Claim, float]:
     """Claim an export for this duration; return the claim and the clock before it was sent."""
     await jobs.queue(await jobs.space())
-    sent = clock()
+    sent = boot_clock()
     return await jobs.claim(lease=duration), sent
 
 
@@ -272,10 +273,10 @@ async def test_a_lease_is_believed_from_before_its_renewal_was_sent(jobs: JobTab
     leases = leases_of(jobs, duration=LONG)
     with leases.hold(claim, sent=sent) as lease:
         async with holding(jobs.url, "LOCK TABLE export_jobs") as holder:
-            before = clock()
+            before = boot_clock()
             renewing = asyncio.create_task(leases.renew())
             await until_waited_for(jobs.sql, holder)
-            sent_by = clock()
+            sent_by = boot_clock()
         await renewing
         assert before + LONG.total_seconds() <= lease.believed_until <= sent_by + LONG.total_seconds()
 
@@ -398,9 +399,9 @@ async def test_an_estimate_is_no_progress(jobs: JobTable) -> None:
     leases = leases_of(jobs, duration=LONG, no_progress=timedelta(seconds=0))
     with leases.hold(claim, sent=sent) as lease:
         lease.progress.rows_read = 1
-        lease.stalled_for()
+        lease.stalled_for().total_seconds()
         lease.progress.rows_estimated = 100
-        assert lease.stalled_for() > 0
+        assert lease.stalled_for().total_seconds() > 0
         await leases.renew()
         assert lease.ending is Ending.STALLED
 
@@ -434,14 +435,14 @@ async def test_work_that_does_not_stop_after_its_lease_expired_counts_as_hanging
     with leases.hold(claim, sent=sent) as lease:
         ending = asyncio.create_task(ending_of(lease, work.lingering))
         await work.begun.wait()
-        assert not leases.hanging(0)
+        assert not leases.hanging(timedelta(0))
         lease.end(Ending.LOST)
-        assert not leases.hanging(0), "it may still record its outcome until the lease expires"
-        await until_true(lambda: leases.hanging(0))
-        assert not leases.hanging(60)
+        assert not leases.hanging(timedelta(0)), "it may still record its outcome until the lease expires"
+        await until_true(lambda: leases.hanging(timedelta(0)))
+        assert not leases.hanging(timedelta(minutes=1))
         work.may_end.set()
         assert await ending is Ending.LOST
-    assert not leases.hanging(0)
+    assert not leases.hanging(timedelta(0))
 
 
 async def test_the_first_reason_to_stop_is_kept(jobs: JobTable) -> None:

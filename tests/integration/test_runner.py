@@ -12,7 +12,7 @@ import pytest
 from service.exports.attempt import AttemptLimits, Attempts
 from service.exports.lease import Leases
 from service.exports.priority import RequestPriority
-from service.exports.runner import Runner, RunnerLimits
+from service.exports.runner import Runner, RunnerOptions
 from service.model import Claim
 from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource
@@ -90,8 +90,14 @@ async def running(
         Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, RequestPriority(), limits),
         rescued,
         [],
-        worker="a worker",
-        limits=RunnerLimits(slots=slots, space_slots=64, lease=LEASE, poll=poll, rescue=rescue),
+        RunnerOptions(
+            worker="a worker",
+            slots=slots,
+            space_slots=64,
+            lease=LEASE,
+            poll=timedelta(seconds=poll),
+            rescue=timedelta(seconds=rescue),
+        ),
     )
     task = asyncio.create_task(runner.run())
     try:
@@ -119,7 +125,7 @@ async def test_a_call_that_never_returns_makes_the_process_stuck(
         monkeypatch.setattr(Claims, "claim", never)
         await working.claims.until_returned(working.claims.sent)
         assert working.runner.stuck is None
-        monkeypatch.setattr("service.exports.runner._STUCK_SECONDS", 0.2)
+        monkeypatch.setattr("service.exports.runner._STUCK_AFTER", timedelta(seconds=0.2))
         await until_true(lambda: working.runner.stuck == "claim")
 
 

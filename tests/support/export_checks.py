@@ -23,8 +23,8 @@ NO_EXPORT_SESSION = f"""
 SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity
                             WHERE datname = current_database() AND application_name = '{EXPORT_SESSION}')"""
 _UNEXPECTED = {
-    *("attempt_crashed", "attempt_not_settled", "claim_crashed"),
-    *("loop_step_failed", "request_failed", "settle_refused"),
+    *("attempt_crashed", "attempt_not_recorded", "claim_crashed"),
+    *("loop_step_failed", "request_failed", "outcome_refused"),
 }
 """Events that are logged with a traceback, because the service did not expect the error."""
 

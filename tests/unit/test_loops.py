@@ -13,7 +13,8 @@ import pytest
 from service.errors import DatabaseUnavailable, StorageRefused
 from service.exports.attempt import Attempts
 from service.exports.lease import Leases
-from service.exports.runner import PeriodicTask, Runner, RunnerLimits
+from service.exports.periodic import PeriodicTask
+from service.exports.runner import Runner, RunnerOptions
 from service.failpoints import FailpointRaised
 from service.model import Claim
 from service.postgres.claims import Claims
@@ -66,10 +67,9 @@ async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]
         claims.claim = step  # type: ignore[method-assign]
     if loop == "renew":
         leases.renew = step  # type: ignore[method-assign]
-    periodic = [PeriodicTask("clean", step, SHORT.total_seconds())] if loop == "periodic task" else []
-    seconds = SHORT.total_seconds()
-    limits = RunnerLimits(slots=1, space_slots=1, lease=SHORT, poll=seconds, rescue=seconds)
-    runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), periodic, worker="tests", limits=limits)
+    periodic = [PeriodicTask("clean", step, SHORT)] if loop == "periodic task" else []
+    options = RunnerOptions(worker="tests", slots=1, space_slots=1, lease=SHORT, poll=SHORT, rescue=SHORT)
+    runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), periodic, options)
     task = asyncio.create_task(runner.run())
     try:
         yield task

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import StorageUnavailable, TooLarge
-from service.exports.stream.file import BLOCK_SIZE, export_stream
+from service.exports.stream.file import BLOCK_SIZE, Stream, write_file
 from service.exports.stream.parts import IN_FLIGHT, PartWriter
 from service.model import Part, StoredFile
 
@@ -68,7 +68,7 @@ def other_tasks() -> set[asyncio.Task[object]]:
 
 
 async def write(upload: Upload, chunks: Iterable[bytes], *, maximum: int = 10_000) -> None:
-    async with PartWriter(upload.put_part, part_size=SIZE, maximum_parts=maximum, stored=upload.stored.append) as parts:
+    async with PartWriter(upload.put_part, part_size=SIZE, maximum_parts=maximum, on_stored=upload.stored.append) as parts:
         for chunk in chunks:
             await parts.write(chunk)
             await asyncio.sleep(0)
@@ -227,10 +227,12 @@ async def source(*batches: Batch) -> AsyncIterator[Batch]:
 
 
 async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[tuple[int, int]]) -> StoredFile:
-    writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, stored=upload.stored.append)
+    writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, on_stored=upload.stored.append)
     async with writer as parts:
-        return await export_stream(
-            batches, encode, parts, read=lambda rows, size: read.append((rows, size)), turn=lambda: asyncio.sleep(0)
+        return await write_file(
+            Stream(batches, encode, parts),
+            before_batch=lambda: asyncio.sleep(0),
+            on_encoded=lambda rows, size: read.append((rows, size)),
         )
 
 
