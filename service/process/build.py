@@ -27,8 +27,7 @@ from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
 from service.settings import Settings
-from service.web.app import WebServices
-from service.web.app import build_app as build_web_app
+from service.web.app import WebServices, build_app
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
 
@@ -40,15 +39,10 @@ _GRACE_LEASES = 2
 """Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
 
 
-def build_app(
+def build_web_app(
     resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner
 ) -> web.Application:
     """The HTTP application."""
-    limits = {
-        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
-        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
-        RateLimitBucket.OTHER: settings.rate_limit_other,
-    }
     exports = Exports(
         ExportJobs(resources.database),
         ExportFiles(resources.database),
@@ -57,10 +51,15 @@ def build_app(
         on_queued=runner.wake,
         on_cancelled=runner.cancel,
     )
+    rate_limits = {
+        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
+        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
+        RateLimitBucket.OTHER: settings.rate_limit_other,
+    }
     services = WebServices(
         access=Access(AccessTables(resources.database)),
         exports=exports,
-        rate_limits=Throttle(resources.rate_limit_windows, limits),
+        rate_limits=Throttle(resources.rate_limit_windows, rate_limits),
         cursors=Cursors(partial(SharedSecrets(resources.database).get, "cursors")),
         priority=resources.priority,
         require_started=startup.require_started,
@@ -68,7 +67,7 @@ def build_app(
         ready=health.ready,
         open_link=resources.local_store.open_link if resources.local_store else None,
     )
-    return build_web_app(services, public_url=settings.public_url)
+    return build_app(services, public_url=settings.public_url)
 
 
 def build_runner(resources: Resources, settings: Settings) -> Runner:

@@ -12,7 +12,7 @@ from service import failpoints
 from service.errors import ExportFailure
 from service.exports.runner import Runner
 from service.failpoints import failpoint
-from service.process.build import build_app, build_runner
+from service.process.build import build_runner, build_web_app
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
@@ -57,7 +57,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         )
         runner = build_runner(resources, settings)
         health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
-        app = build_app(resources, settings, startup=startup, health=health, runner=runner)
+        app = build_web_app(resources, settings, startup=startup, health=health, runner=runner)
         async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
             on_listening(address)
             working = asyncio.create_task(_work(resources, startup, runner))

@@ -1,7 +1,6 @@
 """The handler that serves the files of a directory store to the holders of a signed link."""
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -11,7 +10,7 @@ from service.storage.headers import CONTENT_TYPE, content_disposition
 
 FILE_PATH = f"{FILES_PATH}{{object_name:.+}}"
 
-OpenLink = Callable[[str, Mapping[str, str]], LocalFile]
+OpenLink = Callable[[str, Mapping[str, str]], Awaitable[LocalFile]]
 """`DirectoryStore.open_link`: checks a link, given the object's name and the link's query, and finds its file."""
 
 OPEN_LINK: web.AppKey[OpenLink] = web.AppKey("open_link")
@@ -21,6 +20,6 @@ OPEN_LINK: web.AppKey[OpenLink] = web.AppKey("open_link")
 async def download_file(request: web.Request) -> web.StreamResponse:
     """GET and HEAD /files/{object_name}, also for ranges"""
     open_link = request.app[OPEN_LINK]
-    file = await asyncio.to_thread(open_link, request.match_info["object_name"], request.query)
+    file = await open_link(request.match_info["object_name"], request.query)
     headers = {"Content-Type": CONTENT_TYPE, "Content-Disposition": content_disposition(file.filename)}
     return web.FileResponse(file.path, headers=headers)

@@ -12,6 +12,7 @@ from service.model import Claim
 from service.postgres.export_files import ExportFiles
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table
+from tests.support.stores import link_secret
 
 LINKS = timedelta(minutes=15)
 HISTORY = timedelta(days=90)
@@ -28,7 +29,7 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
 @pytest.fixture
 async def store(tmp_path: Path) -> DirectoryStore:
     """An empty store."""
-    made = DirectoryStore(tmp_path / "store", secret=b"x" * 16, link_lifetime=LINKS)
+    made = DirectoryStore(tmp_path / "store", link_secret, LINKS)
     await made.create()
     return made
 

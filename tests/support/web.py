@@ -29,10 +29,10 @@ from service.web.app import WebServices, build_app
 from service.web.health import Readiness
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
+from tests.support.stores import link_secret
 
 EXPORTS = "/public-api/v1/contacts/exports"
 BODY = {"start_date": "2024-01-15 00:00:00", "end_date": "2024-01-15 23:59:59"}
-SECRET = b"a secret of the tests, long enough"
 UNREACHED = "1000/minute"
 Client = TestClient[Any, Any]
 
@@ -135,7 +135,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
         RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
         RateLimitBucket.OTHER: options.get("other", UNREACHED),
     }
-    store = DirectoryStore(directory, secret=SECRET, link_lifetime=options.get("link_lifetime", timedelta(minutes=15)))
+    store = DirectoryStore(directory, link_secret, options.get("link_lifetime", timedelta(minutes=15)))
     await store.create()
     async with Database(database_url, application_name="tests", size=5) as database:
         access = Access(AccessTables(database))
@@ -155,7 +155,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 ExportJobs(database),
                 ExportFiles(database),
                 store,
-                ExportRules(max_attempts=1, max_range_days=options.get("max_range_days")),
+                ExportRules(1, options.get("max_range_days")),
                 on_queued=lambda: None,
                 on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
