@@ -13,7 +13,7 @@ import aiohttp
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 30.0
-_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN")
+_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN", "COVERAGE_PROCESS_CONFIG")
 _FOR_TESTS = {
     # Short times, so that what a lost lease leads to is seen within seconds.
     "LEASE_SECONDS": "2",
