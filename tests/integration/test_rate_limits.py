@@ -186,7 +186,7 @@ async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(mon
 
     class Hanging(MemoryStorage):
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never returns
 
     monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):

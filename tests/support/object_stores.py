@@ -95,7 +95,7 @@ def use_credentials(monkeypatch: pytest.MonkeyPatch, s3: S3Access) -> None:
 async def s3_place(s3: S3Access, bucket: str, **options: object) -> AsyncIterator[Place]:
     """A store in the bucket, below a prefix; `options` are those of `S3Store.open`."""
     given: dict[str, object] = {"prefix": "a", "endpoint_url": s3.endpoint_url, "region": s3.region, **options}
-    async with S3Store.open(bucket=bucket, **given) as store:  # type: ignore[arg-type]
+    async with S3Store.open(bucket=bucket, **given) as store:  # type: ignore[arg-type]  # any option
         yield Place(store, "http://unused.invalid")
 
 

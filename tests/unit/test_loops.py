@@ -63,9 +63,9 @@ async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]
     leases = Leases(claims, duration=SHORT, no_progress=SHORT)
     rescue = step if loop == "rescue" else Failing(times=len(ERRORS))
     if loop == "claim":
-        claims.claim = step  # type: ignore[method-assign]
+        claims.claim = step  # type: ignore[method-assign]  # a fault from the inside
     if loop == "renew":
-        leases.renew = step  # type: ignore[method-assign]
+        leases.renew = step  # type: ignore[method-assign]  # a fault from the inside
     chores = [PeriodicTask("clean", step, SHORT.total_seconds())] if loop == "chore" else []
     seconds = SHORT.total_seconds()
     limits = RunnerLimits(slots=1, space_slots=1, lease=SHORT, poll=seconds, rescue=seconds)
