@@ -28,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
 def ci(checkout: Path, failing: str) -> subprocess.CompletedProcess[str]:
     """Run it under nohup and without standard input."""
     environment = {"PATH": f"{checkout}:{os.environ['PATH']}", "FAILING": failing}
-    command = ["nohup", checkout / ".ci" / "run"]
+    command = ["nohup", str(checkout / ".ci" / "run")]
     return subprocess.run(
         command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
