@@ -50,7 +50,7 @@ def _several(name: str, into: str, choices: Iterable[str], text: str) -> Callabl
 @click.option("--quick", is_flag=True, help="20,000 contacts and one round, to test the benchmark itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Keep the databases here for the next run.")
-def main(
+def main(  # noqa: PLR0913, PLR0917 - click passes each option as a parameter
     contacts: int | None,
     rounds: int | None,
     parts: tuple[str, ...],

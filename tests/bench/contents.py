@@ -110,7 +110,7 @@ class _Values:
 
 
 def _opened(file: Path) -> BinaryIO:
-    return cast(BinaryIO, IGzipFile(file))  # type: ignore[no-untyped-call]
+    return cast(BinaryIO, IGzipFile(file))  # type: ignore[no-untyped-call]  # isal has no types
 
 
 def _digest_of_lines(file: Path) -> bytes:

@@ -102,7 +102,7 @@ async def _compress(lines: list[bytes], seconds: float) -> tuple[Figures, float]
     text = b"".join(lines)
     rows = text.count(b"\n")
     blocks = [text[start : start + BLOCK_SIZE] for start in range(0, len(text), BLOCK_SIZE)]
-    started, done = time.perf_counter(), 0
+    started, done, stream = time.perf_counter(), 0, GzipStream()
     while done == 0 or time.perf_counter() - started < seconds:
         stream = GzipStream()
         for block in blocks:

@@ -133,7 +133,7 @@ class Invariants:
                 try:
                     content, metadata = await self._world.content(row["object_name"])
                     if metadata["claim-id"] not in row["object_name"] or metadata["export-id"] != str(row["id"]):
-                        raise WrongContent("I8: the object was written under another claim")
+                        raise WrongContent("I8: the object has another claim")  # noqa: TRY301 - reported below with all others
                     lines = lines_of(content, row)
                     if row["space_id"] == spaces.live.space_id:
                         live.check(row, lines)

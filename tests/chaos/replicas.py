@@ -155,11 +155,11 @@ class Replicas:
 
     async def _until_ended(self, replica: Replica) -> None:
         asked_at: float | None = None
-        while True:
+        code: int | None = None
+        while code is None:
             try:
                 async with asyncio.timeout(0.5):
                     code = await replica.program._process.wait()
-                    break
             except TimeoutError:
                 now = time.monotonic()
                 asked_at = (asked_at or now) if replica.asked_to_end else None

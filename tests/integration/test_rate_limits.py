@@ -186,7 +186,7 @@ async def test_a_rate_limit_store_that_fails_or_hangs_allows_no_call(monkeypatch
 
     class Hanging(MemoryStorage):
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never returns
 
     monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):

@@ -78,4 +78,6 @@ class Statements:
                 return self._portals.get(message[5:].split(b"\0", 1)[0])
             case "Q":  # a query without parameters
                 return message[5:].rstrip(b"\0").decode()
+            case _:
+                pass
         return None

@@ -13,7 +13,7 @@ import aiohttp
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
-_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN")
+_KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN", "COVERAGE_PROCESS_CONFIG")
 _FOR_TESTS = {
     # Short delays, and a lease that a busy machine can renew in time; tests that wait for its end set a shorter one.
     "LEASE_SECONDS": "10",

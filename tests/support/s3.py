@@ -68,7 +68,7 @@ async def bucket(access: S3Access) -> AsyncIterator[str]:
             await client.create_bucket(Bucket=name)
         else:
             place = {"LocationConstraint": access.region}
-            await client.create_bucket(Bucket=name, CreateBucketConfiguration=place)  # type: ignore[arg-type]
+            await client.create_bucket(Bucket=name, CreateBucketConfiguration=place)  # type: ignore[arg-type]  # any region
         try:
             yield name
         finally:

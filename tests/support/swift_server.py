@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import eventlet  # type: ignore[import-untyped]
-import eventlet.wsgi  # type: ignore[import-untyped]
-from swift.common import constraints, storage_policy, utils, wsgi  # type: ignore[import-untyped]
-from swift.common.ring.builder import RingBuilder  # type: ignore[import-untyped]
-from swift.common.utils import logs  # type: ignore[import-untyped]
+import eventlet
+import eventlet.wsgi
+from swift.common import constraints, storage_policy, utils, wsgi
+from swift.common.ring.builder import RingBuilder
+from swift.common.utils import logs
 
 _SWIFT_CONF = """
 [swift-hash]

@@ -64,7 +64,7 @@ async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]
     leases = Leases(claims, duration=SHORT, no_progress=SHORT)
     rescue = step if loop == "rescue" else Failing(times=len(ERRORS))
     if loop == "claim":
-        claims.claim = step  # type: ignore[method-assign]
+        claims.claim = step  # type: ignore[method-assign]  # a fault from the inside
     if loop == "renew":
         leases.renew = step  # type: ignore[method-assign]
     periodic = [PeriodicTask("clean", step, SHORT)] if loop == "periodic task" else []

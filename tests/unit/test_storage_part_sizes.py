@@ -1,5 +1,7 @@
 """Part sizes and offsets."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,11 +10,11 @@ from service.storage.part_sizes import PartSizes
 
 
 @given(part_size=st.integers(1, 50), size=st.integers(0, 500), seed=st.randoms(use_true_random=False))
-def test_parts_in_any_order_add_up_to_the_object(part_size: int, size: int, seed: object) -> None:
+def test_parts_in_any_order_add_up_to_the_object(part_size: int, size: int, seed: Random) -> None:
     data = bytes(index % 251 for index in range(size))
     pieces = [data[start : start + part_size] for start in range(0, size, part_size)] or [b""]
     numbered = list(enumerate(pieces, 1))
-    seed.shuffle(numbered)  # type: ignore[attr-defined]
+    seed.shuffle(numbered)
     sizes, stored = PartSizes(part_size), bytearray(size)
     for number, piece in numbered:
         offset = sizes.offset(number, len(piece))

@@ -53,7 +53,8 @@ def error_of(kind: type[ServiceError]) -> ServiceError:
             return errors.RateLimited(17)
         case errors.UnknownTimezone:
             return errors.UnknownTimezone("Mars/Olympus")
-    return kind(detail="password=secret")
+        case _:
+            return kind(detail="password=secret")
 
 
 @pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)

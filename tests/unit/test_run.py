@@ -1,0 +1,124 @@
+"""The script `run`, called as people call it. A stub takes the place of Python, so that nothing is downloaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = f"""#!/bin/sh
+# Answers questions like a real interpreter, and makes an environment of programs that print how they were called.
+case "$1 $2" in
+"-m venv")
+    mkdir -p "$3/bin"
+    for name in python pip contact-exports; do
+        cp "$(dirname "$0")/program" "$3/bin/$name"
+    done
+    ;;
+*) exec {sys.executable} "$@" ;;
+esac
+"""
+PROGRAM = """#!/bin/sh
+echo "$(basename "$0") in $PWD: $*"
+env | grep -E '^(CDPATH|PYTHONHOME|PYTHONPATH|PIP_USER|PIP_TARGET)=' || true
+"""
+
+
+def executable(path: Path, text: str) -> Path:
+    """Write a script."""
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A directory with all that `run` reads, and the stub next to it."""
+    directory = tmp_path / "my checkout"
+    (directory / "service").mkdir(parents=True)
+    (directory / "service" / "__main__.py").touch()
+    for name in ("run", "setup.cfg", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, directory)
+    executable(tmp_path / "python", PYTHON)
+    executable(tmp_path / "program", PROGRAM)
+    return directory
+
+
+def call(script: str | Path, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call the script from that directory. PYTHON is the stub in the parent of the checkout unless given."""
+    given = {"PATH": os.environ["PATH"], **environment}
+    command = [str(script), *arguments]
+    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, check=False)
+
+
+def test_the_first_call_installs_and_the_second_does_not(checkout: Path) -> None:
+    first, second = (call("./run", "serve", cwd=checkout, PYTHON="../python") for _ in range(2))
+    assert first.stdout.startswith(f"pip in {checkout}: install ")
+    assert first.stdout.splitlines()[0].endswith(" -c constraints.txt -e .[embedded]")
+    assert first.stdout.endswith(f"contact-exports in {checkout}: serve\nPIP_USER=0\n")
+    assert second.stdout == f"contact-exports in {checkout}: serve\nPIP_USER=0\n"
+    assert second.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["setup.cfg", "pyproject.toml", "constraints.txt"])
+def test_changed_requirements_make_a_new_environment(checkout: Path, name: str) -> None:
+    call("./run", "serve", cwd=checkout, PYTHON="../python")
+    (checkout / ".venv" / "old").touch()
+    with (checkout / name).open("a") as file:
+        file.write("# changed\n")
+    assert "pip in" in call("./run", "serve", cwd=checkout, PYTHON="../python").stdout
+    assert not (checkout / ".venv" / "old").exists()
+
+
+def test_a_symbolic_link_and_cdpath_lead_to_the_checkout(checkout: Path, tmp_path: Path) -> None:
+    decoy = tmp_path / "decoy"
+    (decoy / "bin" / ".venv").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "relative").symlink_to("../my checkout/run")
+    (tmp_path / "bin" / "absolute").symlink_to(tmp_path / "bin" / "relative")
+    for name in ("relative", "absolute"):
+        ended = call(f"bin/{name}", "serve", cwd=tmp_path, CDPATH=str(decoy), PYTHON="./python")
+        assert f"contact-exports in {checkout}: serve\n" in ended.stdout, ended.stderr
+    assert (decoy / "bin" / ".venv").exists()
+
+
+def test_settings_of_the_caller_reach_neither_python_nor_pip(checkout: Path) -> None:
+    settings = {"PIP_USER": "1", "PIP_TARGET": "/nowhere", "PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}
+    ended = call("./run", "serve", cwd=checkout, PYTHON="../python", **settings)
+    assert ended.returncode == 0, ended.stderr
+    assert {line for line in ended.stdout.splitlines() if "=" in line and " " not in line} == {"PIP_USER=0"}
+
+
+def test_arguments_are_passed_on(checkout: Path) -> None:
+    ended = call("./run", "test", "-k", "two words", cwd=checkout, PYTHON="../python")
+    assert f"python in {checkout}: -m pytest -k two words\n" in ended.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",)])
+def test_help_lists_the_words_and_then_the_commands(checkout: Path, arguments: tuple[str, ...]) -> None:
+    ended = call("./run", *arguments, cwd=checkout, PYTHON="../python")
+    for word in ("demo", "serve", "test", "check", "bench", "chaos", "mutants", "lock"):
+        assert f"\n  ./run {word} " in ended.stdout
+    assert f"contact-exports in {checkout}: --help" in ended.stdout
+    assert "set -eu" not in ended.stdout
+
+
+def test_outside_a_checkout_it_deletes_nothing(checkout: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / ".venv").mkdir(parents=True)
+    shutil.copy(checkout / "run", elsewhere)
+    ended = call("./run", "serve", cwd=elsewhere, PYTHON="../python")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"run: {elsewhere} is not a checkout of contact-exports.\n"
+    assert (elsewhere / ".venv").exists()
+
+
+def test_without_a_new_enough_python_it_says_so(checkout: Path) -> None:
+    old = executable(checkout.parent / "old", "#!/bin/sh\nexit 1\n")
+    ended = call("./run", "serve", cwd=checkout, PYTHON=str(old))
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"run: Python 3.11 or newer not found (tried: {old}). ")
+    assert not (checkout / ".venv").exists()
