@@ -1,4 +1,4 @@
-"""The demonstration: a real Postgres, a directory as object store, the real service, and a consumer that calls it."""
+"""The demo: an embedded Postgres, a directory as object store, the real service, and a client that calls it."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ from service.process import run as program
 from service.settings import Settings
 
 TIMEZONE = "Europe/Berlin"
-"""Has daylight saving time, so that local dates and UTC differ in the way that matters."""
+"""A timezone with daylight saving time, because local dates and UTC differ by one or two hours there."""
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
 START_DATE, END_DATE = "2024-01-01 00:00:00", "2024-12-31 23:59:59"
 _PREFIX = "contact-exports-demo-"
@@ -45,23 +45,25 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 @click.command()
-@click.option("--contacts", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Sample contacts.")
-@click.option("--keep", is_flag=True, help="Stay up afterwards, and print commands to try by hand.")
-def demo(contacts: int, keep: bool) -> None:
-    """Watch a real export happen: everything is made for it and removed afterwards."""
+@click.option(
+    "--contacts", default=100_000, show_default=True, type=click.IntRange(1, 10_000_000), help="Number of sample contacts."
+)
+@click.option("--keep", is_flag=True, help="Keep the service running until Ctrl-C, to try the printed commands.")
+def demo(*, contacts: int, keep: bool) -> None:
+    """Run an export from start to finish with temporary data, and remove the data afterwards."""
     logs.set_up(level="warning", form="console")
     try:
         with _private_directory() as directory, EmbeddedPostgres(directory / "postgres") as postgres:
             console.print(f"[bold]Postgres {postgres.version}[/] on a unix socket, files in {directory / 'files'}")
-            asyncio.run(_Demonstration(directory, postgres.dsn(), contacts, keep).run())
+            asyncio.run(_Demo(directory, postgres.dsn(), contacts, keep=keep).run())
     except (ClientError, EmbeddedError) as error:
         raise click.ClickException(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
 
 
-class _Demonstration:
-    def __init__(self, directory: Path, dsn: str, contacts: int, keep: bool) -> None:
+class _Demo:
+    def __init__(self, directory: Path, dsn: str, contacts: int, *, keep: bool) -> None:
         self._directory = directory
         self._dsn = dsn
         self._contacts = contacts
@@ -83,7 +85,7 @@ class _Demonstration:
             self._report(await client.download(status, path), seconds)
             self._show_commands(address, key, status)
             if self._keep:
-                console.print("\n[bold]The service stays up.[/] Ctrl-C ends it and removes everything.")
+                console.print("\n[bold]The service keeps running.[/] Ctrl-C stops it and removes all data.")
                 await asyncio.Event().wait()
 
     @staticmethod
@@ -94,9 +96,9 @@ class _Demonstration:
     async def _seed(self) -> str:
         started = time.monotonic()
         async with Database(self._dsn, application_name="demo", size=1) as database:
-            callers = Access(AccessTables(database))
-            space_id = await callers.create_space("Demonstration", TIMEZONE)
-            key = await callers.create_key(space_id, Scope)
+            access = Access(AccessTables(database))
+            space_id = await access.create_space("Demonstration", TIMEZONE)
+            key = await access.create_key(space_id, Scope)
         async with open_sample_contacts(self._dsn) as contacts:
             await contacts.create(
                 space_id=space_id,
@@ -138,7 +140,7 @@ class _Demonstration:
                 done = status.get("row_count", status.get("progress", {}).get("rows", 0))
                 bar.update(task, description=status["status"], completed=done, total=status.get("row_count", self._contacts))
         if status["status"] != "completed":
-            raise ClientError(f"the export ended as {status['status']}: {status['message']}")
+            raise ClientError(f"the export ended with status {status['status']}: {status['message']}")
         return status
 
     def _report(self, file: Download, seconds: float) -> None:
@@ -151,7 +153,9 @@ class _Demonstration:
     def _show_commands(self, address: str, key: str, status: dict[str, Any]) -> None:
         url = f"{address}/public-api/v1/contacts/exports"
         body = f'{{"start_date": "{START_DATE}", "end_date": "{END_DATE}"}}'
-        console.print("\n[bold]By hand[/]" + ("" if self._keep else " (while the service runs: ./run demo --keep)"))
+        console.print(
+            "\n[bold]Try it yourself[/]" + ("" if self._keep else " (keep the service running: ./run demo --keep)")
+        )
         for command in (
             f"curl -X POST {url} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'",
             f"curl {url}/{status['export_id']} -H 'Authorization: Bearer {key}'",
@@ -162,10 +166,10 @@ class _Demonstration:
 
 @contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A directory of our own, removed at the end; what killed demonstrations left behind is removed at the start."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), _locked(left):
-            shutil.rmtree(left, ignore_errors=True)
+    """Create a temporary directory and remove it at the end. First, directories left by killed demos are removed."""
+    for leftover in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), _locked(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
     with _locked(directory):
         try:
@@ -176,7 +180,7 @@ def _private_directory() -> Iterator[Path]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process. Raises OSError where another process holds it."""
+    """Hold a lock that ends with the process. Raises OSError if another process holds it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

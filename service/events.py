@@ -14,6 +14,8 @@ import structlog
 
 from service.model import Claim, ExportStatus
 
+Level = Literal["info", "warning"]
+
 log = structlog.get_logger()
 
 
@@ -21,7 +23,7 @@ log = structlog.get_logger()
 class Event:
     """A transition. `level` is its severity in the log."""
 
-    level: ClassVar[Literal["info", "warning"]] = "info"
+    level: ClassVar[Level] = "info"
 
     def fields(self) -> dict[str, object]:
         """The fields of its log line."""
@@ -50,7 +52,7 @@ class ExportCancelled(Event):
 class ExportRescued(Event):
     """The lease of an attempt had expired: the export is queued again, or failed if no attempt is left."""
 
-    level = "warning"
+    level: ClassVar[Level] = "warning"
 
     export_id: int
     claim_id: UUID
@@ -115,7 +117,7 @@ class ExportCompleted(AttemptEvent):
 class AttemptFailed(AttemptEvent):
     """The attempt ended in an error; the export is queued again."""
 
-    level = "warning"
+    level: ClassVar[Level] = "warning"
 
     error_code: str
     detail: str | None
@@ -140,7 +142,7 @@ class AttemptCancelled(AttemptEvent):
 class ClaimLost(AttemptEvent):
     """The claim is no longer this process's: the attempt stopped and wrote nothing."""
 
-    level = "warning"
+    level: ClassVar[Level] = "warning"
 
 
 Listener = Callable[[Event], None]

@@ -249,6 +249,7 @@ class Settings(BaseSettings):
 def load() -> Settings:
     """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
     secrets, errors = _secrets_from_files()
+    settings = None
     try:
         settings = Settings(**secrets)
     except ValidationError as error:
@@ -258,7 +259,7 @@ def load() -> Settings:
             unit = detail["type"] == "byte_size_unit"
             text = "must be a size such as 8MiB" if unit else detail["msg"].removeprefix("Value error, ")
             errors.append(f"{name} {text}")
-    if errors:
+    if errors or settings is None:
         raise SettingsError("\n".join(errors))
     return settings
 

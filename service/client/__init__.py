@@ -5,6 +5,7 @@ import gzip
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,9 @@ _FIRST_PAUSE = 0.1
 """Seconds. Small exports finish within a second, so the first polls come sooner than Retry-After asks. The delay doubles
 up to Retry-After, which costs few calls of the rate limit.
 """
+
+_ANSWERS = (HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+"""Responses to a status call after which polling continues."""
 
 
 class ClientError(Exception):
@@ -52,7 +56,7 @@ class ExportClient:
         """Wait until the service is ready (GET /readyz)."""
         while True:
             async with self._session.get(self._readiness) as response:
-                if response.status == 200:
+                if response.status == HTTPStatus.OK:
                     return
             await asyncio.sleep(_FIRST_PAUSE)
 
@@ -60,7 +64,7 @@ class ExportClient:
         """Create an export and return its id. Raises ClientError with the service's message."""
         async with self._session.post(self._exports, json=body, headers=self._headers) as response:
             created = await response.json()
-            if response.status != 202:
+            if response.status != HTTPStatus.ACCEPTED:
                 raise ClientError(f"{response.status}: {created['message']}")
             return int(created["export_id"])
 
@@ -70,14 +74,14 @@ class ExportClient:
         while True:
             async with self._session.get(f"{self._exports}/{export_id}", headers=self._headers) as response:
                 status: dict[str, Any] = await response.json()
-                if response.status not in (200, 429, 503):
+                if response.status not in _ANSWERS:
                     raise ClientError(f"{response.status}: {status['message']}")
                 retry_after = float(response.headers.get("Retry-After", "2"))
             if "status" in status:
                 yield status
                 if status["status"] not in ("queued", "processing"):
                     return
-            await asyncio.sleep(min(pause, retry_after) if response.status == 200 else retry_after)
+            await asyncio.sleep(min(pause, retry_after) if response.status == HTTPStatus.OK else retry_after)
             pause *= 2
 
     async def ended(self, export_id: int) -> dict[str, Any]:
@@ -88,7 +92,7 @@ class ExportClient:
         """Download the file of a completed export. Raises ClientError if its size, hash or line count is wrong."""
         digest, size = hashlib.sha256(), 0
         async with self._session.get(status["download_url"], auto_decompress=False) as response:
-            if response.status != 200:
+            if response.status != HTTPStatus.OK:
                 raise ClientError(f"the download failed with HTTP status {response.status}")
             with path.open("wb") as file:
                 async for chunk in response.content.iter_chunked(_CHUNK):

@@ -43,11 +43,11 @@ async def migrate() -> None:
 async def health() -> None:
     """Check whether the service on this machine is alive. Exits with 0 if it is, else 1."""
     given = load()
-    host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104
+    host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104 - compared, not bound
     address = f"http://{f'[{host}]' if ':' in host else host}:{given.port}/healthz"
     try:
         async with aiohttp.request("GET", address, timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS)) as response:
-            alive = response.status == 200
+            alive = response.ok
     except (aiohttp.ClientError, TimeoutError):
         alive = False
     if not alive:

@@ -45,11 +45,10 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start `command` (absolute path first) in its own session, so that Ctrl-C in the terminal does not reach it.
 
-    stdout and stderr go to the descriptor `output`. The descriptors in `keep_open` stay open under the same numbers.
-    `environment` replaces this process's environment. It must contain no secret: the process list shows it briefly. With
-    an `account`, which only root can use, the command runs as that user. When this process dies the child gets
-    `death_signal`. Raises OSError if Python cannot be started. If the command cannot be started, the child exits with 127
-    and writes the reason to `output`.
+    Its output goes to the descriptor `output`; the descriptors in `keep_open` stay open. `environment` replaces this
+    process's environment and must contain no secret, because the process list shows it briefly. Only root can use
+    `account`. When this process dies the child gets `death_signal`. Raises OSError if Python cannot be started. A child
+    that cannot start the command writes the reason to `output` and exits with 127.
     """
     # Passed as an argument because the launcher's Python may need this process's variables, such as LD_LIBRARY_PATH.
     task = json.dumps([os.getpid(), int(death_signal), account and account[1:], environment and dict(environment)])
@@ -67,7 +66,7 @@ def start(
                 pass_fds=keep_open,
                 start_new_session=True,
             )
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
             started.set_exception(error)
         else:
             started.set_result(process)

@@ -154,7 +154,8 @@ class ClusterDirectory:
                 named = Path(sockets)
                 own = self.path if named.is_relative_to("/proc/self/fd") else named
                 return Postmaster(int(pid), own, state.strip() == "ready")
-        return None
+            case _:
+                return None
 
     def make_cluster(self, binaries: Path, *, durable: bool, seconds: float) -> None:
         """Create the cluster if there is none. The caller must hold the lock.

@@ -95,8 +95,9 @@ class Attempts:
 
     async def _write(self, claim: Claim, lease: Lease) -> WrittenFile:
         """Write the file. After any error, and when cancelled, the upload is aborted and the snapshot released."""
+        limit = asyncio.timeout(self._limits.duration.total_seconds())
         try:
-            async with asyncio.timeout(self._limits.duration.total_seconds()) as limit:
+            async with limit:
                 return await self._write_from_snapshot(claim, lease)
         except TimeoutError as error:
             if not limit.expired():

@@ -23,9 +23,15 @@ _PRUNE_BATCH = 1000
 class PostgresStorage(Storage, MovingWindowSupport):
     """Windows in the table `rate_limit_windows`. Methods raise DatabaseUnavailable, so no hit goes uncounted."""
 
-    STORAGE_SCHEME = [SCHEME]  # noqa: RUF012 - declared so by the library
+    STORAGE_SCHEME: list[str] | None = [SCHEME]  # noqa: RUF012 - declared like this by the library
 
-    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, *, database: Database) -> None:
+    def __init__(  # the library passes the first two by position
+        self,
+        uri: str | None = None,
+        wrap_exceptions: bool = False,  # noqa: FBT001, FBT002 - as above
+        *,
+        database: Database,
+    ) -> None:
         super().__init__(uri, wrap_exceptions)
         self._database = database
 

@@ -27,7 +27,7 @@ async def read_ahead(source: AsyncGenerator[T, None], depth: int) -> AsyncGenera
                 item = await anext(source, _END)
                 if item is _END:
                     return
-                ready.append(item)  # type: ignore[arg-type]
+                ready.append(item)  # type: ignore[arg-type]  # it is no end marker here
                 changed.set()
 
     pulling = asyncio.create_task(pull())

@@ -68,7 +68,7 @@ class Startup:
         try:
             await self._store.probe()
         except ExportFailure as error:
-            log.error("store_not_usable", error_code=error.code, detail=error.detail)
+            log.error("store_not_usable", error_code=error.code, detail=error.detail)  # noqa: TRY400 - expected; no traceback
         else:
             log.info("store_usable")
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from http import HTTPStatus
 from uuid import uuid4
 
 import structlog
@@ -58,7 +59,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except ServiceError as error:
         problem = problems.of_service_error(error)
-        if problem.status >= 500:
+        if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.warning("request_refused", code=error.code, detail=error.detail)
     except web.HTTPException as error:
         problem = problems.of_http_error(error)

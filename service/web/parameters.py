@@ -20,7 +20,7 @@ def _local_time(value: object) -> datetime:
     try:
         # strptime alone would accept non-ASCII digits and fields of one digit.
         if isinstance(value, str) and _LOCAL_TIME.fullmatch(value):
-            return datetime.strptime(value, LOCAL_FORMAT)
+            return datetime.strptime(value, LOCAL_FORMAT)  # noqa: DTZ007 - a local time of the Space
     except ValueError:
         pass
     raise PydanticCustomError("local_time", "must be a valid date and time in the format YYYY-MM-DD HH:MM:SS.")
@@ -34,7 +34,8 @@ def _flag(value: object) -> bool:
             return value == 1
         case "0" | "1":
             return value == "1"
-    raise PydanticCustomError("flag", "must be 1 or 0.")
+        case _:
+            raise PydanticCustomError("flag", "must be 1 or 0.")
 
 
 def _per_page(value: object) -> int:

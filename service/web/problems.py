@@ -132,7 +132,7 @@ def render(problem: Problem, *, accept: str, request_id: str) -> web.Response:
     members: dict[str, Any] = {"message": problem.message}
     if problem.errors is not None:
         members["errors"] = problem.errors
-    if problem.status >= 500:
+    if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         members["request_id"] = request_id
     content_type = "application/json"
     if _names_problem_json(accept):

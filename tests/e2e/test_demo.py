@@ -1,27 +1,42 @@
-"""`contact-exports demo`, whole, as a newcomer runs it, and what it leaves behind."""
+"""The demo, run as a person would run it, and the files and processes it leaves."""
 
 import asyncio
 import json
 import os
 import re
 import signal
-import sys
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.program import environment
-from tests.support.shell import contact_exports, shell
+from tests.support.shell import contact_exports, run, shell
 from tests.support.waiting import until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run_demo() -> str:
+    """The path of `./run`. Skips the test if `./run` would replace the environment that these tests use."""
+    command = ["sh", "-c", "cat setup.cfg pyproject.toml constraints.txt | cksum"]
+    requirements = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    stamp = ROOT / ".venv" / "stamp"
+    if not stamp.exists() or not stamp.read_text().endswith(f"{ROOT} {requirements}"):
+        pytest.skip("the environment in .venv is missing or out of date; `./run test` renews it")
+    return str(ROOT / "run")
 
 
 def content(directory: Path) -> list[Path]:
-    """What lies in a directory."""
+    """Return the entries of a directory."""
     return list(directory.iterdir())
 
 
 def processes_below(directory: Path) -> list[int]:
-    """Processes that work in a directory."""
+    """Return the processes whose working directory is in this directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -33,10 +48,10 @@ def processes_below(directory: Path) -> list[int]:
 
 
 @asynccontextmanager
-async def kept(temporary: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
-    """A demonstration that stays up, and what it has printed until then."""
+async def kept(run_demo: str, temporary: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, list[str]]]:
+    """Run a demo with `--keep`; yields its process and the lines printed before it waits."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "demo", "--contacts", "300", "--keep"),
+        *(run_demo, "demo", "--contacts", "300", "--keep"),
         env=environment({"TMPDIR": str(temporary)}),
         stdout=asyncio.subprocess.PIPE,
     )
@@ -44,7 +59,7 @@ async def kept(temporary: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
     lines: list[str] = []
     try:
         async with asyncio.timeout(60):
-            while "stays up" not in (line := (await process.stdout.readline()).decode()):
+            while "keeps running" not in (line := (await process.stdout.readline()).decode()):
                 assert line, lines
                 lines.append(line)
         yield process, lines
@@ -54,9 +69,9 @@ async def kept(temporary: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proces
         await process.wait()
 
 
-async def test_it_exports_verifies_shows_and_leaves_nothing(short_path: Path) -> None:
+async def test_the_demo_exports_verifies_and_removes_its_files(run_demo: str, short_path: Path) -> None:
     for _ in range(2):
-        ended = await contact_exports("demo", "--contacts", "2000", TMPDIR=str(short_path))
+        ended = await run(run_demo, "demo", "--contacts", "2000", TMPDIR=str(short_path))
         assert (ended.code, ended.errors) == (0, "")
         assert re.search(r"rows    1,960\n", ended.output)
         assert re.search(r"sha256  [0-9a-f]{64} \(verified\)", ended.output)
@@ -66,8 +81,8 @@ async def test_it_exports_verifies_shows_and_leaves_nothing(short_path: Path) ->
         assert content(short_path) == []
 
 
-async def test_with_keep_the_printed_commands_work(short_path: Path) -> None:
-    async with kept(short_path) as (process, lines):
+async def test_with_keep_the_printed_commands_work(run_demo: str, short_path: Path) -> None:
+    async with kept(run_demo, short_path) as (process, lines):
         create, status, overview = [line.strip() for line in lines if line.strip().startswith(("curl", "/", "psql"))]
         assert json.loads(await shell(create, {})) == {"export_id": 2, "status": "queued"}
         assert json.loads(await shell(status, {}))["status"] == "completed"
@@ -77,16 +92,16 @@ async def test_with_keep_the_printed_commands_work(short_path: Path) -> None:
     assert content(short_path) == []
 
 
-async def test_after_a_kill_no_process_stays_and_the_next_one_cleans_up(short_path: Path) -> None:
-    async with kept(short_path) as (process, _):
-        (left,) = content(short_path)
+async def test_after_a_kill_all_processes_end_and_the_next_demo_removes_the_files(run_demo: str, short_path: Path) -> None:
+    async with kept(run_demo, short_path) as (process, _):
+        (leftover,) = content(short_path)
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
 
-    async def nobody_is_left() -> bool:
-        return processes_below(left) == []
+    async def all_ended() -> bool:
+        return processes_below(leftover) == []
 
-    await until(nobody_is_left)
+    await until(all_ended)
     ended = await contact_exports("demo", "--contacts", "100", TMPDIR=str(short_path))
     assert ended.code == 0
     assert content(short_path) == []

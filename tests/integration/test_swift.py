@@ -1,4 +1,4 @@
-"""The tests' S3 server refuses what S3 refuses: what the suite proves with it is worth no more than that."""
+"""The S3 server of the tests refuses the requests that S3 refuses. Other tests rely on that."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ from tests.support.s3 import S3Access
 from tests.support.s3 import bucket as bucket_of
 from tests.support.swift import SwiftS3
 
-_LEAST_PART = 5 * 1024 * 1024
+_MINIMUM_PART = 5 * 1024 * 1024
 
 
 async def _store(s3: S3Access, bucket: str, key: str, body: bytes = b"content") -> None:
@@ -28,11 +28,11 @@ async def _link(s3: S3Access, bucket: str, key: str, seconds: int) -> str:
 
 
 async def _get(url: str) -> tuple[int, bytes]:
-    async with aiohttp.ClientSession() as session, session.get(url) as answer:
-        return answer.status, await answer.read()
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.read()
 
 
-async def test_a_signed_link_delivers_the_object(s3: S3Access, bucket: str) -> None:
+async def test_a_signed_link_serves_the_object(s3: S3Access, bucket: str) -> None:
     await _store(s3, bucket, "key")
     assert await _get(await _link(s3, bucket, "key", 60)) == (200, b"content")
 
@@ -56,7 +56,7 @@ async def test_an_expired_link_is_refused(s3: S3Access, bucket: str) -> None:
     ],
     ids=["signature", "date", "lifetime"],
 )
-async def test_a_link_is_refused_when_a_signed_part_was_changed(
+async def test_a_link_with_a_changed_signed_parameter_is_refused(
     s3: S3Access, bucket: str, parameter: str, change: Callable[[str], str]
 ) -> None:
     await _store(s3, bucket, "key")
@@ -85,8 +85,8 @@ async def _upload(s3: S3Access, bucket: str, bodies: list[bytes]) -> None:
         upload = (await client.create_multipart_upload(Bucket=bucket, Key="key"))["UploadId"]
         tags = []
         for number, body in enumerate(bodies, 1):
-            answer = await client.upload_part(Bucket=bucket, Key="key", UploadId=upload, PartNumber=number, Body=body)
-            tags.append(answer["ETag"])
+            response = await client.upload_part(Bucket=bucket, Key="key", UploadId=upload, PartNumber=number, Body=body)
+            tags.append(response["ETag"])
         await client.complete_multipart_upload(
             Bucket=bucket,
             Key="key",
@@ -95,8 +95,8 @@ async def _upload(s3: S3Access, bucket: str, bodies: list[bytes]) -> None:
         )
 
 
-async def test_parts_become_one_object_and_leave_no_upload(s3: S3Access, bucket: str) -> None:
-    bodies = [b"a" * _LEAST_PART, b"b" * _LEAST_PART, b"the end"]
+async def test_parts_become_one_object_and_no_upload_is_left(s3: S3Access, bucket: str) -> None:
+    bodies = [b"a" * _MINIMUM_PART, b"b" * _MINIMUM_PART, b"the end"]
     await _upload(s3, bucket, bodies)
     async with s3.client() as client:
         assert "Uploads" not in await client.list_multipart_uploads(Bucket=bucket)
@@ -110,14 +110,14 @@ async def test_a_part_that_is_too_small_is_refused(s3: S3Access, bucket: str) ->
     assert refusal.value.response["Error"]["Code"] == "EntityTooSmall"
 
 
-async def test_the_smallest_part_can_be_made_smaller_for_fault_tests() -> None:
+async def test_the_minimum_part_size_can_be_lowered_for_fault_tests() -> None:
     with SwiftS3(minimum_part_bytes=5) as swift:
         s3 = S3Access(swift.endpoint_url, swift.access_key, swift.secret_key, swift.region)
         async with bucket_of(s3) as bucket:
             await _upload(s3, bucket, [b"small", b"the end"])
 
 
-async def test_an_object_is_not_replaced_where_the_client_forbids_it(s3: S3Access, bucket: str) -> None:
+async def test_a_conditional_put_does_not_replace_an_object(s3: S3Access, bucket: str) -> None:
     await _store(s3, bucket, "key")
     async with s3.client() as client:
         with pytest.raises(ClientError) as refusal:

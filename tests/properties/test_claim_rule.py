@@ -137,6 +137,7 @@ async def test_a_claim_follows_the_rule_with_every_scan_limit(
     try:
         await fill(sql, table)
         model = modelled(table, await sql.fetchval("SELECT now()"))
+        wanted = None
         for each in alone:
             for asked in (not each, each):
                 wanted = model.next(slots, alone=asked)

@@ -95,7 +95,7 @@ async def s3_place(
 ) -> AsyncIterator[Place]:
     """Open a store in the bucket. `options` are fields of `S3Settings`; the default prefix is `a`."""
     given: dict[str, object] = {"prefix": "a", "endpoint_url": s3.endpoint_url, "region": s3.region, **options}
-    async with S3Store.open(S3Settings(bucket, **given), link_lifetime=link_lifetime) as store:  # type: ignore[arg-type]
+    async with S3Store.open(S3Settings(bucket, **given), link_lifetime=link_lifetime) as store:  # type: ignore[arg-type]  # any field
         yield Place(store, "http://unused.invalid")
 
 

@@ -1,4 +1,4 @@
-"""The real program as a process of its own, told by its environment what to do, as anyone runs it."""
+"""The real program in its own process, configured by environment variables."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _FOR_TESTS = {
 
 
 class Program:
-    """One running `contact-exports serve`; its log lines are read as they come."""
+    """One running `contact-exports serve`. Its log lines are collected in `log`."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -38,13 +38,13 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The process id of the program."""
         return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it still runs."""
+        """Send a signal if the process is running."""
         if self._process.returncode is None:
-            # Not by the process's own method: that looks for its end first, and takes the exit code from who waits for it.
+            # Process.send_signal would poll the process first and could take the exit code from `wait`.
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -54,7 +54,7 @@ class Program:
         return await self.ended()
 
     async def ended(self) -> int:
-        """Wait for the end and return the exit code; a process that stays is killed and fails the test."""
+        """Wait for the process and return its exit code. After 30 s the process is killed and TimeoutError raised."""
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 code = await self._process.wait()
@@ -66,16 +66,16 @@ class Program:
         return code
 
     async def listening(self) -> None:
-        """Wait until it accepts requests; it may not be able to work yet."""
+        """Wait until the program accepts requests. It may not be ready yet."""
         async with asyncio.timeout(_START_SECONDS):
             while not self._listening.is_set():
                 waiting = asyncio.create_task(self._listening.wait())
                 await asyncio.wait({waiting, self._reading}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
-                assert self._listening.is_set() or not self._reading.done(), f"it ended: {self.log}"
+                assert self._listening.is_set() or not self._reading.done(), f"the program ended: {self.log}"
 
     async def ready(self) -> None:
-        """Wait until `/readyz` says 200."""
+        """Wait until `/readyz` returns 200."""
         async with asyncio.timeout(_START_SECONDS), aiohttp.ClientSession() as session:
             while True:
                 async with session.get(f"{self.address}/readyz") as response:
@@ -84,7 +84,7 @@ class Program:
                 await asyncio.sleep(0.05)
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The log lines of one event so far."""
+        """Return the log lines of one event so far."""
         return [line for line in self.log if line.get("event") == name]
 
     async def _read(self) -> None:
@@ -102,7 +102,7 @@ class Program:
 
 @asynccontextmanager
 async def started(settings: dict[str, str]) -> AsyncIterator[Program]:
-    """The program with these settings, not waited for; killed at the end if it still runs."""
+    """Start the program without waiting for it. It is killed at the end of the block."""
     command = [sys.executable, "-m", "service", "serve"]
     process = await asyncio.create_subprocess_exec(
         *command, env=environment(settings), stderr=asyncio.subprocess.PIPE, limit=2**20
@@ -119,7 +119,7 @@ async def started(settings: dict[str, str]) -> AsyncIterator[Program]:
 
 @asynccontextmanager
 async def running(settings: dict[str, str]) -> AsyncIterator[Program]:
-    """The program with these settings, ready to work."""
+    """Start the program and wait until it is ready."""
     async with started(settings) as program:
         await program.listening()
         await program.ready()
@@ -127,6 +127,6 @@ async def running(settings: dict[str, str]) -> AsyncIterator[Program]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    """The environment of a process: of ours only what finds programs and libraries, then the settings."""
+    """Return a process environment: the variables that locate programs and libraries, test intervals, and `settings`."""
     kept = {name: value for name, value in os.environ.items() if name in _KEPT}
     return kept | _FOR_TESTS | settings

@@ -1,4 +1,4 @@
-"""Commands as operators type them."""
+"""Shell commands as operators type them."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ _SECONDS = 60.0
 
 
 class Ended(NamedTuple):
-    """What a command left: its exit code and its two outputs."""
+    """The exit code, standard output and standard error of a command."""
 
     code: int
     output: str
@@ -21,12 +21,17 @@ class Ended(NamedTuple):
 
 
 async def contact_exports(*arguments: str, **settings: str) -> Ended:
-    """Run one command of ours."""
-    return await _run([sys.executable, "-m", "service", *arguments], settings)
+    """Run one command of `contact-exports`."""
+    return await run(sys.executable, "-m", "service", *arguments, **settings)
+
+
+async def run(*command: str, **settings: str) -> Ended:
+    """Run any command with these environment variables."""
+    return await _run([*command], settings)
 
 
 async def shell(script: str, settings: dict[str, str]) -> str:
-    """Run lines as a person would paste them, and return what they print."""
+    """Run pasted shell commands and return their standard output. They must succeed."""
     ended = await _run(["sh", "-euc", script], settings)
     assert ended.code == 0, ended.errors
     return ended.output

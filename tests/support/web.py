@@ -157,7 +157,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 store,
                 ExportRules(1, options.get("max_range_days")),
                 on_queued=lambda: None,
-                on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
+                on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),  # noqa: PLW0108 - filled below
             ),
             rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),

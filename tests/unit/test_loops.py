@@ -66,7 +66,7 @@ async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]
     if loop == "claim":
         claims.claim = step  # type: ignore[method-assign]  # a fault from the inside
     if loop == "renew":
-        leases.renew = step  # type: ignore[method-assign]
+        leases.renew = step  # type: ignore[method-assign]  # a fault from the inside
     periodic = [PeriodicTask("clean", step, SHORT)] if loop == "periodic task" else []
     options = RunnerOptions(worker="tests", slots=1, space_slots=1, lease=SHORT, poll=SHORT, rescue=SHORT)
     runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), periodic, options)

@@ -35,7 +35,7 @@ async def test_credentials_have_their_expiry_in_a_private_attribute(monkeypatch:
         return {"access_key": "key", "secret_key": "secret", "token": "token", "expiry_time": ends_at.isoformat()}
 
     credentials = AioRefreshableCredentials.create_from_metadata(await refresh(), refresh, "test")
-    assert credentials._expiry_time == ends_at  # type: ignore[attr-defined]
+    assert credentials._expiry_time == ends_at  # type: ignore[attr-defined]  # private
 
     async def get_credentials(_: AioSession) -> AioRefreshableCredentials:
         return credentials

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from isal import isal_zlib
 
@@ -45,9 +46,9 @@ class GzipStream:
         return self._sha256.hexdigest()
 
     def _queue(self, block: Sequence[bytes], *, last: bool) -> asyncio.Future[bytes]:
-        return asyncio.get_running_loop().run_in_executor(_THREAD, self._take, block, last)
+        return asyncio.get_running_loop().run_in_executor(_THREAD, partial(self._take, block, last=last))
 
-    def _take(self, block: Sequence[bytes], last: bool) -> bytes:
+    def _take(self, block: Sequence[bytes], *, last: bool) -> bytes:
         chunk: bytes = self._compressor.compress(b"".join(block))
         if last:
             chunk += self._compressor.flush()

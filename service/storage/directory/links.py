@@ -39,7 +39,7 @@ class FileLinkSigner:
 
     async def verified_filename(self, object_name: str, query: Mapping[str, str]) -> str:
         """Return the file name of a valid address (decoded name and query). Raises LinkForged or LinkExpired."""
-        if len(query) != 3 or not query.keys() >= {"expires", "filename", "signature"}:
+        if sorted(query) != ["expires", "filename", "signature"]:
             raise LinkForged
         expires, filename = query["expires"], query["filename"]
         expected = await self._signature(object_name, expires, filename)

@@ -59,4 +59,4 @@ def sign_with_given_hash(client: "S3Client") -> None:
     """
     botocore.auth.AUTH_TYPE_MAPS[_SIGNER] = _GivenHashAuth
     # The stubs declare handlers without a result, but this event takes the signer's name from it.
-    client.meta.events.register("choose-signer.s3.UploadPart", lambda **_: _SIGNER)  # type: ignore[arg-type]
+    client.meta.events.register("choose-signer.s3.UploadPart", lambda **_: _SIGNER)  # type: ignore[arg-type]  # see above

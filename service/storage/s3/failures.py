@@ -6,6 +6,7 @@ A detail contains the operation and the error code, never an address, a key or t
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
@@ -46,11 +47,15 @@ def failure_from_s3_error(operation: str, code: str, status: int) -> ExportFailu
     An error that is neither temporary nor about space becomes StorageRefused: an early retry would fail the same way.
     """
     detail = f"{operation}: {code} (HTTP {status})"
-    if code in _FULL or status == 507:
+    if code in _FULL or status == HTTPStatus.INSUFFICIENT_STORAGE:
         return StorageFull(detail=detail)
     if code == "RequestTimeTooSkewed":
         return StorageRefused(detail=f"{detail}: the clocks of this machine and the store differ by more than 15 minutes")
-    if code in _TEMPORARY or status in _TEMPORARY_STATUS or (status >= 500 and status != 501):
+    if (
+        code in _TEMPORARY
+        or status in _TEMPORARY_STATUS
+        or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED)
+    ):
         return StorageUnavailable(detail=detail)
     return StorageRefused(detail=detail)
 

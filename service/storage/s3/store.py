@@ -110,7 +110,7 @@ class S3Store:
                 if self._region == "us-east-1":  # S3 refuses its default region as a location
                     await self._calls.create_bucket(Bucket=self._bucket)
                 else:
-                    location: BucketLocationConstraintType = self._region  # type: ignore[assignment]
+                    location: BucketLocationConstraintType = self._region  # type: ignore[assignment]  # any region name
                     await self._calls.create_bucket(
                         Bucket=self._bucket, CreateBucketConfiguration={"LocationConstraint": location}
                     )
