@@ -5,7 +5,7 @@ from statistics import median
 
 import asyncpg
 
-from sql import statement
+from service.postgres.snapshot import read_contacts
 from tests.bench.bench import Bench, Figures
 from tests.bench.dataset import Contacts
 from tests.bench.memory import LARGE
@@ -51,8 +51,8 @@ async def _milliseconds(service: Service, contacts: Contacts, dates: Dates) -> f
 async def _plan(contacts: Contacts, dates: Dates) -> list[str]:
     connection = await asyncpg.connect(contacts.dsn, server_settings={"jit": "off"})
     try:
-        query = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + statement("read_contacts_with_extras")
-        arguments = (contacts.spaces[0].space_id, dates.start, dates.end, True, True, True)
+        query = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) " + read_contacts(["extra_comet_tokens", "extra_emails_unique"])
+        arguments = (contacts.spaces[0].space_id, dates.start, dates.end)
         return [row[0] for row in await connection.fetch(query, *arguments)]
     finally:
         await connection.close()

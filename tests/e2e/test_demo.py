@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def run_demo() -> str:
-    """The path of `./run`. Skips the test if `./run` would replace the environment that these tests use."""
+    """The path of `./run`. Fails the test if `./run` would replace the environment that these tests use."""
     command = ["sh", "-c", "cat setup.cfg pyproject.toml constraints.txt | cksum"]
     requirements = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     stamp = ROOT / ".venv" / "stamp"
     if not stamp.exists() or not stamp.read_text().endswith(f"{ROOT} {requirements}"):
-        pytest.skip("the environment in .venv is missing or out of date; `./run test` renews it")
+        pytest.fail("the environment in .venv is missing or out of date; `./run test` renews it")
     return str(ROOT / "run")
 
 
