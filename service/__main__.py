@@ -2,16 +2,21 @@
 
 import click
 
-from service.commands import administration, running
+from service.commands import running
+from service.commands.exports import exports
+from service.commands.keys import keys
+from service.commands.seed import seed
+from service.commands.spaces import spaces
+from service.commands.storage import storage
 from service.demo import demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="contact-exports")
 def main() -> None:
-    """Contact exports: one HTTP call in, one gzipped NDJSON file out.
+    """Export contacts from Postgres to gzipped NDJSON files on S3 or in a directory.
 
-    Settings come from the environment; the README lists them. With neither DATABASE_URL nor STORAGE_URL all commands work on
+    Settings are environment variables, listed in the documentation. Without DATABASE_URL and STORAGE_URL, all commands use
     an embedded Postgres and a directory in STATE_DIR.
     """
 
@@ -20,11 +25,11 @@ for each in (
     running.serve,
     running.migrate,
     running.health,
-    administration.spaces,
-    administration.keys,
-    administration.exports,
-    administration.storage,
-    administration.seed,
+    spaces,
+    keys,
+    exports,
+    storage,
+    seed,
     demo,
 ):
     main.add_command(each)

@@ -1,14 +1,13 @@
-"""Named points between two steps of the work, at which a test lets the process die, stand still or meet an error.
+"""Failpoints: named points between two steps, where a test makes the process die, stall or get an error.
 
-Nothing happens at them unless `arm` was called, which the wiring does for FAILPOINTS together with ALLOW_FAILPOINTS=1.
+They do nothing unless `arm` was called. The wiring calls it for FAILPOINTS, which needs ALLOW_FAILPOINTS=1.
 
     FAILPOINTS="claimed:kill@0.1,upload_completed:stall(4)#1,*:raise@0.01"
 
-A rule is the name of a point, or `*` for each of them; what happens there; with what probability (default 1); and after
-`#` how often at most in the life of this process. `kill` ends the process without a word; `stall` holds all of it for so
-many seconds, `delay` only the one who comes by; `raise` is trouble of the connection. A point whose name ends in
-`_committed` or `_sent` lies behind a statement's commit and before its answer is believed: an error there is an answer
-that was lost.
+A rule is the name of a point, or `*` for all points; an action; `@` with a probability (default 1); and `#` with a maximum
+number of times in this process (default unlimited). `kill` sends SIGKILL to the process. `stall` blocks the whole process
+for that many seconds, `delay` only the current task. `raise` raises a connection error. Points whose names end in
+`_committed` or `_sent` lie after a commit and before its response is used, so an error there acts as a lost response.
 """
 
 import asyncio
@@ -26,10 +25,10 @@ POINTS = frozenset(
     {"before_claim", "claim_sent", "claimed", "snapshot_open", "upload_created", "upload_recorded", "batch_read"}
     | {"part_sending", "part_stored", "before_confirm", "before_complete_upload", "upload_completed"}
     | {"before_settle", "settle_committed", "settled"}
-    # what goes on beside it
+    # renewals and periodic tasks
     | {"before_renew", "renew_sent", "renewed", "rescued", "clean_aborted", "clean_deleted", "cleaned"}
     | {"expired", "file_deleted", "file_deletion_recorded"}
-    # the two ends
+    # requests and shutdown
     | {"insert_committed", "shutdown_asked", "shutdown_handing_back"}
 )
 
@@ -43,12 +42,12 @@ log = structlog.get_logger()
 
 
 class FailpointRaised(ConnectionError):
-    """The error of a `raise`: to the boundaries it is trouble of the connection."""
+    """The error of the action `raise`, handled like a lost connection."""
 
 
 @dataclass(slots=True)
 class Rule:
-    """What happens at a point; `times` is how often it still may, None for ever."""
+    """One rule. `seconds` is the length of a stall or delay; `times` is how often it may still apply, None if unlimited."""
 
     name: str
     action: str
@@ -56,8 +55,8 @@ class Rule:
     probability: float
     times: int | None
 
-    def meets(self, name: str) -> bool:
-        """Whether it happens at this point, now."""
+    def applies(self, name: str) -> bool:
+        """Return whether to act at this point now; counts the use."""
         if self.name not in (name, "*") or self.times == 0 or random.random() >= self.probability:
             return False
         if self.times is not None:
@@ -69,12 +68,12 @@ _armed: list[Rule] = []
 
 
 def rules(spec: str) -> list[Rule]:
-    """The rules of a specification. Raises ValueError that says which one is faulty."""
+    """Parse a specification. Raises ValueError that names the malformed rule by its number."""
     found = []
     for number, part in enumerate(spec.split(","), 1):
         match = _RULE.fullmatch(part.strip())
         if match is None or match["name"] not in POINTS | {"*"}:
-            raise ValueError(f"has a rule, number {number}, that is not like claimed:kill@0.5 or names no point there is")
+            raise ValueError(f"rule {number} is malformed or names an unknown failpoint (example: claimed:kill@0.5)")
         found.append(
             Rule(
                 match["name"],
@@ -88,26 +87,26 @@ def rules(spec: str) -> list[Rule]:
 
 
 def arm(spec: str) -> None:
-    """Let these rules hold from now on. Raises ValueError."""
+    """Replace the rules in effect. Raises ValueError."""
     _armed[:] = rules(spec)
 
 
 async def failpoint(name: str) -> None:
-    """A point of this name; see the module. Raises FailpointRaised where a rule wants it."""
+    """Mark a point. Raises FailpointRaised if an armed rule says so."""
     if _armed:
         await _pass(name)
 
 
 async def _pass(name: str) -> None:
     for rule in _armed:
-        if not rule.meets(name):
+        if not rule.applies(name):
             continue
         log.warning("failpoint", point=name, action=rule.action)
         match rule.action:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stall":
-                time.sleep(rule.seconds)  # noqa: ASYNC251 - the loop stands still, as in a process that is stopped
+                time.sleep(rule.seconds)  # noqa: ASYNC251 - blocks the event loop, as a stopped process does
             case "delay":
                 await asyncio.sleep(rule.seconds)
             case _:

@@ -1,4 +1,4 @@
-"""Structured logs on standard error: one line per event, ids as fields, never personal data, keys or query strings."""
+"""Structured logs on standard error: one line per event, with ids as fields and without personal data, keys or links."""
 
 import logging
 import sys
@@ -8,11 +8,11 @@ import structlog
 from structlog.typing import Processor
 
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-"""Tracebacks without local variables: these hold keys, addresses and rows."""
+"""Tracebacks without local variables, because these contain keys, addresses and rows."""
 
 
 def set_up(*, level: str, form: Literal["json", "console"]) -> None:
-    """Send the events of the service, and warnings of its libraries, to standard error."""
+    """Log the service's events, and warnings of its libraries, to standard error."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -1,4 +1,4 @@
-"""Settings, read from the environment. Only `service.process` and the commands use them; other modules get plain values."""
+"""Settings, read from environment variables. Only `service.process` and the commands use them; others get plain values."""
 
 import os
 import tempfile
@@ -29,14 +29,14 @@ _SMALLEST_PART_OF_TESTS = 16 * 1024
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the text names every faulty one and never a value."""
+    """Invalid settings. The message names each invalid setting and never contains a value."""
 
 
 def _split(value: str) -> SplitResult:
     try:
         return urlsplit(value)
     except ValueError:
-        # The reason quotes what stands before the host: a password, perhaps.
+        # The original message quotes the part before the host, which may be a password.
         raise ValueError("is not a URL") from None
 
 
@@ -81,7 +81,7 @@ def _limit(value: str) -> str:
 def _state_dir() -> Path:
     try:
         home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    except RuntimeError:  # a numeric user of a container has no home
+    except RuntimeError:  # a numeric user in a container has no home directory
         home = Path(tempfile.gettempdir())
     return home / "contact-exports"
 
@@ -92,107 +92,115 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Settings(BaseSettings):
-    """Each field is the environment variable of the same name in capitals; secrets also as NAME_FILE, a file's path."""
+    """Each field is read from the environment variable of that name in capitals, a secret also from the file NAME_FILE."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
     database_url: PostgresUrl | None = Field(
-        None, description="The main database, postgresql://…; may lead through a pooler if DATABASE_DIRECT_URL does not."
+        None, description="Main database, postgresql://… May point to a connection pooler if DATABASE_DIRECT_URL does not."
     )
     storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
-        None, description="Where files go: s3://bucket/prefix or file:///absolute/path."
+        None, description="Where files are stored: s3://bucket/prefix or file:///absolute/path."
     )
     state_dir: Path = Field(
         default_factory=_state_dir,
-        description="Where the embedded Postgres and files live; used with neither DATABASE_URL nor STORAGE_URL.",
+        description="Directory of the embedded Postgres and its files; used if neither DATABASE_URL nor STORAGE_URL is set.",
     )
     database_direct_url: PostgresUrl | None = Field(
-        None, description="The main database without a pooler, for what needs a session; default DATABASE_URL."
+        None, description="Main database without a pooler, for connections that need a session. Defaults to DATABASE_URL."
     )
     contacts_database_url: PostgresUrl | None = Field(
         None,
-        description="Where contacts, contact_emails and comet_tokens are, if not in the main database; without a pooler.",
+        description="Database of contacts, contact_emails and comet_tokens; no pooler. Defaults to the main database.",
     )
     migrate_on_start: bool = Field(
-        True, description="Apply missing migrations when `serve` starts; if false, `contact-exports migrate` does."
+        True, description="Apply missing migrations when `serve` starts. If false, run `contact-exports migrate`."
     )
 
-    allow_failpoints: bool = Field(False, description="For tests: accept FAILPOINTS, and a PART_SIZE down to 16KiB.")
+    allow_failpoints: bool = Field(False, description="For tests: accept FAILPOINTS and a PART_SIZE down to 16KiB.")
     failpoints: str | None = Field(
-        None, description="For tests: where this process dies, stands still or meets an error; see service/failpoints.py."
+        None,
+        description="For tests: points at which this process dies, stalls or gets an error; see service/failpoints.py.",
     )
 
-    s3_endpoint_url: HttpUrl | None = Field(
-        None, description="The S3 endpoint the service talks to; default the one of the region."
-    )
+    s3_endpoint_url: HttpUrl | None = Field(None, description="S3 endpoint. Defaults to the region's AWS endpoint.")
     s3_public_endpoint_url: HttpUrl | None = Field(
-        None, description="The S3 endpoint that download links name; default S3_ENDPOINT_URL."
+        None, description="S3 endpoint in download links. Defaults to S3_ENDPOINT_URL."
     )
     s3_region: str = Field(
         "us-east-1",
         validation_alias=AliasChoices("S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
-        description="The region that requests are signed for; default AWS_REGION or AWS_DEFAULT_REGION.",
+        description="Region that requests are signed for. AWS_REGION and AWS_DEFAULT_REGION are also read.",
     )
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", description="Bucket in the path or in the host name."
+        "auto", description="Bucket name in the path or in the host name of S3 requests."
     )
     s3_checksum: Literal["when_required", "when_supported"] = Field(
-        "when_required", description="Whether uploads carry additional checksums; some stores refuse them."
+        "when_required", description="Whether uploads carry additional checksums. Some stores refuse them."
     )
     s3_sign_payload: bool = Field(
-        True, description="Sign the bytes of each part; false saves CPU where the store accepts it."
+        True, description="Sign the bytes of each part. False saves CPU if the store accepts unsigned payloads."
     )
     part_size: ByteSize = Field(
         ByteSize(8 * MIB),
         le=1024 * MIB,
-        description="Size of an upload part, in bytes or as 8MiB; raised by itself where 10,000 parts would not do.",
+        description="Upload part size (bytes, or e.g. 8MiB)."
+        " Increased automatically if an export would need more than 10,000 parts.",
     )
-    link_seconds: int = Field(900, ge=1, le=604_800, description="How long a download link works.")
+    link_seconds: int = Field(900, ge=1, le=604_800, description="Lifetime of a download link, in seconds.")
     link_secret: SecretStr | None = Field(
-        None, min_length=16, description="Signs the links of a file:// store; default a secret made with the database."
+        None,
+        min_length=16,
+        description="Key that signs download links of a file:// store. Defaults to a random key stored in the database.",
     )
     public_url: HttpUrl | None = Field(
-        None, description="The address consumers reach the service at; default scheme and host of the request."
+        None, description="Base URL at which consumers reach the service. Defaults to scheme and host of the request."
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen at.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
-    rate_limit_create: Limit = Field("5/minute", description="Exports a Space may create.")
-    rate_limit_status: Limit = Field("30/minute", description="Status calls a Space may make.")
-    rate_limit_other: Limit = Field("30/minute", description="Calls a Space may make that list or cancel exports, together.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
+    rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
+    rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
+    rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")
     rate_limit_storage_url: Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)] = Field(
         SecretStr("async+postgres://"),
-        description="async+postgres:// (the main database), async+redis://… or async+memory://",
+        description="Where rate limits are counted: async+postgres:// (the main database), async+redis://… or async+memory://.",
     )
-    max_range_days: int | None = Field(None, ge=1, description="Longest range an export may ask for; default none.")
+    max_range_days: int | None = Field(
+        None, ge=1, description="Longest date range of an export, in days. Unlimited by default."
+    )
 
-    export_slots: int = Field(4, ge=0, le=64, description="Exports this process runs at once; 0 takes requests only.")
-    space_slots: int = Field(2, ge=1, le=64, description="Exports of one Space that run at once, all processes together.")
-    max_attempts: int = Field(5, ge=1, le=100, description="Attempts before an export fails.")
-    retry_seconds: Seconds = Field(
-        5, description="Pause before the second attempt after an error; doubles, to at most 15 minutes."
+    export_slots: int = Field(
+        4, ge=0, le=64, description="Exports that this process runs concurrently. With 0 it only serves HTTP requests."
     )
-    lease_seconds: Seconds = Field(30, description="How long a claim holds without renewal; renewed every quarter of it.")
-    poll_seconds: Seconds = Field(5, description="How often an idle process looks for jobs of other processes.")
-    sweep_seconds: Seconds = Field(10, description="How often each process looks for dead claims and their leftovers.")
+    space_slots: int = Field(2, ge=1, le=64, description="Exports of one Space that run concurrently, over all processes.")
+    max_attempts: int = Field(5, ge=1, le=100, description="Number of attempts after which an export fails.")
+    retry_seconds: Seconds = Field(5, description="Delay before the first retry. Doubles with each retry, up to 15 minutes.")
+    lease_seconds: Seconds = Field(30, description="Lease duration of a running export. Renewed every quarter of it.")
+    poll_seconds: Seconds = Field(5, description="How often an idle process polls for jobs that other processes queued.")
+    sweep_seconds: Seconds = Field(
+        10, description="How often each process checks for expired leases and deletes their leftovers."
+    )
     no_progress_seconds: Seconds = Field(
-        300, description="An attempt that gets nowhere for this long is ended and tried again."
+        300, description="An attempt that makes no progress for this long is aborted and retried."
     )
     max_export_seconds: Seconds = Field(7200, description="Longest duration of one attempt.")
-    fetch_timeout_seconds: Seconds = Field(120, description="Statement timeout of one read from the contacts' database.")
-    file_lifetime_hours: float = Field(24, gt=0, allow_inf_nan=False, description="How long a file is kept.")
+    fetch_timeout_seconds: Seconds = Field(120, description="Statement timeout of one fetch from the contacts database.")
+    file_lifetime_hours: float = Field(
+        24, gt=0, allow_inf_nan=False, description="How long the file of a completed export is kept."
+    )
     history_days: float = Field(
-        90, gt=0, le=36500, allow_inf_nan=False, description="How long rows of exports are kept after their end."
+        90, gt=0, le=36500, allow_inf_nan=False, description="How long the rows of ended exports are kept."
     )
     grace_seconds: float = Field(
         8,
         ge=0,
         allow_inf_nan=False,
-        description="How long running exports may go on after SIGTERM before they are handed back.",
+        description="How long running exports continue after SIGTERM. Then they are handed back to the queue.",
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
-    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object per line, or readable text.")
 
     @field_validator("failpoints")
     @classmethod
@@ -219,60 +227,60 @@ class Settings(BaseSettings):
 
     @property
     def dsn(self) -> str:
-        """The main database."""
-        return _needed("DATABASE_URL", self.database_url).get_secret_value()
+        """Address of the main database. Raises SettingsError if it is not set."""
+        return _required("DATABASE_URL", self.database_url).get_secret_value()
 
     @property
     def direct_dsn(self) -> str:
-        """The main database without a pooler."""
+        """Address of the main database without a pooler. Raises SettingsError if it is not set."""
         return self.database_direct_url.get_secret_value() if self.database_direct_url else self.dsn
 
     @property
     def contacts_dsn(self) -> str:
-        """The database that holds the contacts."""
+        """Address of the contacts database. Raises SettingsError if it is not set."""
         return self.contacts_database_url.get_secret_value() if self.contacts_database_url else self.direct_dsn
 
     @property
     def files_url(self) -> str:
-        """Where files go."""
-        return _needed("STORAGE_URL", self.storage_url)
+        """Address of the file storage. Raises SettingsError if it is not set."""
+        return _required("STORAGE_URL", self.storage_url)
 
 
 def load() -> Settings:
-    """The settings of this process's environment. Raises SettingsError naming every fault at once."""
-    secrets, faults = _secrets_from_files()
+    """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
+    secrets, errors = _secrets_from_files()
     try:
         settings = Settings(**secrets)
     except ValidationError as error:
-        for fault in error.errors(include_input=False, include_url=False, include_context=False):
-            name = "".join(str(part) for part in fault["loc"][:1]).upper()
-            # What is said of a size quotes its unit.
-            unit = fault["type"] == "byte_size_unit"
-            text = "must be a size such as 8MiB" if unit else fault["msg"].removeprefix("Value error, ")
-            faults.append(f"{name} {text}")
-    if faults:
-        raise SettingsError("\n".join(faults))
+        for detail in error.errors(include_input=False, include_url=False, include_context=False):
+            name = "".join(str(part) for part in detail["loc"][:1]).upper()
+            # The original message of an invalid size quotes its unit.
+            unit = detail["type"] == "byte_size_unit"
+            text = "must be a size such as 8MiB" if unit else detail["msg"].removeprefix("Value error, ")
+            errors.append(f"{name} {text}")
+    if errors:
+        raise SettingsError("\n".join(errors))
     return settings
 
 
 def _secrets_from_files() -> tuple[dict[str, Any], list[str]]:
-    """What NAME_FILE variables hold, and the faults in reading them."""
+    """Return the contents of the NAME_FILE variables, and one error line per file that cannot be used."""
     secrets: dict[str, Any] = {}
-    faults = []
+    errors = []
     for name in ("database_url", "database_direct_url", "contacts_database_url", "link_secret", "rate_limit_storage_url"):
         variable = f"{name.upper()}_FILE"
         if not (path := os.environ.get(variable)):
             continue
         if os.environ.get(name.upper()):
-            faults.append(f"{variable} and {name.upper()} are both set")
+            errors.append(f"{variable} and {name.upper()} are both set")
         try:
             secrets[name] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeError):
-            faults.append(f"{variable} names a file that cannot be read")
-    return secrets, faults
+            errors.append(f"{variable} names a file that cannot be read")
+    return secrets, errors
 
 
-def _needed(name: str, value: T | None) -> T:
+def _required(name: str, value: T | None) -> T:
     if value is None:
         raise SettingsError(f"{name} is required")
     return value

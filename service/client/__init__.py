@@ -1,4 +1,4 @@
-"""The consumer's side: ask for an export, wait for it, download the file and verify it."""
+"""An API client for consumers: create an export, poll its status, download and verify the file."""
 
 import asyncio
 import gzip
@@ -12,15 +12,18 @@ import aiohttp
 
 _CHUNK = 256 * 1024
 _FIRST_PAUSE = 0.1
+"""Seconds. Small exports finish within a second, so the first polls come sooner than Retry-After asks. The delay doubles
+up to Retry-After, which costs few calls of the rate limit.
+"""
 
 
 class ClientError(Exception):
-    """The service answered something else than was hoped for."""
+    """An error response of the service, or a file that does not match its status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A downloaded file that is what the status promised."""
+    """A downloaded and verified file. `size` is in bytes, `sha256` in hex."""
 
     path: Path
     size: int
@@ -29,12 +32,12 @@ class Download:
 
 
 class ExportClient:
-    """Calls the API of one Space. `base_url` is scheme, host and port."""
+    """Calls the API with the key of one Space. `base_url` is scheme, host and port."""
 
     def __init__(self, base_url: str, key: str) -> None:
         self._exports = f"{base_url.rstrip('/')}/public-api/v1/contacts/exports"
         self._readiness = f"{base_url.rstrip('/')}/readyz"
-        # The key goes with API calls only: a download link is another host's, and complete in itself.
+        # Sent with API calls only. A download link may name another host and needs no key.
         self._headers = {"Authorization": f"Bearer {key}"}
         self._session: aiohttp.ClientSession
 
@@ -46,7 +49,7 @@ class ExportClient:
         await self._session.close()
 
     async def ready(self) -> None:
-        """Wait until the service says that it can work."""
+        """Wait until the service is ready (GET /readyz)."""
         while True:
             async with self._session.get(self._readiness) as response:
                 if response.status == 200:
@@ -54,40 +57,39 @@ class ExportClient:
             await asyncio.sleep(_FIRST_PAUSE)
 
     async def create(self, **body: object) -> int:
-        """Ask for an export and return its id. Raises ClientError with the service's message."""
+        """Create an export and return its id. Raises ClientError with the service's message."""
         async with self._session.post(self._exports, json=body, headers=self._headers) as response:
-            answer = await response.json()
+            created = await response.json()
             if response.status != 202:
-                raise ClientError(f"{response.status}: {answer['message']}")
-            return int(answer["export_id"])
+                raise ClientError(f"{response.status}: {created['message']}")
+            return int(created["export_id"])
 
     async def statuses(self, export_id: int) -> AsyncIterator[dict[str, Any]]:
-        """The status again and again, at the pace the service asks for, until the export has ended."""
+        """Poll the status at the pace of Retry-After and yield each one, until the export ends. Raises ClientError."""
         pause = _FIRST_PAUSE
         while True:
             async with self._session.get(f"{self._exports}/{export_id}", headers=self._headers) as response:
-                answer: dict[str, Any] = await response.json()
+                status: dict[str, Any] = await response.json()
                 if response.status not in (200, 429, 503):
-                    raise ClientError(f"{response.status}: {answer['message']}")
-                asked = float(response.headers.get("Retry-After", "2"))
-            if "status" in answer:
-                yield answer
-                if answer["status"] not in ("queued", "processing"):
+                    raise ClientError(f"{response.status}: {status['message']}")
+                retry_after = float(response.headers.get("Retry-After", "2"))
+            if "status" in status:
+                yield status
+                if status["status"] not in ("queued", "processing"):
                     return
-            # A small export is done at once: the first looks come sooner than asked for, few enough for the rate limit.
-            await asyncio.sleep(min(pause, asked) if response.status == 200 else asked)
+            await asyncio.sleep(min(pause, retry_after) if response.status == 200 else retry_after)
             pause *= 2
 
     async def ended(self, export_id: int) -> dict[str, Any]:
-        """The status of an export once it has ended."""
+        """Wait until an export ends and return its status. Raises ClientError."""
         return [status async for status in self.statuses(export_id)][-1]
 
     async def download(self, status: dict[str, Any], path: Path) -> Download:
-        """Fetch the file of a completed export. Raises ClientError unless size, checksum and lines are as promised."""
+        """Download the file of a completed export. Raises ClientError if its size, hash or line count is wrong."""
         digest, size = hashlib.sha256(), 0
         async with self._session.get(status["download_url"], auto_decompress=False) as response:
             if response.status != 200:
-                raise ClientError(f"the download link answered {response.status}")
+                raise ClientError(f"the download failed with HTTP status {response.status}")
             with path.open("wb") as file:
                 async for chunk in response.content.iter_chunked(_CHUNK):
                     digest.update(chunk)
@@ -96,7 +98,7 @@ class ExportClient:
         lines = await asyncio.to_thread(_count_lines, path)
         found = Download(path, size, digest.hexdigest(), lines)
         if (size, found.sha256, lines) != (status["file_size"], status["sha256"], status["row_count"]):
-            raise ClientError("the downloaded file is not what the status promised")
+            raise ClientError("size, checksum or line count of the downloaded file differ from the status")
         return found
 
 

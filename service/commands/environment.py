@@ -1,4 +1,4 @@
-"""What every command starts from: the settings, the embedded parts where there are none, and faults as one line."""
+"""What every command shares: settings, the embedded Postgres if no database is set, and one-line errors."""
 
 import asyncio
 import sys
@@ -23,8 +23,8 @@ from service.process.resources import open_database
 from service.settings import Settings, SettingsError, load
 
 EXIT_FAILED = 1
-EXIT_NEEDS_A_PERSON = 2
-"""The settings, the address or the database's schema have to be changed before it can work."""
+EXIT_FIX_BY_HAND = 2
+"""The settings, the listen address or the database schema must be fixed by hand."""
 
 _OTHER_COMMAND_SECONDS = 60.0
 P = ParamSpec("P")
@@ -32,20 +32,20 @@ T = TypeVar("T")
 
 
 def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Run a coroutine as a command: what it raises becomes one line on standard error and an exit code."""
+    """Run a coroutine as a command. Its errors become one line on standard error and an exit code."""
 
     @wraps(work)
     def run(*arguments: P.args, **options: P.kwargs) -> T:
         try:
             return asyncio.run(work(*arguments, **options))
         except SettingsError as error:
-            _exit(f"The settings cannot be used:\n{error}", EXIT_NEEDS_A_PERSON)
+            _exit(f"Invalid settings:\n{error}", EXIT_FIX_BY_HAND)
         except EmbeddedError as error:
-            _exit(str(error), EXIT_NEEDS_A_PERSON)
+            _exit(str(error), EXIT_FIX_BY_HAND)
         except ServiceError as error:
-            sentence = f"{error.message} ({error.detail})" if error.detail else error.message
-            needs_a_person = error.code in ("schema_mismatch", "cannot_listen")
-            _exit(sentence, EXIT_NEEDS_A_PERSON if needs_a_person else EXIT_FAILED)
+            message = f"{error.message} ({error.detail})" if error.detail else error.message
+            fix_by_hand = error.code in ("schema_mismatch", "cannot_listen")
+            _exit(message, EXIT_FIX_BY_HAND if fix_by_hand else EXIT_FAILED)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
 
@@ -54,9 +54,10 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 @contextmanager
 def settings(*, alone: bool = False) -> Iterator[Settings]:
-    """The settings of the environment; with neither DATABASE_URL nor STORAGE_URL those of the embedded parts.
+    """Read the settings. Without DATABASE_URL and STORAGE_URL, start the embedded Postgres and use STATE_DIR.
 
-    `alone` waits until no other command uses the embedded Postgres, which ends with the command that started it.
+    The embedded Postgres stops with the command that started it. `alone` waits up to 60 s until no other command owns it,
+    so that this command does.
     """
     given = load()
     logs.set_up(level=given.log_level, form=given.log_format)
@@ -70,13 +71,13 @@ def settings(*, alone: bool = False) -> Iterator[Settings]:
             f"DATABASE_URL and STORAGE_URL are not set: using Postgres {postgres.version} and files in {given.state_dir}",
             err=True,
         )
-        parts = {"database_url": SecretStr(postgres.dsn()), "storage_url": files.absolute().as_uri()}
-        yield given.model_copy(update=parts)
+        addresses = {"database_url": SecretStr(postgres.dsn()), "storage_url": files.absolute().as_uri()}
+        yield given.model_copy(update=addresses)
 
 
 @asynccontextmanager
 async def database() -> AsyncIterator[Database]:
-    """The main database with its schema in place: made where it is embedded, otherwise the operator's to make."""
+    """Open the main database. Raises SchemaMismatch if migrations are missing; an embedded database is migrated."""
     with settings() as given:
         own_contacts = given.contacts_database_url is None
         if not await check_schema(given.direct_dsn, own_contacts=own_contacts):
@@ -100,18 +101,18 @@ def _embedded(state: Path, *, alone: bool) -> Iterator[EmbeddedPostgres]:
     try:
         find_binaries()
     except EmbeddedError as error:
-        raise SettingsError(f"DATABASE_URL and STORAGE_URL are required; to try the service without them: {error}") from None
+        raise SettingsError(f"DATABASE_URL and STORAGE_URL are required. To try the service without them: {error}") from None
     with EmbeddedPostgres(state / "postgres") as postgres:
         deadline = time.monotonic() + _OTHER_COMMAND_SECONDS
         while alone and postgres.joined:
             if time.monotonic() > deadline:
-                raise EmbeddedError(f"another command uses the Postgres in {state}; it has to end first")
+                raise EmbeddedError(f"another command uses the Postgres in {state}; stop it first")
             time.sleep(0.5)
             postgres.stop()
             postgres.start()
         yield postgres
 
 
-def _exit(sentence: str, code: int) -> NoReturn:
-    click.echo(sentence, err=True)
+def _exit(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""serve, migrate, health: what a process supervisor calls."""
+"""The commands serve, migrate and health, for process supervisors."""
 
 import asyncio
 import signal
@@ -19,10 +19,10 @@ _HEALTH_SECONDS = 4.0
 async def serve() -> None:
     """Run the service: HTTP API and job runner.
 
-    With neither DATABASE_URL nor STORAGE_URL it brings a Postgres and a directory of its own, in STATE_DIR.
+    Without DATABASE_URL and STORAGE_URL, it starts an embedded Postgres and keeps all data in STATE_DIR.
     """
     with settings(alone=True) as given:
-        _ = given.files_url  # with only one of the two there is nothing to guess
+        _ = given.files_url  # raises SettingsError now if only DATABASE_URL is set
         stop = program.Stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.ask)
@@ -32,7 +32,7 @@ async def serve() -> None:
 @click.command()
 @command
 async def migrate() -> None:
-    """Bring the main database's schema up to date."""
+    """Apply missing migrations to the main database."""
     with settings() as given:
         applied = await apply_migrations(given.direct_dsn, own_contacts=given.contacts_database_url is None)
         click.echo("\n".join(f"applied {name}" for name in applied) or "up to date", err=True)
@@ -41,7 +41,7 @@ async def migrate() -> None:
 @click.command()
 @command
 async def health() -> None:
-    """Ask the service on this machine whether it is alive; exit code 0 if so."""
+    """Check whether the service on this machine is alive. Exits with 0 if it is, else 1."""
     given = load()
     host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104
     address = f"http://{f'[{host}]' if ':' in host else host}:{given.port}/healthz"

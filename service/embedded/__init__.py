@@ -1,4 +1,4 @@
-"""A Postgres for the demonstration, the tests, and a service that is started without settings."""
+"""A Postgres server for the demo, for the tests, and for a service started without settings."""
 
 
 class EmbeddedError(Exception):

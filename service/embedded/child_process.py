@@ -1,14 +1,13 @@
-"""Child processes that do not outlive their parent, however it ends.
+"""Child processes that end when their parent ends, even if the parent is killed.
 
-On Linux the kernel sends the child a signal when its parent dies (prctl(2), PR_SET_PDEATHSIG); on other
-systems only an orderly stop ends it. Three properties of that call shape this module:
+On Linux the kernel sends the child a signal when its parent dies (prctl(2), PR_SET_PDEATHSIG). On other systems only an
+orderly stop ends it. Three properties of that call shape this module:
 
-* A change of credentials clears the setting, so the child must drop its privileges first and then arm it.
-  This file, run as a script, does both and then becomes the command; Popen's own `user=` with a `preexec_fn`
-  would fork a threaded process.
-* "Parent" is the thread that forked, not the process. A thread of our own forks and then waits for as long as
-  the child runs.
-* A parent that died before the call sends nothing, so the child compares its parent's id after it.
+* A change of credentials clears the setting, so the child must drop its privileges first and then set the signal. This
+  file, run as a script (the launcher), does both and then becomes the command. Popen's `user=` with a `preexec_fn` would
+  run Python code in the fork of a process with threads.
+* "Parent" is the thread that forked, not the process. So a dedicated thread forks and waits until the child ends.
+* If the parent died before the call, the kernel sends nothing. So the launcher compares its parent's id afterwards.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Account(NamedTuple):
-    """The system user a child runs as."""
+    """A system user that a child runs as."""
 
     name: str
     uid: int
@@ -44,23 +43,23 @@ def start(
     account: Account | None = None,
     keep_open: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start `command` (absolute path first) in a session of its own: Ctrl-C in the terminal reaches only us.
+    """Start `command` (absolute path first) in its own session, so that Ctrl-C in the terminal does not reach it.
 
-    Both its output streams go to the descriptor `output`; the descriptors in `keep_open` stay open in it under
-    the same numbers. `environment` replaces ours, and must hold no secret: for a moment the list of processes
-    shows it. With an `account` it runs as that user, which only root can ask for. When this process dies the
-    child gets `death_signal`. Raises OSError when this Python cannot be started again; a command that cannot be
-    started ends with 127 and says why in its output.
+    stdout and stderr go to the descriptor `output`. The descriptors in `keep_open` stay open under the same numbers.
+    `environment` replaces this process's environment. It must contain no secret: the process list shows it briefly. With
+    an `account`, which only root can use, the command runs as that user. When this process dies the child gets
+    `death_signal`. Raises OSError if Python cannot be started. If the command cannot be started, the child exits with 127
+    and writes the reason to `output`.
     """
-    # A new environment travels as an argument: this Python itself may need ours, such as LD_LIBRARY_PATH.
+    # Passed as an argument because the launcher's Python may need this process's variables, such as LD_LIBRARY_PATH.
     task = json.dumps([os.getpid(), int(death_signal), account and account[1:], environment and dict(environment)])
-    leash = [sys.executable, "-I", "-S", __file__, task]
+    launcher = [sys.executable, "-I", "-S", __file__, task]
     started: Future[subprocess.Popen[bytes]] = Future()
 
-    def keep() -> None:
+    def run() -> None:
         try:
-            process = subprocess.Popen(  # noqa: S603 - the caller's own command, no shell
-                [*leash, *command],
+            process = subprocess.Popen(  # noqa: S603 - the caller's command, without a shell
+                [*launcher, *command],
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -74,12 +73,12 @@ def start(
             started.set_result(process)
             process.wait()
 
-    threading.Thread(target=keep, name=f"leash of {Path(command[0]).name}", daemon=True).start()
+    threading.Thread(target=run, name=f"parent of {Path(command[0]).name}", daemon=True).start()
     return started.result()
 
 
 def _become(task: str, command: list[str]) -> None:
-    """Drop privileges where asked, arm the parent-death signal, and become the command."""
+    """Drop privileges if requested, set the parent-death signal, and become the command."""
     parent, death_signal, identity, environment = json.loads(task)
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     if identity:
@@ -91,7 +90,7 @@ def _become(task: str, command: list[str]) -> None:
         prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent:
         return
-    os.execve(command[0], command, os.environ if environment is None else environment)  # noqa: S606 - as above
+    os.execve(command[0], command, os.environ if environment is None else environment)  # noqa: S606 - the caller's command, without a shell
 
 
 if __name__ == "__main__":

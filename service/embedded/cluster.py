@@ -1,14 +1,14 @@
-"""The directory of one embedded server: whose it is, who works in it, and how it comes to hold a cluster.
+"""The directory of one embedded server: its lock, its owner, and the creation of its cluster.
 
-`cluster/` is what Postgres calls its data directory, `log` is the output of the last start, `owner` is locked
-by the process that started the server, and the socket lies beside them. An open descriptor of the directory
-goes along into the server, for two uses:
+`cluster/` is Postgres's data directory. `log` is the output of the last start. `owner` is locked by the process that
+started the server. The socket is in the directory too, unless its path is too long. The server inherits an open descriptor
+of the directory, for two uses:
 
-* It carries a lock (flock(2)). A lock lives as long as any process that inherited it, so it tells for certain
-  whether a postmaster, or a leftover of a killed one, still works here. The process id in `postmaster.pid`
-  cannot: ids are used again.
-* A server started by root runs as another user, who may be unable to pass the directories above. It reaches
-  its own through `/proc/self/fd`, and no directory of anybody's has to be opened up.
+* It carries a lock (flock(2)). The lock exists as long as any process that inherited it. So it shows reliably whether a
+  postmaster, or a leftover process of a killed one, still uses the directory. The process id in `postmaster.pid` does not,
+  because ids are reused.
+* A server started by root runs as another user, who may have no access to the parent directories. It reaches its directory
+  through `/proc/self/fd`, so that no permission has to be changed.
 """
 
 import fcntl
@@ -28,16 +28,16 @@ from service.embedded import EmbeddedError, child_process
 from service.embedded.binaries import ENVIRONMENT, server_version
 
 SOCKET_NAME = ".s.PGSQL.5432"
-"""The name Postgres makes of port 5432."""
-_SHORT_DIRECTORY = "/tmp"  # noqa: S108 - mkdtemp makes a private one in it; TMPDIR itself may be too long for a socket
+"""The socket's file name for port 5432."""
+_SHORT_DIRECTORY = "/tmp"  # noqa: S108 - mkdtemp creates a private directory in it; the path in TMPDIR may be too long
 _SOCKET_PATH_LIMIT = 103
-"""Bytes of a socket's path: Linux has room for 108 with the closing zero (unix(7)), macOS for 104."""
+"""Longest path of a socket in bytes. The limit with the final zero byte is 108 on Linux (unix(7)) and 104 on macOS."""
 _SOCKET_PREFIX = "contact-exports-socket-"
 _LOG_TAIL_BYTES = 4000
 
 
 class Postmaster(NamedTuple):
-    """What `postmaster.pid` says; the process may be gone."""
+    """The content of `postmaster.pid`. The process may no longer exist."""
 
     pid: int
     socket_directory: Path
@@ -45,25 +45,25 @@ class Postmaster(NamedTuple):
 
 
 class ClusterDirectory:
-    """The directory `path`, made by `entered` where it is missing."""
+    """The directory `path`, which `entered` creates if needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.account: child_process.Account | None = None
-        """Whom the server runs as, None for ourselves; known inside `entered`."""
+        """The user that the server runs as; None for the current user. Set inside `entered`."""
         self._descriptor = -1
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Make the directory, give it to the user the server runs as, and hold it open.
+        """Create the directory, make the server's user its owner, and keep it open.
 
-        Raises EmbeddedError when the directory is another user's or holds something else.
+        Raises EmbeddedError if the directory belongs to another user or contains other files.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = {entry.name for entry in self.path.iterdir()}
             if names and not names & {"cluster", "cluster.new", "log", "owner"}:
-                raise EmbeddedError(f"{self.path} holds something else: name an empty directory or a new one")
+                raise EmbeddedError(f"{self.path} contains other files: choose an empty or a new directory")
             # Postgres refuses to run as root.
             self.account = _server_account(self.path) if os.geteuid() == 0 else None
             if self.account is not None:
@@ -71,14 +71,17 @@ class ClusterDirectory:
             self.path.chmod(0o700)
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise EmbeddedError(f"{self.path} cannot hold an embedded Postgres: {error.strerror}") from error
+            raise EmbeddedError(f"{self.path} cannot be used for the embedded Postgres: {error.strerror}") from error
         try:
             yield
         finally:
             os.close(self._descriptor)
 
     def lock(self) -> bool:
-        """Whether nobody else works here; if so, nobody will until we and all we ran here are done."""
+        """Try to lock the directory. Returns False if another process or its children use it.
+
+        The lock lasts until this process closes the directory and all programs started by `run` have ended.
+        """
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -86,8 +89,8 @@ class ClusterDirectory:
         return True
 
     def own(self) -> int:
-        """A descriptor that tells others, while it is open, that the server has an owner; needs the lock."""
-        # A new file each time: somebody whose server died may still hold the old one.
+        """Return a descriptor that marks the server as owned while it is open. The caller must hold the lock."""
+        # A new file each time, because an owner whose server died may still have the old one open.
         with suppress(FileNotFoundError):
             os.unlink("owner", dir_fd=self._descriptor)
         owner = os.open("owner", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor)
@@ -95,7 +98,7 @@ class ClusterDirectory:
         return owner
 
     def is_owned(self) -> bool:
-        """Whether the process that started the server lives; if not, the server is about to end."""
+        """Return whether the process that started the server is alive. If not, the server is about to stop."""
         try:
             owner = os.open("owner", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor)
         except FileNotFoundError:
@@ -110,14 +113,14 @@ class ClusterDirectory:
 
     @property
     def inside(self) -> Path:
-        """The path by which a program that `run` starts reaches the directory."""
+        """The path of the directory for programs that `run` starts."""
         if self.account is not None and sys.platform == "linux":
             return Path(f"/proc/self/fd/{self._descriptor}")
         return self.path
 
     def run(self, command: Sequence[str], *, death_signal: signal.Signals) -> subprocess.Popen[bytes]:
-        """Start a program that works in the directory; it writes into the log, which is emptied first."""
-        # No link is followed: root opens a file in a directory that belongs to somebody else.
+        """Start a program that uses the directory. It writes to the log, which is truncated first."""
+        # O_NOFOLLOW because root opens a file in another user's directory.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         log = os.open("log", flags, 0o600, dir_fd=self._descriptor)
         try:
@@ -133,7 +136,7 @@ class ClusterDirectory:
             os.close(log)
 
     def log_tail(self) -> str:
-        """The end of the log on lines of its own, to be put behind an error's first line."""
+        """Return the end of the log on separate lines, to append to an error message."""
         try:
             text = (self.path / "log").read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace").strip()
         except OSError:
@@ -141,7 +144,7 @@ class ClusterDirectory:
         return f"\n{text}" if text else ""
 
     def postmaster(self) -> Postmaster | None:
-        """The server that last wrote its id here, None where none did or it is still writing."""
+        """Return the server that last wrote its id here; None if the file is missing or incomplete."""
         try:
             text = (self.path / "cluster" / "postmaster.pid").read_text(errors="surrogateescape")
         except FileNotFoundError:
@@ -154,11 +157,10 @@ class ClusterDirectory:
         return None
 
     def make_cluster(self, binaries: Path, *, durable: bool, seconds: float) -> None:
-        """Make the cluster where there is none yet; the lock must be held.
+        """Create the cluster if there is none. The caller must hold the lock.
 
-        It is made under another name and renamed when it is whole, so one that was interrupted is never taken
-        for a cluster. Raises EmbeddedError when initdb fails or takes longer than `seconds`, and when the
-        cluster that is there already belongs to another major version.
+        It is created under another name and renamed when it is complete, so an interrupted initdb leaves no cluster. Raises
+        EmbeddedError if initdb fails or takes longer than `seconds`, and if the existing cluster has another major version.
         """
         mark = self.path / "cluster" / "PG_VERSION"
         if mark.exists():
@@ -171,7 +173,7 @@ class ClusterDirectory:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise EmbeddedError(f"initdb did not end within {seconds:.0f} s{self.log_tail()}") from None
+            raise EmbeddedError(f"initdb did not finish within {seconds:.0f} s{self.log_tail()}") from None
         finally:
             process.kill()
         if code != 0:
@@ -179,10 +181,10 @@ class ClusterDirectory:
         os.rename("cluster.new", "cluster", src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
     def forget_dead_postmaster(self) -> None:
-        """Remove what a killed server left and Postgres could stumble over; the lock must be held.
+        """Remove leftovers of a killed server that could prevent a start. The caller must hold the lock.
 
-        Its id may be another process's by now, and Postgres would refuse to start for its sake. The lock says
-        that no server of ours is there; one that somebody started by hand has no lock, but the name.
+        Postgres refuses to start if a process with the id in `postmaster.pid` exists, but ids are reused. The lock proves
+        that no embedded server runs here. A server started by hand holds no lock; the process name protects it.
         """
         found = self.postmaster()
         if found is None:
@@ -193,7 +195,7 @@ class ClusterDirectory:
             (self.path / "cluster" / "postmaster.pid").unlink(missing_ok=True)
 
     def make_socket_directory(self) -> Path:
-        """Where the socket goes: here, or into a new temporary directory if clients cannot name this path."""
+        """Return the socket's directory: this one, or a new temporary one if clients cannot use this path."""
         too_long = len(os.fsencode(self.path / SOCKET_NAME)) > _SOCKET_PATH_LIMIT
         if not too_long and "," not in str(self.path):  # a comma separates hosts in a URL
             return self.path
@@ -204,7 +206,7 @@ class ClusterDirectory:
         return directory
 
     def remove_socket_directory(self, directory: Path) -> None:
-        """Remove a directory that `make_socket_directory` made; leaves any other alone."""
+        """Remove a directory that `make_socket_directory` created. Does nothing for any other directory."""
         made_in = (Path(tempfile.gettempdir()), Path(_SHORT_DIRECTORY))
         if directory.parent in made_in and directory.name.startswith(_SOCKET_PREFIX):
             shutil.rmtree(directory, ignore_errors=True)
@@ -212,8 +214,8 @@ class ClusterDirectory:
     def _check_major(self, cluster: str, server: str) -> None:
         if server.partition(".")[0] != cluster:
             raise EmbeddedError(
-                f"{self.path} was made by Postgres {cluster}, but the programs found are version {server}:"
-                f" set POSTGRES_BIN to those of {cluster}, or remove the directory to begin anew"
+                f"{self.path} was created by Postgres {cluster}, but the programs found are version {server}:"
+                f" set POSTGRES_BIN to those of version {cluster}, or delete the directory to start over"
             )
 
 
@@ -227,4 +229,4 @@ def _server_account(directory: Path) -> child_process.Account:
         except KeyError:
             continue
         return child_process.Account(name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedError("Postgres refuses to run as root, and there is no user postgres or nobody to run it as")
+    raise EmbeddedError("Postgres refuses to run as root, and the users postgres and nobody do not exist")

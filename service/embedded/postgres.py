@@ -1,6 +1,6 @@
-"""A Postgres server of our own, for the demonstration, the tests and a first try of the service.
+"""An embedded Postgres server for the demo, the tests, and a service started without settings.
 
-It has no network port and no password: whoever may open its directory may connect as the superuser.
+It has no network port and no password. Every user with access to its directory can connect as the superuser.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ __all__ = ["EmbeddedPostgres", "find_binaries", "psql_path"]
 StopMode = Literal["smart", "fast", "immediate"]
 
 _START_SECONDS = 60.0
-"""Covers making a cluster on a slow disk (0.6 s on a fast one) and the recovery after a crash."""
+"""Includes creating a cluster (0.6 s on a fast disk) and crash recovery."""
 _STOP_SECONDS = 30.0
-"""Before a stop is repeated in the next harsher way."""
+"""Longest wait for a stop before the next harsher signal is sent."""
 _POLL_SECONDS = 0.02
 
 _STOP_SIGNALS: Mapping[StopMode, signal.Signals] = {
@@ -39,19 +39,18 @@ _PARAMETERS = {
     "unix_socket_permissions": "0700",
     "timezone": "UTC",
     "log_timezone": "UTC",
-    # Statements and the details of constraint errors hold personal data.
+    # Statements and the details of constraint errors contain personal data.
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
 }
 
 
 class EmbeddedPostgres:
-    """One server over `data_directory`, started by `start()` or by entering it as a context manager.
+    """One server with the data in `data_directory`, started by `start()` or as a context manager.
 
-    It keeps its data from start to start, and ends with this process even if that is killed (on Linux). Where
-    another process already runs a server over the same directory, `start()` joins that one and `stop()`
-    leaves it running; `joined` tells. `parameters` are server settings, such as `{"fsync": "off"}`; the
-    defaults are durable.
+    The data survive a restart. On Linux the server ends with this process, even if this process is killed. If another
+    process already runs a server in the same directory, `start()` joins it: `joined` is then True and `stop()` leaves it
+    running. `parameters` are server settings, such as `{"fsync": "off"}`; the defaults are durable.
     """
 
     def __init__(
@@ -72,28 +71,27 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int:
-        """Process id of the postmaster. Raises EmbeddedError before a start and after a stop."""
+        """Process id of the postmaster. Raises EmbeddedError if the server is not started."""
         if self._pid is None:
             raise EmbeddedError(f"the Postgres in {self._directory.path} is not started")
         return self._pid
 
     @property
     def version(self) -> str:
-        """The version of the programs, such as "15.18"."""
+        """Version of the programs, such as "15.18"."""
         return server_version(self._binaries)
 
     def dsn(self, database: str = "postgres") -> str:
-        """The address of `database` for the superuser, as asyncpg and psql take it."""
+        """Return the address of `database` for the superuser, for asyncpg and psql."""
         host = quote(str(self._socket_directory))
-        # The port is only part of the socket's name; without it a PGPORT in the environment would count.
+        # The port is only part of the socket's name. Without it, PGPORT from the environment would be used.
         return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port=5432"
 
     def start(self) -> None:
-        """Start the server, or join the one that runs here; returns, after 0.03 to 60 s, when it is ready.
+        """Start the server, or join the running one. Returns when it is ready, after 0.03 to 60 s.
 
-        Raises EmbeddedError, with the end of the server's log, when it does not come up within a minute, when
-        the directory is another user's or holds something else, and when its data are of another major
-        version than the programs.
+        Raises EmbeddedError, with the end of the server's log, if the server is not ready within 60 s, if the directory
+        belongs to another user or contains other files, or if its data have another major version than the programs.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -111,10 +109,10 @@ class EmbeddedPostgres:
                 raise
 
     def stop(self, mode: StopMode = "fast") -> None:
-        """Stop the server and wait for its end; does nothing to a joined one, or where none runs.
+        """Stop the server and wait until it ends. Does nothing if it was joined or does not run.
 
-        `smart` lets connected clients finish, `fast` ends their connections and writes everything down,
-        `immediate` leaves it to the next start to recover. Each gives way to the next after half a minute.
+        `smart` waits for connected clients, `fast` disconnects them and flushes all data, `immediate` leaves recovery to
+        the next start. After 30 s each mode escalates to the next one.
         """
         process, self._process = self._process, None
         self._pid, self.joined = None, False
@@ -125,7 +123,7 @@ class EmbeddedPostgres:
             self._ownership = None
 
     def kill(self) -> None:
-        """End our postmaster without warning, as a crash would; the next start recovers."""
+        """Kill the postmaster, as a crash would. The next start recovers the data."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -147,12 +145,12 @@ class EmbeddedPostgres:
         self._directory.remove_socket_directory(self._socket_directory)
 
     def _lock_or_join(self, deadline: float) -> bool:
-        """True with the lock, so that nobody else works here; False after joining the server that does."""
+        """Return True with the lock held, or False after joining the server that holds it."""
         while not self._directory.lock():
             if self._join():
                 return False
             if time.monotonic() > deadline:
-                problem = f"another process works in {self._directory.path}, but no server answers there"
+                problem = f"another process uses {self._directory.path}, but no server responds there"
                 raise EmbeddedError(problem + self._directory.log_tail())
             time.sleep(_POLL_SECONDS)
         return True
@@ -181,7 +179,7 @@ class EmbeddedPostgres:
         sockets = str(directory.inside if in_here else self._socket_directory).replace('"', '""')
         parameters = {**self._parameters, "unix_socket_directories": f'"{sockets}"', "port": "5432"}
         settings = [f"--{name}={value}" for name, value in parameters.items()]
-        # Nothing may hold it up after our death: SIGQUIT ends it at once, and the next start recovers.
+        # SIGQUIT, because the server must stop at once when this process dies. The next start recovers.
         self._process = directory.run(
             [str(self._binaries / "postgres"), "-D", str(directory.inside / "cluster"), *settings],
             death_signal=signal.SIGQUIT,
@@ -195,9 +193,9 @@ class EmbeddedPostgres:
             if found is not None and found.pid == process.pid and found.ready:
                 return
             if (code := process.poll()) is not None:
-                problem = f"Postgres ended at its start with exit code {code}"
+                problem = f"Postgres exited during startup with code {code}"
             elif time.monotonic() > deadline:
-                problem = f"Postgres did not come up within {_START_SECONDS:.0f} s"
+                problem = f"Postgres was not ready within {_START_SECONDS:.0f} s"
             else:
                 time.sleep(_POLL_SECONDS)
                 continue

@@ -27,9 +27,9 @@ from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
 from service.settings import Settings
-from service.web.app import create_app
-from service.web.cursors import Cursors
-from service.web.rate_limits import Throttle
+from service.web.app import WebServices, build_app
+from service.web.paging import Cursors
+from service.web.rate_limits import RateLimitBucket, Throttle
 
 _LIST_UPLOADS_EVERY = timedelta(minutes=10)
 _LIST_OBJECTS_EVERY = timedelta(days=1)
@@ -39,17 +39,10 @@ _GRACE_LEASES = 2
 """Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
 
 
-def build_app(
+def build_web_app(
     resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner
 ) -> web.Application:
     """The HTTP application."""
-    throttle = Throttle(
-        resources.rate_limit_windows,
-        create_export=settings.rate_limit_create,
-        get_export=settings.rate_limit_status,
-        other=settings.rate_limit_other,
-    )
-    tables = AccessTables(resources.database)
     exports = Exports(
         ExportJobs(resources.database),
         ExportFiles(resources.database),
@@ -58,18 +51,23 @@ def build_app(
         on_queued=runner.wake,
         on_cancelled=runner.cancel,
     )
-    return create_app(
-        callers=Access(tables),
+    rate_limits = {
+        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
+        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
+        RateLimitBucket.OTHER: settings.rate_limit_other,
+    }
+    services = WebServices(
+        access=Access(AccessTables(resources.database)),
         exports=exports,
+        rate_limits=Throttle(resources.rate_limit_windows, rate_limits),
         cursors=Cursors(partial(SharedSecrets(resources.database).get, "cursors")),
-        throttle=throttle,
         priority=resources.priority,
+        require_started=startup.require_started,
         alive=health.alive,
         ready=health.ready,
-        started=startup.require_started,
-        local_files=resources.local_store.open_link if resources.local_store else None,
-        public_url=settings.public_url,
+        open_link=resources.local_store.open_link if resources.local_store else None,
     )
+    return build_app(services, public_url=settings.public_url)
 
 
 def build_runner(resources: Resources, settings: Settings) -> Runner:

@@ -10,7 +10,7 @@ from service.errors import ServiceError, StorageUnavailable
 from service.postgres.pool import Database
 from service.process.startup import Startup
 from service.storage import ObjectStore
-from service.web.handlers import Readiness
+from service.web.health import Readiness
 
 _GOOD_SECONDS = 15.0
 _BAD_SECONDS = 1.0

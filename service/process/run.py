@@ -7,23 +7,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
-from aiohttp import web
 
 from service import failpoints
-from service.errors import CannotListen, ExportFailure
+from service.errors import ExportFailure
 from service.exports.runner import Runner
 from service.failpoints import failpoint
-from service.process.build import build_app, build_runner
+from service.process.build import build_runner, build_web_app
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
 from service.process.startup import Startup
 from service.settings import Settings
+from service.web.server import listen
 
 _RECORD_SECONDS = 15.0
 """Longest that handing back may take after the grace period: abort uploads, write rows. Then the leases expire."""
-_CONNECTION_SECONDS = 1.0
-"""Longest that requests in flight may take once nothing runs any more."""
 
 log = structlog.get_logger()
 
@@ -59,7 +57,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         )
         runner = build_runner(resources, settings)
         health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
-        app = build_app(resources, settings, startup=startup, health=health, runner=runner)
+        app = build_web_app(resources, settings, startup=startup, health=health, runner=runner)
         async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
             on_listening(address)
             working = asyncio.create_task(_work(resources, startup, runner))
@@ -124,25 +122,6 @@ async def _watch_loop_lag(runner: Runner) -> AsyncIterator[None]:
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-
-
-@asynccontextmanager
-async def listen(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Accept requests inside the block; yields the address. Raises CannotListen."""
-    # aiohttp's access log would print signed links; the application logs its requests itself.
-    app_runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CONNECTION_SECONDS)
-    await app_runner.setup()
-    try:
-        try:
-            await web.TCPSite(app_runner, host, port).start()
-        except OSError as error:
-            raise CannotListen(detail=f"{host}:{port}: {error.strerror}") from None
-        bound_host, bound_port = app_runner.addresses[0][:2]
-        address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
-        log.info("listening", address=address)
-        yield address
-    finally:
-        await app_runner.cleanup()
 
 
 def tune_garbage_collector() -> None:

@@ -1,7 +1,7 @@
-"""Where files go: the two Protocols that the rest of the service knows. Implementations: `s3`, `directory`.
+"""File storage: the two Protocols that the rest of the service uses. Implementations: `s3` and `directory`.
 
-Every method has a deadline of its own and raises `StorageUnavailable`, `StorageRefused` or `StorageFull`; no error of a
-client library and no OSError leaves this package.
+Every method has its own deadline and raises `StorageUnavailable`, `StorageRefused` or `StorageFull`. This package never
+lets an OSError or an error of a client library escape.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -13,23 +13,23 @@ from typing import Protocol
 from service.model import Part
 
 MINIMUM_PART_SIZE = 5 * 1024 * 1024
-"""Bytes; S3 refuses a smaller part unless it is the last."""
+"""In bytes. S3 refuses a smaller part unless it is the last one (S3 API, UploadPart)."""
 MAXIMUM_PARTS = 10_000
-"""S3's limit on the parts of one upload."""
+"""S3's limit on the number of parts of one upload (S3 API, UploadPart)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A time-limited download address; made per request, never stored."""
+    """A time-limited download address, created per request and never stored."""
 
     url: str
     expires_at: datetime
-    """UTC, whole seconds; never later than the moment the address stops working."""
+    """UTC, whole seconds. Never later than the moment at which the address stops working."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnfinishedUpload:
-    """An upload that was begun and neither completed nor aborted."""
+    """An upload that was begun and not yet completed or aborted."""
 
     object_name: str
     upload_id: str
@@ -38,59 +38,58 @@ class UnfinishedUpload:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A completed object as a listing shows it."""
+    """A completed object as listed by the store."""
 
     object_name: str
-    size: int
     modified_at: datetime
 
 
 class Upload(Protocol):
-    """One multipart upload in progress. Its owner is the context manager of `ObjectStore.upload`."""
+    """One multipart upload in progress, owned by the context manager of `ObjectStore.upload`."""
 
     @property
     def upload_id(self) -> str:
-        """What `ObjectStore.abort_upload` needs to abort it from another process."""
+        """The id that `ObjectStore.abort_upload` takes, also in another process."""
 
     async def put_part(self, number: int, part: Part) -> None:
-        """Store part `number` (from 1). Calls may overlap; all parts but the last have the upload's part size."""
+        """Store part `number` (from 1). Calls may overlap. All parts except the last must have the upload's part size."""
 
     async def complete(self) -> None:
-        """Make the parts one object, visible at once and whole. At least one part must have been put; it may be empty.
+        """Publish the parts as one object atomically. At least one part must be stored; it may be empty.
 
-        An answer that was lost is resolved by asking the store: returns only if the object is there with these bytes.
+        If the response is lost, the store is asked: the call succeeds only if the object exists with these bytes.
         """
 
 
 class ObjectStore(Protocol):
-    """A bucket with a prefix, or a directory. Object names are relative to it and use `/`."""
+    """A bucket with a prefix, or a directory. Object names are relative to it; segments are separated by `/`."""
 
     def upload(
         self, object_name: str, *, part_size: int, filename: str, metadata: Mapping[str, str]
     ) -> AbstractAsyncContextManager[Upload]:
-        """Begin an upload; leaving the block without `complete` having succeeded aborts it, also when cancelled.
+        """Begin an upload. Leaving the block before `complete` succeeded aborts it, also on cancellation.
 
-        An abort that fails is logged, not raised: the sweep aborts it later. Content-Type is `application/gzip`, no
-        Content-Encoding, Content-Disposition `attachment` with `filename`.
+        A failed abort is logged and not raised: the leftovers task aborts the upload later. The object gets Content-Type
+        `application/gzip`, no Content-Encoding, and Content-Disposition `attachment` with `filename`.
         """
 
     async def abort_upload(self, object_name: str, upload_id: str) -> None:
-        """Abort an upload of any process; one that is gone already is a success."""
+        """Abort an upload of any process. Succeeds if the upload no longer exists."""
 
     async def delete(self, object_name: str) -> None:
-        """Delete an object; one that is gone already is a success."""
+        """Delete an object. Succeeds if the object no longer exists."""
 
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
-        """A fresh download address for GET. `origin` (scheme://host) is for stores that the service itself serves."""
+        """Create a download address for GET. `origin` (scheme://host) is used by stores whose files this service serves."""
 
     def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
-        """All uploads in progress below the prefix, of any process; or those of one object."""
+        """Iterate over the uploads in progress of all processes, or over those of one object."""
 
     def objects(self) -> AsyncIterator[StoredObject]:
-        """All completed objects below the prefix."""
+        """Iterate over all completed objects."""
 
     async def probe(self) -> None:
-        """Check that files can be written here (upload begun and aborted); the error says what is missing."""
+        """Check that files can be written, by beginning and aborting an upload. The error's detail names the cause."""
 
     async def create(self) -> None:
-        """Create the bucket or the directory; one that exists already is a success."""
+        """Create the bucket or the directory. Succeeds if it already exists."""

@@ -1,4 +1,4 @@
-"""The life of one upload: begun, then completed or abandoned, whatever is cancelled and when."""
+"""The lifetime of one upload: begun, then completed or aborted, even if the task is cancelled at any moment."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 CLEANUP_SECONDS = 5.0
-"""How long a cancelled `begin`, and then an abort, may take: cancelling comes at shutdown, where little time is left."""
+"""Longest wait for a cancelled `begin`, and for the abort after it. Most cancellations come from a shutdown."""
 
 
 class Completable(Protocol):
-    """An upload that knows whether it has become an object."""
+    """An upload that records its completion."""
 
     @property
     def completed(self) -> bool:
-        """True once `complete` has succeeded."""
+        """True after `complete` succeeded."""
 
 
 U = TypeVar("U", bound=Completable)
@@ -24,16 +24,17 @@ U = TypeVar("U", bound=Completable)
 async def upload_scope(
     begin: Callable[[], Coroutine[Any, Any, U]], abandon: Callable[[U], Coroutine[Any, Any, None]]
 ) -> AsyncIterator[U]:
-    """Own what `begin` returns; leaving without completion awaits `abandon`, which must bound itself and not raise.
+    """Own the upload that `begin` returns. Leaving the block without completion awaits `abandon`.
 
-    Cancelling cuts neither short: an upload that the store began just before would stay for ever. It is raised after.
+    `abandon` must limit its own duration and must not raise. Both run to completion even when cancelled, because an
+    upload just created on the store would otherwise leak; CancelledError is re-raised afterwards.
     """
     upload = await _begun(begin(), abandon)
     try:
         yield upload
     finally:
         if not upload.completed:
-            await _to_the_end(abandon(upload))
+            await _finished(abandon(upload))
 
 
 async def _begun(begin: Coroutine[Any, Any, U], abandon: Callable[[U], Coroutine[Any, Any, None]]) -> U:
@@ -41,7 +42,7 @@ async def _begun(begin: Coroutine[Any, Any, U], abandon: Callable[[U], Coroutine
     try:
         return await asyncio.shield(beginning)
     except asyncio.CancelledError:
-        await _to_the_end(_undo(beginning, abandon))
+        await _finished(_undo(beginning, abandon))
         raise
 
 
@@ -54,8 +55,8 @@ async def _undo(beginning: asyncio.Task[U], abandon: Callable[[U], Awaitable[Non
         await abandon(beginning.result())
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await all of `work`, also when cancelled meanwhile, once or more often; then raise the cancellation."""
+async def _finished(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` until it finishes, even if cancelled any number of times; then re-raise the cancellation."""
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():

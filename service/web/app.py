@@ -1,61 +1,65 @@
-"""The application: the order of the middlewares and the table of routes."""
+"""Builds the application from the table of routes and from the services that the handlers call."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.access import Access
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
-from service.model import Scope
-from service.storage.directory.links import FILES_PATH
-from service.web.cursors import Cursors
-from service.web.handlers import EXPORTS_PATH, ExportHandlers, FileHandlers, HealthHandlers, LocalFiles, Readiness
-from service.web.middleware import Gate, answer_errors, finish, identify
-from service.web.payloads import MAXIMUM_BODY
-from service.web.rate_limits import Bucket, Throttle
-from service.web.server import SERVER_OPTIONS
+from service.web.exports import CURSORS, EXPORTS
+from service.web.files import OPEN_LINK, OpenLink
+from service.web.gate import Gate
+from service.web.health import ALIVE, READY, Readiness
+from service.web.middleware import finish_response, identify, render_errors
+from service.web.origin import PUBLIC_URL
+from service.web.paging import Cursors
+from service.web.rate_limits import Throttle
+from service.web.routes import ROUTES
+from service.web.server import MAXIMUM_BODY, SERVER_OPTIONS
 
-EXPORT_PATH = f"{EXPORTS_PATH}/{{export_id}}"
-FILE_PATH = f"{FILES_PATH}{{object_name:.+}}"
 
+@dataclass(frozen=True, slots=True)
+class WebServices:
+    """What the HTTP side calls.
 
-def create_app(
-    *,
-    callers: Access,
-    exports: Exports,
-    cursors: Cursors,
-    throttle: Throttle,
-    priority: RequestPriority,
-    alive: Callable[[], bool],
-    ready: Callable[[], Awaitable[Readiness]],
-    started: Callable[[], None],
-    local_files: LocalFiles | None,
-    public_url: str | None,
-) -> web.Application:
-    """The HTTP side of the service.
-
-    `started` raises a ServiceError, such as Starting, as long as the API cannot work yet. `local_files` is
-    `DirectoryStore.open_link` where files are in a directory. `public_url` has no slash at its end.
+    `require_started` raises a ServiceError, such as Starting, until the API can work. `open_link` is
+    `DirectoryStore.open_link` if files are in a directory, else None.
     """
+
+    access: Access
+    exports: Exports
+    rate_limits: Throttle
+    cursors: Cursors
+    priority: RequestPriority
+    require_started: Callable[[], None]
+    alive: Callable[[], bool]
+    ready: Callable[[], Awaitable[Readiness]]
+    open_link: OpenLink | None = None
+
+
+def build_app(services: WebServices, *, public_url: str | None) -> web.Application:
+    """The application, ready to listen. `public_url` is PUBLIC_URL without a trailing slash."""
     app = web.Application(
-        middlewares=[identify, answer_errors],
+        middlewares=[identify, render_errors],
         client_max_size=MAXIMUM_BODY,
         handler_args=SERVER_OPTIONS,
     )
-    app.on_response_prepare.append(finish)
-    gate = Gate(callers, throttle, priority, started)
-    export, health = ExportHandlers(exports, cursors, public_url), HealthHandlers(alive, ready)
-    app.add_routes(
-        [
-            web.post(EXPORTS_PATH, gate.guard(export.create, Scope.EXPORTS_WRITE, Bucket.CREATE_EXPORT)),
-            web.get(EXPORTS_PATH, gate.guard(export.list, Scope.EXPORTS_READ, Bucket.OTHER)),
-            web.get(EXPORT_PATH, gate.guard(export.show, Scope.EXPORTS_READ, Bucket.GET_EXPORT)),
-            web.delete(EXPORT_PATH, gate.guard(export.cancel, Scope.EXPORTS_WRITE, Bucket.OTHER)),
-            web.get("/healthz", health.alive),
-            web.get("/readyz", health.ready),
-        ]
-    )
-    if local_files is not None:
-        app.add_routes([web.get(FILE_PATH, FileHandlers(local_files).download)])
+    app.on_response_prepare.append(finish_response)
+    app[EXPORTS] = services.exports
+    app[CURSORS] = services.cursors
+    app[ALIVE] = services.alive
+    app[READY] = services.ready
+    if services.open_link is not None:
+        app[OPEN_LINK] = services.open_link
+    if public_url is not None:
+        app[PUBLIC_URL] = public_url
+    gate = Gate(services.access, services.rate_limits, services.priority, services.require_started)
+    for route in ROUTES:
+        if route.requires is None or route.requires in app:
+            handler = route.handler if route.scope is None else gate.guard(route.handler, route.scope, route.bucket)
+            app.router.add_route(route.method, route.path, handler)
+            if route.method == hdrs.METH_GET:
+                app.router.add_route(hdrs.METH_HEAD, route.path, handler)
     return app

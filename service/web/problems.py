@@ -1,37 +1,42 @@
-"""Errors as answers: the only table from an error's code to an HTTP status, and the two forms of a body."""
+"""Errors as responses: the only table from an error's code to an HTTP status, and the two forms of an error body."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NotRequired
 
 import orjson
 from aiohttp import web
+from typing_extensions import TypedDict
 
 from service.errors import InvalidParameters, RateLimited, ServiceError
+from service.web.server import MAXIMUM_BODY
 
 PROBLEM_JSON = "application/problem+json"
 _WEIGHT_ZERO = re.compile(r"q=0(\.0*)?")
-"""The weight that says "not this one" (RFC 9110, section 12.4.2)."""
+"""The weight that excludes a media type (RFC 9110, section 12.4.2)."""
 
 
 class MalformedBody(ServiceError):
-    """The body must be a JSON object in UTF-8."""
+    """The body is not a JSON object."""
 
     code = "malformed_body"
+    message = "The body must be a JSON object in UTF-8."
 
 
 class MalformedHost(ServiceError):
-    """The Host header is not a host name."""
+    """The Host header cannot be part of a link."""
 
     code = "malformed_host"
+    message = "The Host header is not a valid host name."
 
 
 class UnsupportedContentType(ServiceError):
-    """The content type must be application/json in UTF-8, uncompressed."""
+    """The body has another media type, another charset, or is compressed."""
 
     code = "unsupported_content_type"
+    message = "The content type must be application/json in UTF-8, without compression."
 
 
 _STATUS: Mapping[str, HTTPStatus] = {
@@ -53,22 +58,38 @@ _STATUS: Mapping[str, HTTPStatus] = {
     "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_refused": HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""A code that is not here is a fault of the service: 500."""
+"""A code that is not listed here is an error inside the service: 500."""
 
-_HTTP_SENTENCES: Mapping[int, str] = {
-    404: "There is nothing at this address.",
-    405: "This address does not answer to this method.",
-    413: "The body must not be larger than 64 KiB.",
+_HTTP_MESSAGES: Mapping[int, str] = {
+    404: "Not found.",
+    405: "Method not allowed.",
+    413: f"The body must not be larger than {MAXIMUM_BODY // 1024} KiB.",
 }
-_STORE_SENTENCE = "The file storage cannot be used at the moment."
-"""The codes' own sentences speak of an export that failed; here a link could not be made."""
-_INTERNAL_SENTENCE = "Something went wrong inside the service."
+_STORAGE_MESSAGE = "The file storage is temporarily unavailable."
+"""Replaces the messages of the `storage_…` errors: they say that an export failed, but here a link could not be made."""
 _UNAVAILABLE_RETRY_SECONDS = 5
+
+
+class ErrorBody(TypedDict):
+    """The body of every error. `errors` only for status 422, by field; `request_id` only for status 500 and above."""
+
+    message: str
+    errors: NotRequired[dict[str, list[str]]]
+    request_id: NotRequired[str]
+
+
+class ProblemBody(ErrorBody):
+    """The body of an error as RFC 9457 defines it, for clients that accept `application/problem+json`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a consumer is told about an error."""
+    """What a client is told about an error."""
 
     status: HTTPStatus
     message: str
@@ -76,11 +97,11 @@ class Problem:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL_SENTENCE)
+INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, ServiceError.message)
 
 
 def of_service_error(error: ServiceError) -> Problem:
-    """The problem for an error of the domain; one whose code no caller may see is INTERNAL."""
+    """The problem for an error of the domain: INTERNAL if its code has no HTTP status."""
     status = _STATUS.get(error.code)
     if status is None:
         return INTERNAL
@@ -91,22 +112,22 @@ def of_service_error(error: ServiceError) -> Problem:
     if status is HTTPStatus.UNAUTHORIZED:
         return Problem(status, error.message, headers=(("WWW-Authenticate", "Bearer"),))
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        sentence = _STORE_SENTENCE if error.code.startswith("storage_") else error.message
-        return Problem(status, sentence, headers=(("Retry-After", str(_UNAVAILABLE_RETRY_SECONDS)),))
+        message = _STORAGE_MESSAGE if error.code.startswith("storage_") else error.message
+        return Problem(status, message, headers=(("Retry-After", str(_UNAVAILABLE_RETRY_SECONDS)),))
     return Problem(status, error.message)
 
 
 def of_http_error(error: web.HTTPException) -> Problem:
-    """The problem for what aiohttp refuses by itself: unknown addresses and methods, too large bodies."""
+    """The problem for an error that aiohttp raises: unknown address, wrong method, body too large."""
     status = HTTPStatus(error.status)
     allow = tuple(("Allow", value) for value in error.headers.getall("Allow", ()))
-    return Problem(status, _HTTP_SENTENCES.get(status, f"{status.phrase}."), headers=allow)
+    return Problem(status, _HTTP_MESSAGES.get(status, f"{status.phrase}."), headers=allow)
 
 
 def render(problem: Problem, *, accept: str, request_id: str) -> web.Response:
-    """The answer; the form is RFC 9457's where `accept` names its media type.
+    """The response for a problem: a ProblemBody if `accept` names its media type, else an ErrorBody.
 
-    From 500 on the body holds the request id, for the consumer to report.
+    From status 500 the body has the request id, so that the client can report it.
     """
     members: dict[str, Any] = {"message": problem.message}
     if problem.errors is not None:

@@ -1,4 +1,4 @@
-"""How often a Space may call, and the headers that say so."""
+"""Rate limits per Space, and the response headers that report them."""
 
 import asyncio
 import math
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import limits
+from limits import RateLimitItem, parse
 from limits.aio.storage import Storage
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import StorageError
@@ -17,11 +17,14 @@ from service.errors import RateLimited, RateLimitsUnavailable
 from service.postgres.rate_limits import PostgresStorage
 
 _CALL_TIMEOUT = 10.0
-"""Seconds. A bound for stores that have none of their own; beyond the one of the database's pool."""
+"""Deadline of a call to the rate-limit store, in seconds. Longer than the database's own; other stores have none."""
 
 
-class Bucket(StrEnum):
-    """What is counted together, per Space; the value names the policy in the headers."""
+class RateLimitBucket(StrEnum):
+    """Calls that share one limit. The value is the name of the policy in the response headers.
+
+    A new bucket is a line here and a line in the mapping that the process hands to `Throttle`.
+    """
 
     CREATE_EXPORT = "create-export"
     GET_EXPORT = "get-export"
@@ -30,20 +33,20 @@ class Bucket(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What is left of a bucket after a call, or at a look at it."""
+    """The state of a rate-limit bucket after a call or a read-only check."""
 
-    bucket: Bucket
+    bucket: RateLimitBucket
     limit: int
     window: int
     """Seconds."""
     remaining: int
     reset: int | None
-    """Whole seconds, rounded up, until the oldest hit leaves the window; None without hits."""
+    """Seconds until the oldest hit leaves the window, rounded up; None without hits."""
     granted: bool = True
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The reference's two headers, and the two of draft-ietf-httpapi-ratelimit-headers-10."""
+        """`X-RateLimit-…`, and the headers of draft-ietf-httpapi-ratelimit-headers-10."""
         reset = "" if self.reset is None else f";t={self.reset}"
         return {
             "X-RateLimit-Limit": str(self.limit),
@@ -53,36 +56,35 @@ class Allowance:
         }
 
     def check(self) -> None:
-        """Raises RateLimited where the call was not granted; waiting as long as it says succeeds."""
+        """Raises RateLimited if the call was not granted. A call after its `retry_after` seconds succeeds."""
         if not self.granted:
-            # The oldest hit may have left the window since the refusal: then there is room now.
+            # If the oldest hit has left the window since the refusal, a call fits now.
             raise RateLimited(1 if self.remaining or self.reset is None else self.reset)
 
 
 class Throttle:
-    """Counts the calls of each Space in moving windows; a limit is written as `limits` reads it: `5/minute`.
+    """Counts the calls of each Space in moving windows.
 
-    Raises ValueError for a limit that is not written so, or allows no call at all.
+    `limits` has one entry for each bucket, written as the `limits` library reads it: `5/minute`. Raises ValueError if an
+    entry is missing, is not written like that, or allows no call.
     """
 
-    def __init__(self, storage: Storage, *, create_export: str, get_export: str, other: str) -> None:
+    def __init__(self, storage: Storage, limits: Mapping[RateLimitBucket, str]) -> None:
+        if missing := [bucket for bucket in RateLimitBucket if bucket not in limits]:
+            raise ValueError(f"there is no rate limit for {', '.join(missing)}")
         self._storage = storage
         self._limiter = MovingWindowRateLimiter(storage)
-        self._items = {
-            Bucket.CREATE_EXPORT: _limit(create_export),
-            Bucket.GET_EXPORT: _limit(get_export),
-            Bucket.OTHER: _limit(other),
-        }
+        self._items = {bucket: _parse_limit(text) for bucket, text in limits.items()}
 
-    async def hit(self, bucket: Bucket, space_id: int) -> Allowance:
-        """Count a call if there is room for it. Raises DatabaseUnavailable or RateLimitsUnavailable."""
-        return await self._ask(bucket, space_id, count=True)
+    async def hit(self, bucket: RateLimitBucket, space_id: int) -> Allowance:
+        """Count a call if it fits into the window. Raises DatabaseUnavailable or RateLimitsUnavailable."""
+        return await self._read(bucket, space_id, count=True)
 
-    async def look(self, bucket: Bucket, space_id: int) -> Allowance:
-        """What is left, without counting. Raises DatabaseUnavailable or RateLimitsUnavailable."""
-        return await self._ask(bucket, space_id, count=False)
+    async def peek(self, bucket: RateLimitBucket, space_id: int) -> Allowance:
+        """Read the state without counting a call. Raises DatabaseUnavailable or RateLimitsUnavailable."""
+        return await self._read(bucket, space_id, count=False)
 
-    async def _ask(self, bucket: Bucket, space_id: int, *, count: bool) -> Allowance:
+    async def _read(self, bucket: RateLimitBucket, space_id: int, *, count: bool) -> Allowance:
         item, granted = self._items[bucket], True
         try:
             async with asyncio.timeout(_CALL_TIMEOUT):
@@ -95,9 +97,9 @@ class Throttle:
         reset = max(1, math.ceil(reset_time - time.time())) if remaining < item.amount else None
         return Allowance(bucket, item.amount, item.get_expiry(), max(0, remaining), reset, granted)
 
-    async def _hit(self, item: limits.RateLimitItem, *identifiers: str) -> tuple[bool, WindowStats]:
+    async def _hit(self, item: RateLimitItem, *identifiers: str) -> tuple[bool, WindowStats]:
         if isinstance(self._storage, PostgresStorage):
-            # One statement in place of the library's two: a request waits for the event loop at each.
+            # One statement instead of the library's two: each one makes the request wait for the event loop.
             window = await self._storage.hit(item.key_for(*identifiers), item.amount, item.get_expiry())
             if window is not None:
                 oldest, hits = window
@@ -108,11 +110,11 @@ class Throttle:
         return granted, await self._limiter.get_window_stats(item, *identifiers)
 
 
-def _limit(text: str) -> limits.RateLimitItem:
+def _parse_limit(text: str) -> RateLimitItem:
     try:
-        item = limits.parse(text)
+        item = parse(text)
     except ValueError:
         item = None
     if item is None or item.amount < 1:
-        raise ValueError(f'a rate limit is written like "5/minute" and allows at least one call, unlike "{text}"')
+        raise ValueError(f'the rate limit "{text}" must be written like "5/minute" and allow at least one call')
     return item

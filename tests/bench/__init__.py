@@ -1,1 +1,1 @@
-"""How fast the service is, against what one would type instead, and what it costs: `./run bench --help`."""
+"""Benchmark: the speed of the service compared with hand-written exports, and its cost. See `./run bench --help`."""

@@ -1,4 +1,4 @@
-"""Measures the service and prints the result; the options are in `--help`."""
+"""`./run bench`: measure the service and print the result; `--help` lists the options."""
 
 import asyncio
 import json
@@ -39,14 +39,16 @@ def _several(name: str, into: str, choices: Iterable[str], text: str) -> Callabl
 
 
 @click.command()
-@click.option("--contacts", type=click.IntRange(10_000, 10_000_000), help="Of the measured Space.  [default: 1000000]")
-@click.option("--rounds", type=click.IntRange(1, 100), help="Rounds, of which medians are taken.  [default: 5]")
+@click.option(
+    "--contacts", type=click.IntRange(10_000, 10_000_000), help="Contacts of the measured Space.  [default: 1000000]"
+)
+@click.option("--rounds", type=click.IntRange(1, 100), help="Number of rounds; results are medians.  [default: 5]")
 @_several("--only", "parts", PARTS, "Only this part")
 @_several("--workload", "workloads", WORKLOADS, "Only this workload")
 @_several("--rival", "rivals", ALL, "Only against this rival")
-@click.option("--large", is_flag=True, help="Also a table of ten million contacts: 4 GB of disk.")
-@click.option("--quick", is_flag=True, help="20,000 contacts, one round: to try the benchmark, not the service.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of the tables.")
+@click.option("--large", is_flag=True, help="Also measure a table of 10 million contacts; needs 4 GB of disk.")
+@click.option("--quick", is_flag=True, help="20,000 contacts and one round, to test the benchmark itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Keep the databases here for the next run.")
 def main(
     contacts: int | None,
@@ -59,12 +61,12 @@ def main(
     as_json: bool,
     data: Path | None,
 ) -> None:
-    """Measure the service against what one would type instead, and what it costs in memory and in waiting.
+    """Compare the service with hand-written exports, and measure its memory and its latency.
 
-    Everything runs on this machine, on a Postgres and in a directory of its own that are removed at the end.
+    Starts a Postgres of its own in a temporary directory and removes both at the end.
     """
     logs.set_up(level="warning", form="console")
-    # Both end it in the same way, with everything removed; a shell may have started us with SIGINT ignored.
+    # Both signals stop the benchmark with cleanup; a shell may have started it with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     contacts = contacts or (20_000 if quick else 1_000_000)
@@ -93,7 +95,7 @@ def _run(plan: Plan, parts: tuple[str, ...], data: Path | None) -> Figures:
     def say(text: str) -> None:
         click.echo(f"{time.monotonic() - started:6.0f} s  {text}", err=True)
 
-    # Beside the data, if these are kept: the service's files, the rivals' and the tables are on one file system.
+    # Next to the kept data, so that the service, the rivals and the tables use one file system.
     place = data and data.absolute().parent
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)

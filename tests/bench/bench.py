@@ -1,4 +1,4 @@
-"""What every measurement needs: the server, a directory, the sizes, and a way to say how far we are."""
+"""The parts that every measurement needs: the server, a directory, the sizes, and a way to report progress."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,12 +12,12 @@ from tests.bench.ours import Service, service
 from tests.support import stores
 
 Figures = dict[str, Any]
-"""Results, nested, under the names of the JSON object."""
+"""Nested results; the keys are those of the JSON object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured, and of what. `quick` is for trying the benchmark itself: its figures mean little."""
+    """The sizes of a run. `quick` only tests the benchmark itself: its figures are not meaningful."""
 
     contacts: int
     others: int
@@ -28,13 +28,13 @@ class Plan:
     quick: bool = False
 
     def shorter(self, usual: int, quick: int) -> int:
-        """A number that is smaller in a quick run."""
+        """Return `quick` in a quick run, else `usual`."""
         return quick if self.quick else usual
 
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the benchmark. Files are written below `directory`, on the file system of the server's data."""
+    """One run of the benchmark. Files are written below `directory`, on the file system of the database."""
 
     plan: Plan
     server: EmbeddedPostgres
@@ -44,7 +44,7 @@ class Bench:
     _opened: dict[Size, Contacts] = field(default_factory=dict)
 
     async def contacts(self, measured: int | None = None, others: int | None = None, extras: int | None = None) -> Contacts:
-        """The database of that size, by default the plan's; it is made when it is asked for first."""
+        """Return the database of this size (by default the plan's) and create it on first use."""
         measured = self.plan.contacts if measured is None else measured
         others = self.plan.others if others is None else others
         size = Size(measured, others, extras or 2 * (measured + others))
@@ -55,7 +55,7 @@ class Bench:
 
     @asynccontextmanager
     async def service(self, contacts: Contacts) -> AsyncIterator[Service]:
-        """The service on these contacts, writing into a directory."""
+        """Run the service on these contacts, with a directory as store."""
         files = self.directory / "files"
         async with (
             stores.directory_store(files) as store,

@@ -1,4 +1,4 @@
-"""The service against its rivals, in turns on the same rows: seconds, processor time, sizes."""
+"""The service compared with its rivals, alternating on the same rows: duration, CPU time, size."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from tests.bench.workloads import WORKLOADS, YEAR, Dates, Workload
 
 
 async def compare(bench: Bench) -> Figures:
-    """All workloads. A round is one export and one run of each rival; every round begins with another of them."""
+    """Measure all workloads. A round is one export and one run of each rival; each round starts with a different one."""
     contacts = await bench.contacts()
     rivals = Rivals(contacts.dsn, bench.server.pid, bench.directory)
     names = []
@@ -50,10 +50,10 @@ class _Comparison:
     async def figures(self, names: Sequence[str]) -> Figures:
         """Measure this workload."""
         space = self._contacts.spaces[0].space_id
-        self._bench.say(f"{self._workload.name}: what the file must hold")
+        self._bench.say(f"{self._workload.name}: reading the expected content")
         self._half = await self._contacts.first(self._contacts.count // 2)
         self._expected = await expected(self._contacts.dsn, space, YEAR, self._workload)
-        await self._ours()  # warms caches; not counted
+        await self._ours()  # warms the caches; not counted
         self._exports.clear()
         others = _Others(self._service.program.pid, self._bench.server.pid)
         order = ["ours", *(name for name in names if name != NAIVE)]
@@ -106,14 +106,14 @@ class _Comparison:
 
 
 class _Others:
-    """What else this machine did meanwhile: nothing, if figures are to be believed."""
+    """The load of other programs during the measurement, which should be zero."""
 
     def __init__(self, *running: int) -> None:
         self._running = running
         self._started, self._used = time.perf_counter(), self._used_by_others()
 
     def busy_cores(self) -> float:
-        """Cores that others kept busy since the start, on average."""
+        """Return the average number of cores that other programs kept busy since the start."""
         return max(0.0, (self._used_by_others() - self._used) / (time.perf_counter() - self._started))
 
     def _used_by_others(self) -> float:

@@ -1,6 +1,6 @@
-"""What a file must hold, asked of the database in another way than the service and its rivals ask, and whether it does.
+"""The expected content of a file, read by other queries than those of the service and its rivals.
 
-Records are compared as a multiset: their number, and the sum of a 64-bit hash of each in canonical JSON.
+Records are compared as a multiset: their number, and the sum of a 64-bit hash of each record's canonical JSON.
 """
 
 import hashlib
@@ -31,32 +31,32 @@ SELECT v.contact_id, v.{column} FROM {table} v JOIN contacts c ON c.id = v.conta
 
 
 class WrongFile(Exception):
-    """A file does not hold what it should: its time means nothing."""
+    """The content of a file is wrong, so its duration is meaningless."""
 
 
 @dataclass(slots=True)
 class Multiset:
-    """Records without their order."""
+    """Records regardless of their order."""
 
     count: int = 0
     digest: int = 0
 
     def add(self, record: dict[str, Any]) -> None:
-        """One more record. The order of its keys does not count; it is part of no contract of the rivals'."""
+        """Add a record. The order of its keys does not matter, because the rivals guarantee none."""
         self.count += 1
-        # Python's hash of bytes is SipHash under a key of this process: 64 bits, and nothing here outlives it.
+        # The hash of bytes is SipHash with a random key of this process: 64 bits, and valid only within this run.
         self.digest = (self.digest + hash(orjson.dumps(record, option=orjson.OPT_SORT_KEYS))) % 2**64
 
 
 class Expected:
-    """The records of one export, and the files that were found to hold them."""
+    """The records of one export, and the files that were found to contain them."""
 
     def __init__(self, records: Multiset) -> None:
         self.records = records
         self._right: set[bytes] = set()
 
     def check(self, file: Path) -> None:
-        """Raises WrongFile. The same lines as in a file found right before are not parsed again."""
+        """Raise WrongFile if the content is wrong. Lines that were checked before are not parsed again."""
         lines = _digest_of_lines(file)
         if lines in self._right:
             return
@@ -65,12 +65,12 @@ class Expected:
             for line in stream:
                 found.add(orjson.loads(line))
         if found != self.records:
-            raise WrongFile(f"{file.name} holds {found.count} records, not the {self.records.count} that it should")
+            raise WrongFile(f"{file.name} has {found.count} records that differ from the expected {self.records.count}")
         self._right.add(lines)
 
 
 async def expected(dsn: str, space_id: int, dates: Dates, workload: Workload) -> Expected:
-    """What an export must hold: the three relations read one beside the other and put together here."""
+    """Return the expected content: the three tables are read separately and combined here."""
     where = (space_id, dates.start, dates.end)
     records = Multiset()
     connection = await asyncpg.connect(dsn)
@@ -92,7 +92,7 @@ async def expected(dsn: str, space_id: int, dates: Dates, workload: Workload) ->
 
 
 class _Values:
-    """The values of one contact after the other, ids ascending, newest first."""
+    """The values of one contact after another, ids ascending, newest value first."""
 
     def __init__(self, connection: asyncpg.Connection, table: str, column: str, where: Sequence[Any]) -> None:
         query = _VALUES.format(table=table, column=column)
@@ -100,7 +100,7 @@ class _Values:
         self._next: tuple[int, str] | None = (0, "")
 
     async def of(self, contact_id: int) -> list[str]:
-        """All values of this contact; ids must be asked for in ascending order."""
+        """Return all values of this contact; calls must have ascending ids."""
         values = []
         while self._next is not None and self._next[0] <= contact_id:
             if self._next[0] == contact_id:

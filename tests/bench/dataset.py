@@ -1,8 +1,8 @@
-"""The contacts that are measured: a database each, made once and kept as long as the server's directory.
+"""The measured contacts: one database per size, created once and kept as long as the server's directory.
 
-The measured Space shares its tables with four others, and their contacts were created in turns: neighbours in the heap
-belong to different Spaces, as in any table that many tenants write to. Addresses and tokens are those of the sample
-contacts: 1.6 (up to 6) and 3 (up to 12) each.
+The measured Space shares its tables with four other Spaces whose contacts were created in turn, so neighbors in the table
+belong to different Spaces, as in any multi-tenant table. Tokens and email addresses are those of the sample contacts: per
+contact 1.6 addresses (at most 6) and 3 tokens (at most 12).
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from tests.bench.workloads import YEAR, Dates
 from tests.support.contacts import Tenant
 
 PARAMETERS = {"shared_buffers": "1GB", "maintenance_work_mem": "256MB", "max_wal_size": "2GB"}
-"""Of the server, beside durable defaults: the tables are read from memory, and a checkpoint is rare. Same for all."""
+"""Server parameters that differ from the defaults: tables are read from memory, and checkpoints are rare."""
 
 OTHER_SPACES = 4
 _LAST = YEAR.end - timedelta(days=1)
 _MERGED_EVERY = 50
-"""The sample merges away every fiftieth profile: that many more make the lines asked for."""
+"""The sample data merges every 50th profile into another, so this many more profiles give the requested lines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Contacts of the measured Space and of all others together; the first `with_extras` have tokens and addresses."""
+    """Contacts of the measured Space and of all other Spaces; the first `with_extras` have tokens and email addresses."""
 
     measured: int
     others: int
@@ -40,7 +40,7 @@ class Size:
 
     @property
     def database(self) -> str:
-        """A name that changes with anything that changes the rows or their indexes."""
+        """A name that changes whenever the rows or their indexes change."""
         return f"contacts_{self.measured}_{self.others}_{self.with_extras}_{_version()}"
 
 
@@ -53,7 +53,7 @@ class Contacts:
     count: int
 
     async def first(self, count: int, space: int = 0) -> Dates:
-        """The dates that hold the first `count` contacts of a Space, and those of the same second."""
+        """Return the dates that contain the first `count` contacts of a Space, and others of the same second."""
         connection = await asyncpg.connect(self.dsn)
         try:
             end = await connection.fetchval(_CREATION_OF, self.spaces[space].space_id, count - 1)
@@ -62,7 +62,7 @@ class Contacts:
         return YEAR if end is None else Dates(YEAR.start, end + timedelta(seconds=1))
 
     async def middle(self, count: int) -> Dates:
-        """Dates that hold about `count` contacts from the middle of the measured Space."""
+        """Return dates that contain about `count` contacts from the middle of the measured Space."""
         before, after = await self.first(self.count // 2), await self.first(self.count // 2 + count)
         return Dates(before.end, after.end)
 
@@ -81,11 +81,11 @@ END $$;
 CREATE TRIGGER bench_share BEFORE INSERT ON contacts
   FOR EACH ROW WHEN ((NEW.id - 1) / 2 * {others} % {total} < {others}) EXECUTE FUNCTION bench_share();
 """
-"""Hands every so many contacts to other Spaces; in pairs, because a merged profile follows its survivor."""
+"""Assigns some contacts to other Spaces, in pairs, because a merged profile must stay with its survivor."""
 
 
 async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
-    """The database of this size, made if it is not there; nothing is left in its queue."""
+    """Open the database of this size, create it if it does not exist, and empty its queue."""
     await _make(server, size)
     dsn = server.dsn(size.database)
     connection = await asyncpg.connect(dsn)
@@ -102,7 +102,7 @@ async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
 
 
 async def new_spaces(dsn: str, count: int) -> list[Tenant]:
-    """Spaces without contacts, beside those of the data."""
+    """Create Spaces without contacts."""
     async with Database(dsn, application_name="bench", size=1) as database:
         callers = Access(AccessTables(database))
         spaces = [await callers.create_space("Bench", "UTC") for _ in range(count)]
@@ -110,7 +110,7 @@ async def new_spaces(dsn: str, count: int) -> list[Tenant]:
 
 
 async def empty_database(server: EmbeddedPostgres, name: str) -> str:
-    """The address of a new database that holds what the migrations make; one of that name is dropped."""
+    """Create or replace a database of this name, migrate it, and return its URL."""
     connection = await asyncpg.connect(server.dsn())
     try:
         await connection.execute(f"DROP DATABASE IF EXISTS {name}")
@@ -136,7 +136,7 @@ async def _make(server: EmbeddedPostgres, size: Size) -> None:
         for outdated in names:
             if outdated.startswith("contacts_") and not outdated.endswith(_version()):
                 await connection.execute(f"DROP DATABASE {outdated}")
-        # It has its name only when it is whole.
+        # It gets its name only when it is complete.
         await _fill(await empty_database(server, "being_made"), size)
         await connection.execute(f"ALTER DATABASE being_made RENAME TO {size.database}")
     finally:

@@ -1,6 +1,6 @@
-"""What consumers notice: status calls while no, one, two and four exports run, and the longest hold of the event loop.
+"""Latency of status calls while no, one, two and four exports run, and the longest event-loop lag.
 
-The calls are those of a hundred Spaces that look after an export every two seconds each, as the API asks of them.
+The calls are those of 100 Spaces that poll an export every two seconds each, as the API asks them to.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from tests.support.contacts import Tenant
 LEVELS = {"idle": 0, "exports_1": 1, "exports_2": 2, "exports_4": 4}
 _SPACES = 100
 _RATE = 50.0
-_LOOK_SECONDS = 0.02
-_UNDER_WAY_SECONDS = 1.0
+_CHECK_SECONDS = 0.02
+_WARM_UP_SECONDS = 1.0
 
 
 async def measure(bench: Bench) -> Figures:
-    """Percentiles by level. The stall is what the service itself reports in its log; null where it reports none."""
+    """Percentiles by number of exports. `longest_stall_ms` is the lag that the service logs; null if it logs none."""
     contacts = await bench.contacts()
     seconds = bench.plan.shorter(20, 1)
     figures: Figures = {"status_p50_ms": {}, "status_p99_ms": {}, "status_max_ms": {}}
@@ -51,20 +51,20 @@ async def _completed(service: Service, space: Tenant) -> str:
 
 @asynccontextmanager
 async def _exports(service: Service, contacts: Contacts, count: int) -> AsyncIterator[None]:
-    """So many exports of different Spaces inside the block, each followed by the next as soon as it is done."""
+    """Run this many exports of different Spaces inside the block, each followed at once by another."""
     enough = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         for space in contacts.spaces[:count]:
-            group.create_task(_again_and_again(service, space, enough))
-        await asyncio.sleep(_UNDER_WAY_SECONDS if count else 0)
+            group.create_task(_repeat_exports(service, space, enough))
+        await asyncio.sleep(_WARM_UP_SECONDS if count else 0)
         try:
             yield
         finally:
             enough.set()
 
 
-async def _again_and_again(service: Service, space: Tenant, enough: asyncio.Event) -> None:
+async def _repeat_exports(service: Service, space: Tenant, enough: asyncio.Event) -> None:
     while not enough.is_set():
-        export = await service.export(space, YEAR, BOTH, look=_LOOK_SECONDS)
+        export = await service.export(space, YEAR, BOTH, check=_CHECK_SECONDS)
         assert export.file is not None
         export.file.unlink()

@@ -1,4 +1,4 @@
-"""Peak resident memory of the service, by the size of the export: a fresh process each, both options on."""
+"""Peak resident memory of the service by size of the export, with a new process for each size and with both extras."""
 
 from tests.bench.bench import Bench, Figures
 from tests.bench.processes import peak_memory_mib
@@ -9,7 +9,7 @@ LARGE = 10_000_000
 
 
 async def measure(bench: Bench) -> Figures:
-    """Sizes beyond the contacts there are stay null. Of the largest only a tenth have tokens and addresses."""
+    """Sizes above the number of contacts stay null. In the largest table only 10 % have tokens and email addresses."""
     figures: Figures = {}
     for size in SIZES:
         if size <= bench.plan.contacts:

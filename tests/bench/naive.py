@@ -1,4 +1,4 @@
-"""The script one writes first: a server-side cursor, the standard library's json and gzip. Run as a process of its own."""
+"""A hand-written script: a server-side cursor, and json and gzip of the standard library. Runs as its own process."""
 
 import gzip
 import importlib
@@ -9,7 +9,7 @@ _ROWS = 2000
 
 
 def main(dsn: str, query: str, file: str) -> None:
-    """Write the rows of the query into the file."""
+    """Write the rows of the query to the file."""
     psycopg = importlib.import_module("psycopg")
     rows = importlib.import_module("psycopg.rows")
     with (

@@ -1,4 +1,4 @@
-"""The same comparison with an S3 server as the store. Printed beside, not judged: the server runs on the same cores."""
+"""The comparison with an S3 server as store. Informative only, because the server runs on the same cores."""
 
 import asyncio
 import os
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _RIVAL = "psql_igzip1"
 _ROUNDS = 3
-_ASK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 
 async def measure(bench: Bench) -> Figures:
-    """Seconds to a completed object: ours by multipart upload, the rival's by a pipe into a file and one PUT of it."""
+    """Seconds to a complete object: the service uploads parts, the rival writes a file and uploads it by one PUT."""
     contacts = await bench.contacts()
     rivals = Rivals(contacts.dsn, bench.server.pid, bench.directory)
     lacking = rivals.missing(_RIVAL)
@@ -53,7 +53,7 @@ async def measure(bench: Bench) -> Figures:
 
 @asynccontextmanager
 async def bucket_of(access: S3Access) -> AsyncIterator[tuple[StoreUnderTest, str]]:
-    """A bucket for the block, and credentials for it in this process's environment, where client libraries look."""
+    """Create a bucket for the block and put its credentials into this process's environment, where S3 clients look."""
     before = dict(os.environ)
     os.environ.update(stores.credentials(access))
     try:
@@ -65,7 +65,7 @@ async def bucket_of(access: S3Access) -> AsyncIterator[tuple[StoreUnderTest, str
 
 
 class _Comparison:
-    """One workload into one bucket, in which there is at most one object at a time."""
+    """One workload and one bucket, which contains at most one object at a time."""
 
     def __init__(self, bench: Bench, space: Tenant, workload: Workload, client: "S3Client", bucket: str) -> None:
         self.expected: Expected
@@ -78,13 +78,13 @@ class _Comparison:
         self._rival: list[float] = []
 
     async def ours(self, ours: Service) -> None:
-        """One export, by multipart upload."""
-        export = await ours.export(self._space, YEAR, self._workload, ask=_ASK_SECONDS)
+        """Run one export, by multipart upload."""
+        export = await ours.export(self._space, YEAR, self._workload, poll=_POLL_SECONDS)
         self._ours.append(export.seconds)
         await self._check()
 
     async def rival(self, rivals: Rivals) -> None:
-        """One pipe into a file, and one PUT of it by a client that is open already: no program's start is counted for it."""
+        """Run one pipe into a file and upload it by one PUT of a client that is already open."""
         run = await asyncio.to_thread(rivals.run, _RIVAL, self._space.space_id, YEAR, self._workload)
         started = time.perf_counter()
         with run.file.open("rb") as body:
@@ -94,17 +94,17 @@ class _Comparison:
         await self._check()
 
     def figures(self) -> Figures:
-        """Medians, and the rival's over ours."""
+        """Return the medians, and the rival's median divided by ours."""
         ours, rival = median(self._ours), median(self._rival) if self._rival else None
         return {"seconds": ours, f"{_RIVAL}_put_seconds": rival, "ratio": rival / ours if rival else None}
 
     async def _check(self) -> None:
-        """Fetch the one object there is, compare it, and remove it."""
+        """Download the only object, check it, and delete it."""
         listing = await self._client.list_objects_v2(Bucket=self._bucket)
         (key,) = [entry["Key"] for entry in listing["Contents"]]
-        answer = await self._client.get_object(Bucket=self._bucket, Key=key)
+        response = await self._client.get_object(Bucket=self._bucket, Key=key)
         with self._file.open("wb") as written:
-            async for chunk in answer["Body"].iter_chunks(1024 * 1024):
+            async for chunk in response["Body"].iter_chunks(1024 * 1024):
                 written.write(chunk)
         await asyncio.to_thread(self.expected.check, self._file)
         await self._client.delete_object(Bucket=self._bucket, Key=key)

@@ -1,4 +1,4 @@
-"""The service as a process of its own, told over HTTP what to do."""
+"""The service as a separate process that is used over HTTP."""
 
 import asyncio
 import time
@@ -17,12 +17,12 @@ from tests.bench.workloads import Dates, Workload
 from tests.support.contacts import Tenant
 from tests.support.program import Program, running
 
-LOOK_SECONDS = 0.004
-"""Between looks into the store's directory: the service's answers are asked for only when the file is there."""
-_ASK_SECONDS = 0.002
+CHECK_SECONDS = 0.004
+"""Interval of checks of the store's directory; the API is polled only after the file exists."""
+_POLL_SECONDS = 0.002
 _LONGEST_SECONDS = 1800.0
 _AS_SHIPPED = ("lease_seconds", "sweep_seconds", "poll_seconds", "retry_seconds")
-"""The tests shorten these; here the service runs as anyone would run it."""
+"""Settings that the tests shorten; the benchmark uses the defaults."""
 _PATH = "/public-api/v1/contacts/exports"
 
 
@@ -32,7 +32,7 @@ class ExportFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """One completed export. Times in seconds from just before the POST; `cpu_*` are processor seconds."""
+    """One completed export. Times are seconds from just before the create request; `cpu_*` are CPU seconds."""
 
     export_id: int
     seconds: float
@@ -49,7 +49,7 @@ class Export:
 
 
 class Service:
-    """A running service and, if it has a local one, the directory of its store."""
+    """The running service, and the directory of its store if it has a local one."""
 
     def __init__(self, program: Program, session: aiohttp.ClientSession, files: Path | None, postmaster: int) -> None:
         self.program = program
@@ -59,42 +59,42 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where exports are asked for."""
+        """The URL of the exports."""
         return self.program.address + _PATH
 
     async def create(self, space: Tenant, dates: Dates, workload: Workload) -> int:
-        """Ask for an export."""
+        """Create an export and return its id."""
         body = {**dates.body, **workload.body}
         async with self._session.post(self.url, json=body, headers=space.headers) as response:
-            answer = await response.json()
+            body = await response.json()
             if response.status != 202:
-                raise ExportFailed(f"{response.status}: {answer['message']}")
-            return int(answer["export_id"])
+                raise ExportFailed(f"{response.status}: {body['message']}")
+            return int(body["export_id"])
 
     async def status(self, space: Tenant, export_id: int) -> dict[str, Any]:
-        """Its status now. Raises ExportFailed when it has ended in another way than well."""
+        """Return the status of an export. Raises ExportFailed if it has ended without completing."""
         async with self._session.get(f"{self.url}/{export_id}", headers=space.headers) as response:
-            answer: dict[str, Any] = await response.json()
-        if answer.get("status") not in ("queued", "processing", "completed"):
-            raise ExportFailed(str(answer))
-        return answer
+            body: dict[str, Any] = await response.json()
+        if body.get("status") not in ("queued", "processing", "completed"):
+            raise ExportFailed(str(body))
+        return body
 
     async def ended(self, space: Tenant, export_id: int, *, pause: float) -> dict[str, Any]:
-        """Its status once it has completed, asked for every `pause` seconds."""
-        while (answer := await self.status(space, export_id))["status"] != "completed":
+        """Poll every `pause` seconds until the export has completed; return its status."""
+        while (body := await self.status(space, export_id))["status"] != "completed":
             await asyncio.sleep(pause)
-        return answer
+        return body
 
     async def export(
-        self, space: Tenant, dates: Dates, workload: Workload, *, look: float = LOOK_SECONDS, ask: float = _ASK_SECONDS
+        self, space: Tenant, dates: Dates, workload: Workload, *, check: float = CHECK_SECONDS, poll: float = _POLL_SECONDS
     ) -> Export:
-        """One export, from just before the POST until the status call says that it is completed."""
+        """Run one export, from just before the create request until its status is completed."""
         client, server = cpu_seconds(self.program.pid), cpu_seconds_of_postgres(self._postmaster)
         started = time.perf_counter()
         async with asyncio.timeout(_LONGEST_SECONDS):
             export_id = await self.create(space, dates, workload)
-            file, first = await self._written(space.space_id, export_id, look)
-            status = await self.ended(space, export_id, pause=ask)
+            file, first = await self._written(space.space_id, export_id, check)
+            status = await self.ended(space, export_id, pause=poll)
         ended = time.perf_counter()
         return Export(
             export_id=export_id,
@@ -106,8 +106,8 @@ class Service:
             status=status,
         )
 
-    async def _written(self, space_id: int, export_id: int, look: float) -> tuple[Path | None, float | None]:
-        """Watch the directory until the file is in place: the file, and when its first bytes were there."""
+    async def _written(self, space_id: int, export_id: int, check: float) -> tuple[Path | None, float | None]:
+        """Watch the directory until the file is complete; return the file and the time of its first bytes."""
         if self._files is None:
             return None, None
         name = quote(f"{space_id}/{export_id}/", safe="")
@@ -122,13 +122,13 @@ class Service:
             for line in self.program.log[seen:]:
                 if line.get("event") == "attempt_failed" and line["export_id"] == export_id:
                     raise ExportFailed(str(line))
-            await asyncio.sleep(look)
+            await asyncio.sleep(check)
 
 
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except FileNotFoundError:  # moved into place meanwhile
+    except FileNotFoundError:  # moved to its final name in the meantime
         return 0
 
 
@@ -136,9 +136,9 @@ def _size(file: Path) -> int:
 async def service(
     dsn: str, store: Mapping[str, str], postmaster: int, *, files: Path | None = None
 ) -> AsyncIterator[Service]:
-    """The service on a database and a store: its settings, and its directory if it is one. It may be asked at any rate."""
+    """Run the service with this database and store, without effective rate limits; `files` is the directory of the store."""
     shipped = {name.upper(): str(Settings.model_fields[name].default) for name in _AS_SHIPPED}
-    # By the second: a window is one row, and no larger so than in ordinary use.
+    # Per second, so that the row of a rate-limit window stays as small as in ordinary use.
     limits = {"RATE_LIMIT_CREATE": "1000/second", "RATE_LIMIT_STATUS": "1000/second"}
     settings = {"DATABASE_URL": dsn, **shipped, **limits, **store}
     async with running(settings) as program, aiohttp.ClientSession() as session:

@@ -5,6 +5,6 @@ from collections.abc import Iterable
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least so many percent of the values do not exceed (nearest rank)."""
+    """Return the smallest value that is not exceeded by at least `percent` percent of the values (nearest rank)."""
     ascending = sorted(values)
     return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]

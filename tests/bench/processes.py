@@ -1,23 +1,23 @@
-"""Processor time and memory of processes, from /proc: Linux only."""
+"""CPU time and memory of processes, read from /proc (Linux only)."""
 
 import os
 from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _USER_TIME, _CHILDREN_USER_TIME = 11, 13
-"""Fields of /proc/PID/stat counted from the one behind the name (proc(5): utime is 14, stime follows; cutime 16)."""
+"""Fields of /proc/PID/stat counted from the first after the name (proc(5): utime is 14, stime follows; cutime is 16)."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of one process with all its threads, in steps of 10 ms; 0 if it is gone."""
+    """Return the user and system time of a process with its threads, in steps of 10 ms; 0 if it has ended."""
     return _times(pid, _USER_TIME)
 
 
 def cpu_seconds_of_postgres(postmaster: int) -> float:
-    """User and system time of a whole server: postmaster, backends, workers, and whatever of these has ended.
+    """Return the user and system time of a whole server: the postmaster, its children, and children that have ended.
 
-    The postmaster waits for each child, and so inherits its time. One that ends while we look would be missed or
-    counted twice, so we look again until the same processes were there before and after.
+    The postmaster inherits the time of each child that it has waited for. A child that ends during the measurement would be
+    missed or counted twice, so it is repeated until the set of children is the same before and after.
     """
     while True:
         children = _children(postmaster)
@@ -27,22 +27,22 @@ def cpu_seconds_of_postgres(postmaster: int) -> float:
 
 
 def cpu_seconds_of_this() -> float:
-    """User and system time of this process and of those it started and has waited for."""
+    """Return the user and system time of this process and of the children that it has waited for."""
     return sum(os.times()[:4])
 
 
 def cpu_seconds_of_machine() -> float:
-    """All processor time that was used on this machine, or taken from it by its host."""
+    """Return the CPU time used on this machine or stolen by its host, in seconds."""
     user, nice, system, _idle, _waiting, *interrupts_and_stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + sum(interrupts_and_stolen)) / _TICKS_PER_SECOND
 
 
 def peak_memory_mib(pid: int) -> float:
-    """The most memory the process ever had resident, in MiB."""
+    """Return the peak resident memory of the process, in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
-    raise RuntimeError(f"process {pid} has no memory")
+    raise RuntimeError(f"process {pid} has no memory: it has ended")
 
 
 def _children(pid: int) -> list[int]:

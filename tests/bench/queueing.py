@@ -1,4 +1,4 @@
-"""How soon an export is taken up: on an idle service, and out of a long queue."""
+"""Time until an export is claimed: on an idle service, and from a long queue."""
 
 import json
 import time
@@ -26,12 +26,12 @@ SELECT s.id, '2030-01-01', '2030-01-02', 'UTC', '2030-01-01Z', '2030-01-02Z', 5
 
 
 async def measure(bench: Bench) -> Figures:
-    """Creation to claim by the rows of the table; one claim by the server's own clock, in a transaction that is undone."""
-    rows, answered = await _create(bench)
+    """Creation to claim by the times in the rows; one claim by the server's clock, in a transaction that is rolled back."""
+    rows, from_request = await _create(bench)
     return {
         "queue": {
             "create_to_claim_p95_ms": percentile(rows, 95),
-            "post_to_claim_p95_ms": percentile(answered, 95),
+            "post_to_claim_p95_ms": percentile(from_request, 95),
             "claim_ms_at_10000": await _claim(bench, spaces=100),
             "claim_ms_at_10000_of_as_many_spaces": await _claim(bench, spaces=_QUEUED),
         }
@@ -39,9 +39,9 @@ async def measure(bench: Bench) -> Figures:
 
 
 async def _create(bench: Bench) -> tuple[list[float], list[float]]:
-    """Milliseconds from the row's creation to its claim, and from just before the POST: one export after the other."""
+    """Milliseconds from the row's creation and from just before the request to the claim, one export after another."""
     contacts = await bench.contacts()
-    bench.say("queue: creations on an idle service")
+    bench.say("queue: exports on an idle service")
     ids, posted = [], {}
     async with bench.service(contacts) as service:
         for _ in range(bench.plan.shorter(100, 20)):

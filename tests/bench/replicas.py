@@ -1,4 +1,4 @@
-"""Throughput of one, two and four processes that share a database and a store: eight exports of four Spaces at once."""
+"""Throughput of one, two and four processes with one database and one store: eight exports of four Spaces at once."""
 
 import asyncio
 import time
@@ -12,20 +12,20 @@ from tests.bench.workloads import BOTH, YEAR
 
 COUNTS = (1, 2, 4)
 _EXPORTS_PER_SPACE = 2
-"""As many as may run at once."""
+"""The limit of running exports per Space."""
 _ROUNDS = 3
-_LOOK_SECONDS = 0.02
+_CHECK_SECONDS = 0.02
 
 
 async def measure(bench: Bench) -> Figures:
-    """Rows per second of all together, both options on. The POSTs go to the replicas in turns, as a balancer sends them."""
+    """Total rows per second, with both extras. Requests alternate between the replicas, as with a load balancer."""
     contacts = await bench.contacts()
     figures = {}
     for count in COUNTS:
         bench.say(f"replicas: {count}")
         async with AsyncExitStack() as stack:
             services = [await stack.enter_async_context(bench.service(contacts)) for _ in range(count)]
-            await _rows_per_second(contacts, services)  # warms caches; not counted
+            await _rows_per_second(contacts, services)  # warms the caches; not counted
             rounds = min(_ROUNDS, bench.plan.rounds)
             figures[str(count)] = median([await _rows_per_second(contacts, services) for _ in range(rounds)])
     return {"replicas": {"rows_per_second": figures}}
@@ -36,7 +36,7 @@ async def _rows_per_second(contacts: Contacts, services: list[Service]) -> float
     started = time.perf_counter()
     exports: list[Export] = await asyncio.gather(
         *(
-            services[number % len(services)].export(space, YEAR, BOTH, look=_LOOK_SECONDS)
+            services[number % len(services)].export(space, YEAR, BOTH, check=_CHECK_SECONDS)
             for number, space in enumerate(spaces)
         )
     )

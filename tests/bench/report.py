@@ -1,4 +1,4 @@
-"""The results: one object whose keys stay the same, so that runs can be compared, and a table of it for people."""
+"""The results as one object with fixed keys, so that runs can be compared."""
 
 import copy
 import os
@@ -28,11 +28,11 @@ _FIXED: Figures = {
     "narrow_range_ms": {"small_table": None, "large_table": None},
     "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
 }
-"""What was not measured is null; measurements may add keys beside these."""
+"""Null means not measured; measurements may add keys."""
 
 
 def new(bench: Bench) -> Figures:
-    """A report without a figure yet."""
+    """Return a report without figures."""
     return {
         **copy.deepcopy(_FIXED),
         "contacts": bench.plan.contacts,
@@ -46,7 +46,7 @@ def new(bench: Bench) -> Figures:
 
 
 def add(report: Figures, figures: Figures) -> None:
-    """Put figures into a report, in place of nulls or beside what is there."""
+    """Merge figures into a report."""
     for name, value in figures.items():
         if isinstance(value, dict) and isinstance(report.get(name), dict):
             add(report[name], value)
@@ -55,7 +55,7 @@ def add(report: Figures, figures: Figures) -> None:
 
 
 def rounded(report: Figures) -> Figures:
-    """The same with every number to five significant digits: the rest is noise."""
+    """Round every float to five significant digits; further digits are noise."""
     return {name: _rounded(each) for name, each in report.items()}
 
 
@@ -78,7 +78,7 @@ def _machine(bench: Bench) -> str:
 
 
 def _commit() -> str | None:
-    """The commit that was measured, with a plus sign where files differ from it."""
+    """Return the measured commit, with a plus sign if files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

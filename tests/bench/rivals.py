@@ -1,8 +1,8 @@
-"""What one would type instead: psql's COPY of row_to_json through a compressor, and a script that asks row by row.
+"""Hand-written exports: psql's COPY of row_to_json through a compressor, and a script that reads row by row.
 
-The SQL is written as well as one can: the same filters, order, indexes and keys as the service's, the arrays as correlated
-lookups in the covering indexes, no JIT. Format csv with control characters as quote and delimiter gives clean lines, since
-JSON holds no control character.
+The SQL is as fast as possible: the filters, order, indexes and keys of the service, arrays as correlated subqueries on the
+covering indexes, no JIT. Format csv with control characters as quote and delimiter produces clean lines, because JSON
+contains no control characters.
 """
 
 import importlib.util
@@ -26,14 +26,14 @@ PACKAGES = {
     "igzip": "Debian: isal",
     "psycopg": "pip: psycopg[binary]",
 }
-"""Where a missing tool is had from."""
+"""The package of each tool."""
 
 COMPRESSORS: Mapping[str, tuple[str, ...]] = {
     "psql_igzip1": ("igzip", "-1", "-c"),
     "psql_gzip6": ("gzip", "-6", "-c"),
     "pigz1": ("pigz", "-1", "-c"),
 }
-"""The rivals that are one pipe, by their names in the results."""
+"""The rivals that are a single pipe; the keys are their names in the results."""
 TWO_HALVES = "psql_two_halves"
 NAIVE = "naive"
 ALL = (*COMPRESSORS, NAIVE, TWO_HALVES)
@@ -54,12 +54,12 @@ _FROM = """
 
 
 class RivalFailed(Exception):
-    """A program ended with an error, which it has printed."""
+    """A program of a rival failed; it has printed its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of a rival: wall-clock and processor seconds, and what writing the file to the disk takes after that."""
+    """One run of a rival: wall-clock and CPU seconds, and the seconds of a later fsync of the file."""
 
     seconds: float
     cpu_client: float
@@ -69,7 +69,7 @@ class Run:
 
 
 class Rivals:
-    """The rivals on one database."""
+    """The rivals, on one database."""
 
     def __init__(self, dsn: str, postmaster: int, directory: Path) -> None:
         self._dsn = dsn
@@ -78,18 +78,18 @@ class Rivals:
         self._psql = psql_path(find_binaries())
 
     def missing(self, name: str) -> list[str]:
-        """The tools this rival lacks, each with the package that has it."""
+        """Return the tools that this rival needs and that are missing, each with its package."""
         if name == NAIVE:
             return [] if importlib.util.find_spec("psycopg") else [_named("psycopg")]
         compressor = COMPRESSORS["psql_igzip1" if name == TWO_HALVES else name][0]
         return self.missing_psql() + ([] if shutil.which(compressor) else [_named(compressor)])
 
     def missing_psql(self) -> list[str]:
-        """The same for psql alone."""
+        """Return psql with its package if it is missing."""
         return [] if self._psql else [_named("psql")]
 
     def run(self, name: str, space_id: int, dates: Dates, workload: Workload, *, half: Dates | None = None) -> Run:
-        """Run one to its end, and write its file to the disk. `half`: the first half of the dates, for the two halves."""
+        """Run a rival until it finishes, then fsync its file. `half`: the first half of the dates, for two halves."""
         file = self._directory / f"{name}.gz"
         server = cpu_seconds_of_postgres(self._postmaster)
         started, children = time.perf_counter(), _cpu_of_children()
@@ -108,7 +108,7 @@ class Rivals:
         return Run(seconds, client, server, _fsync(file), file)
 
     def copy_to_nowhere(self, copy: str) -> Run:
-        """Run psql alone on a COPY statement and drop what comes."""
+        """Run psql alone on a COPY statement and discard its output."""
         server = cpu_seconds_of_postgres(self._postmaster)
         started, children = time.perf_counter(), _cpu_of_children()
         _wait([[self._start_psql(copy, subprocess.DEVNULL)]])
@@ -132,19 +132,19 @@ class Rivals:
 
 
 def select(space_id: int, dates: Dates, workload: Workload) -> str:
-    """The lines of an export as columns, arrays as arrays."""
+    """Return the query for the lines of an export, arrays as arrays."""
     extras = _TOKENS * workload.tokens + _EMAILS * workload.emails
     place = _FROM.format(space_id=space_id, start=dates.start.isoformat(), end=dates.end.isoformat())
     return f"SELECT c.id, c.email, c.name, c.phone, c.location{extras}{place}"
 
 
 def copy_of_json(query: str) -> str:
-    """The COPY that makes a line of JSON of each row."""
+    """Return the COPY statement that produces a line of JSON per row."""
     return f"COPY (SELECT row_to_json(line) FROM ({query}) line) TO STDOUT (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02')"
 
 
 def copy_of_columns(query: str) -> str:
-    """The COPY that costs the server least."""
+    """Return the COPY statement that is cheapest for the server."""
     return f"COPY ({query}) TO STDOUT (FORMAT binary)"
 
 
@@ -175,6 +175,6 @@ def _fsync(file: Path) -> float:
 
 
 def _cpu_of_children() -> float:
-    """Of all children that have been waited for: ours are the processes of the pipe, nothing else ends meanwhile."""
+    """Return the CPU time of all children that were waited for: only processes of the pipe end during a run."""
     times = os.times()
     return times.children_user + times.children_system

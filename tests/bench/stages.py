@@ -1,4 +1,4 @@
-"""The limits: the server alone, and each step of an export alone. What the whole takes can be set against them."""
+"""Lower bounds: the database alone, and each step of an export alone, to compare the whole export with."""
 
 import asyncio
 import os
@@ -30,17 +30,17 @@ Batch = Sequence[Any]
 
 _MILLION = 1_000_000
 _KEPT_BATCHES = 60
-"""Of 500 rows: more than the processor's caches hold, and little memory."""
+"""Of 500 rows each: more than the CPU caches hold, but little memory."""
 _SECONDS = 1.0
 _PART_SIZE = 8 * 1024 * 1024
 _PARTS = 6
 _PIECES = 128
-"""Chunks that come to a part: 64 KiB each, as in an export."""
+"""Chunks per part: 64 KiB each, as in an export."""
 _LINE_BYTES = 200
 
 
 async def measure(bench: Bench) -> Figures:
-    """Seconds for a million contacts, by workload and step. The copies tell the server's processor time too."""
+    """Seconds per million contacts, by workload and step. The copies also report the server's CPU time."""
     contacts = await bench.contacts()
     tune_garbage_collector()
     figures: Figures = {}
@@ -61,7 +61,7 @@ async def measure(bench: Bench) -> Figures:
 
 
 async def _copies(bench: Bench, contacts: Contacts, workload: Workload) -> Figures:
-    """psql to nowhere: the columns in binary, and the lines of JSON."""
+    """psql with its output discarded: the columns in binary, and the lines of JSON."""
     rivals = Rivals(contacts.dsn, bench.server.pid, bench.directory)
     lacking = rivals.missing_psql()
     bench.missing.update(lacking)
@@ -75,7 +75,7 @@ async def _copies(bench: Bench, contacts: Contacts, workload: Workload) -> Figur
 
 
 async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list[Batch]]:
-    """Reading the stream of batches and doing nothing with it; some are kept for the steps that follow."""
+    """Read the stream of batches without using it; keep some batches for the next steps."""
     source = ContactSource(contacts.dsn, fetch_timeout=120.0)
     rows = 0
     kept: list[Batch] = []
@@ -98,7 +98,7 @@ def _serialise(kept: list[Batch], workload: Workload, seconds: float) -> tuple[F
 
 
 async def _compress(lines: list[bytes], seconds: float) -> tuple[Figures, float]:
-    """In blocks and in the thread, as the service does. Also the ratio of sizes."""
+    """Compress in blocks and in the thread, as the service does. Also returns the ratio of sizes."""
     text = b"".join(lines)
     rows = text.count(b"\n")
     blocks = [text[start : start + BLOCK_SIZE] for start in range(0, len(text), BLOCK_SIZE)]
@@ -113,7 +113,7 @@ async def _compress(lines: list[bytes], seconds: float) -> tuple[Figures, float]
 
 
 async def _uploads(bench: Bench) -> dict[str, float]:
-    """Seconds per byte into a directory and into the S3 server."""
+    """Seconds per byte of an upload to a directory and to the S3 server."""
     figures = {}
     async with stores.directory_store(bench.directory / "upload") as directory:
         figures["directory"] = await _upload(directory.store)
@@ -128,7 +128,7 @@ async def _upload(store: ObjectStore) -> float:
     started = time.perf_counter()
     async with store.upload(name, part_size=_PART_SIZE, filename=name, metadata={}) as upload:
         async with PartWriter(
-            upload.put_part, part_size=_PART_SIZE, maximum_parts=MAXIMUM_PARTS, stored=lambda size: None
+            upload.put_part, part_size=_PART_SIZE, maximum_parts=MAXIMUM_PARTS, on_stored=lambda size: None
         ) as parts:
             for _ in range(_PARTS * _PIECES):
                 await parts.write(piece)
@@ -140,7 +140,7 @@ async def _upload(store: ObjectStore) -> float:
 
 
 def _repeat(step: Callable[[Any], object], batches: list[Batch], seconds: float) -> tuple[float, int]:
-    """The step on one batch after the other, for so long: seconds and rows."""
+    """Run the step on one batch after another for `seconds`; return the duration and the rows."""
     started, rows = time.perf_counter(), 0
     for batch in cycle(batches):
         step(batch)

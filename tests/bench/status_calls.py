@@ -1,7 +1,7 @@
-"""Status calls at a steady rate, made by a process of its own so that nobody else's work delays them.
+"""Status calls at a constant rate, sent by a separate process so that no other work delays them.
 
-It reads one line from standard input with the calls to make in turns, as JSON: [[url, key], …]; then lines with a rate
-(calls a second) and a duration (seconds), and answers each with the milliseconds of every call, as a JSON array.
+The process reads lines of JSON from standard input: first the calls to make in turn, [[url, key], …], then lines with a rate
+(calls per second) and a duration (seconds). It responds to each line with the milliseconds of every call, as a JSON array.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 _CONNECTIONS = 16
-"""Kept alive. More than are ever in use: a call that waits for one would be late for our own reasons."""
+"""Kept alive. More than are ever in use, because a call that waits for a connection would distort the measurement."""
 
 
 class StatusCalls:
-    """The other process, seen from here."""
+    """A handle of the process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def measure(self, *, rate: float, seconds: float) -> list[float]:
-        """Make calls for so long; milliseconds each, ascending. Raises RuntimeError when a call was not answered by 200."""
+        """Make calls for `seconds`; return milliseconds, ascending. Raises RuntimeError if a status is not 200."""
         return sorted(json.loads(await self._ask([rate, seconds])))
 
     async def _ask(self, line: object) -> bytes:
@@ -33,15 +33,15 @@ class StatusCalls:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(line).encode() + b"\n")
         await self._process.stdin.drain()
-        answer = await self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError("the status calls failed; the reason is above")
-        return answer
+        reply = await self._process.stdout.readline()
+        if not reply:
+            raise RuntimeError("the status calls failed; the reason is printed above")
+        return reply
 
 
 @asynccontextmanager
 async def status_calls(calls: list[tuple[str, str]]) -> AsyncIterator[StatusCalls]:
-    """A process that makes these calls; each has been made once when the block begins."""
+    """Start the process; each call has been made once when the block begins."""
     pipe = asyncio.subprocess.PIPE
     command = [sys.executable, "-m", "tests.bench.status_calls"]
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**24)
@@ -56,20 +56,20 @@ async def status_calls(calls: list[tuple[str, str]]) -> AsyncIterator[StatusCall
 
 
 async def main() -> None:
-    """Answer line by line until standard input ends."""
+    """Respond to each line until standard input ends."""
     gc.disable()
     calls = json.loads(await asyncio.to_thread(sys.stdin.readline))
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
         for url, key in calls:
             await _call(session, url, key)
-        _answer([])
+        _respond([])
         while line := await asyncio.to_thread(sys.stdin.readline):
             rate, seconds = json.loads(line)
-            _answer(await _calls(session, calls, rate, seconds))
+            _respond(await _calls(session, calls, rate, seconds))
 
 
 async def _calls(session: aiohttp.ClientSession, calls: list[tuple[str, str]], rate: float, seconds: float) -> list[float]:
-    """Each call starts at its time, whether those before it have been answered or not: none hides another's wait."""
+    """Each call starts on schedule even if earlier calls have no response yet, so that no wait hides another."""
     started = time.perf_counter()
     pending = []
     for number in range(int(rate * seconds)):
@@ -87,7 +87,7 @@ async def _call(session: aiohttp.ClientSession, url: str, key: str) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _answer(durations: list[float]) -> None:
+def _respond(durations: list[float]) -> None:
     sys.stdout.write(json.dumps(durations) + "\n")
     sys.stdout.flush()
 

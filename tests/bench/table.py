@@ -1,4 +1,4 @@
-"""The results for people: one table for each part that was measured."""
+"""The results as tables, one per measured part."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,11 +9,11 @@ from tests.bench.bench import Figures
 
 _MIB = 2**20
 _LEAST_WIDTH = 130
-"""Columns; a table that is cut is of no use in a file."""
+"""Columns. Wide enough that no table is truncated in a file."""
 
 
 def show(result: Figures) -> None:
-    """Print what was measured; columns and rows are those of the JSON object."""
+    """Print the results; columns and rows have the names of the JSON keys."""
     console = Console(highlight=False, soft_wrap=True)
     console.width = max(console.width, _LEAST_WIDTH)
     console.print(f"[bold]{result['machine']}[/]\ncommit {result['commit']}, {result['date']}")
@@ -31,7 +31,7 @@ def _workloads(result: Figures) -> Iterable[Table]:
     if not measured:
         return
     lines = max(each["lines"] for each in measured.values())
-    title = f"{lines:,} contacts into a file, checked; ours with fsync, theirs without: it is beside"
+    title = f"{lines:,} contacts into a file, checked; the service includes fsync, the rivals' fsync is a separate column"
     times = ("s", "times ours", "rows/s", "CPU s client", "server", "first part s")
     table = _table(title, ("workload", "by", *times, "MiB", "of gzip -6", "fsync s"))
     for name, each in measured.items():
@@ -45,7 +45,7 @@ def _workloads(result: Figures) -> Iterable[Table]:
         if its := each["rivals"].get("psql_igzip1"):
             judged[f"{name}: the server's CPU time, ours over its"] = each["cpu_server_vs_psql"]
             judged[f"{name}: size, ours over its"] = each["size"] / its["size"]
-        judged[f"{name}: cores that other programs kept busy meanwhile"] = each["others_busy_cores"]
+        judged[f"{name}: cores kept busy by other programs"] = each["others_busy_cores"]
     yield _pairs("Against psql | igzip -1", judged)
 
 
@@ -67,11 +67,11 @@ def _contender(table: Table, workload: str, by: str, its: Figures, ours: Figures
 
 
 def _s3(result: Figures) -> Iterable[Table]:
-    yield from _by_workload("Into an S3 server on the same cores, s (the rival: a file, then one PUT)", result.get("s3"))
+    yield from _by_workload("With an S3 server on the same cores, s (the rival: a file, then one PUT)", result.get("s3"))
 
 
 def _stages(result: Figures) -> Iterable[Table]:
-    yield from _by_workload("Each step alone, s for a million contacts", result.get("stages"))
+    yield from _by_workload("Each step alone, s per million contacts", result.get("stages"))
 
 
 def _memory(result: Figures) -> Iterable[Table]:
@@ -81,7 +81,7 @@ def _memory(result: Figures) -> Iterable[Table]:
     rows = {f"{int(size):,} contacts": peak for size, peak in peaks.items()}
     if base := peaks.get("100000"):
         rows |= {f"{int(size):,} above 100,000": peak - base for size, peak in peaks.items() if int(size) > 100_000}
-    yield _pairs("Peak resident memory of the service, tokens and addresses, MiB", rows)
+    yield _pairs("Peak resident memory of the service with tokens and email addresses, MiB", rows)
 
 
 def _latency(result: Figures) -> Iterable[Table]:
@@ -94,7 +94,7 @@ def _latency(result: Figures) -> Iterable[Table]:
         percentiles = (figures[name][level] for name in ("status_p50_ms", "status_p99_ms", "status_max_ms"))
         table.add_row(level, *map(_number, percentiles))
     yield table
-    yield _pairs("The service's own figure", {"longest stall of the event loop, ms": figures["longest_stall_ms"]})
+    yield _pairs("Logged by the service", {"longest event-loop lag, ms": figures["longest_stall_ms"]})
 
 
 def _queue(result: Figures) -> Iterable[Table]:

@@ -1,4 +1,4 @@
-"""What is exported: three sets of options, and a range of dates."""
+"""What is exported: three combinations of extras, and ranges of dates."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One set of options, under its name in the results."""
+    """A combination of extras; `name` is its key in the results."""
 
     name: str
     tokens: bool
@@ -14,7 +14,7 @@ class Workload:
 
     @property
     def body(self) -> dict[str, int]:
-        """The options as the API takes them."""
+        """The extras as the API takes them."""
         return {"include_comet_tokens": int(self.tokens), "include_all_emails": int(self.emails)}
 
 
@@ -26,19 +26,19 @@ WORKLOADS = {workload.name: workload for workload in (BASE, TOKENS, BOTH)}
 
 @dataclass(frozen=True, slots=True)
 class Dates:
-    """A range of creation times: `start` is in it, `end` is not. Whole seconds in UTC, the timezone of all Spaces here."""
+    """A range of creation times in whole seconds, `end` excluded. All Spaces here use UTC."""
 
     start: datetime
     end: datetime
 
     @property
     def body(self) -> dict[str, str]:
-        """The range as the API takes it: both dates inclusive."""
+        """The range as the API takes it: both dates are inclusive."""
         last = self.end - timedelta(seconds=1)
         return {"start_date": f"{self.start:%Y-%m-%d %H:%M:%S}", "end_date": f"{last:%Y-%m-%d %H:%M:%S}"}
 
 
 YEAR = Dates(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC))
-"""All contacts are created in it."""
+"""Contains all contacts."""
 EMPTY = Dates(datetime(2030, 1, 1, tzinfo=UTC), datetime(2030, 1, 2, tzinfo=UTC))
-"""None is created in it."""
+"""Contains no contact."""

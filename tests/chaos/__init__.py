@@ -1,1 +1,1 @@
-"""The crash test: real processes, a real Postgres and a real S3 server, broken at random; then what must hold is checked."""
+"""The crash test: real processes, a real Postgres and a real S3 server fail at random; then the invariants are checked."""

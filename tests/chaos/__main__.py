@@ -1,4 +1,4 @@
-"""`./run chaos`: one run by hand; the options are in `--help`."""
+"""`./run chaos`: one run of the crash test; `--help` lists the options."""
 
 import asyncio
 import json
@@ -16,17 +16,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long things go wrong.")
-@click.option("--seed", type=int, help="Draws the actions.  [default: random, printed]")
-@click.option("--replicas", type=click.IntRange(1, 20), default=3, show_default=True, help="Processes of the service.")
-@click.option("--stop-at-first", is_flag=True, help="End with the first violation.")
-@click.option("--code", type=click.Path(path_type=Path, exists=True), default=ROOT, help="Where service/ and sql/ are.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="Seconds of faults.")
+@click.option("--seed", type=int, help="Seed of the random actions.  [default: random, printed]")
+@click.option("--replicas", type=click.IntRange(1, 20), default=3, show_default=True, help="Number of service processes.")
+@click.option("--stop-at-first", is_flag=True, help="Stop at the first violation.")
+@click.option("--code", type=click.Path(path_type=Path, exists=True), default=ROOT, help="Directory of service/ and sql/.")
 def main(seconds: float, seed: int | None, replicas: int, stop_at_first: bool, code: Path) -> None:
-    """Break a service of several processes at random, then check that every export ended once and nothing is left.
+    """Break a service with several processes at random, then check that every export ended once and nothing is left over.
 
-    Prints one line of JSON; the exit code is 1 where something did not hold.
+    Prints one line of JSON. The exit code is 1 if an invariant was violated.
     """
-    logs.set_up(level="warning", form="console")  # standard output is for the report
+    logs.set_up(level="warning", form="console")  # stdout is for the report
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     seed = random.randrange(10**6) if seed is None else seed
     plan = Plan(seconds, seed, replicas, stop_at_first, code.absolute())

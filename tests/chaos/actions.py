@@ -1,4 +1,4 @@
-"""What goes wrong, and what is asked for meanwhile: one action after the other, drawn from the seed."""
+"""The faults and the requests of a run: one action after another, drawn from the seed."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from tests.chaos.world import LEASE_SECONDS, TROUBLE, World
 _PAUSE = (0.1, 0.8)
 _STOPPED = (0.5, 5.0)
 _BACKLOG = 25
-"""Unfinished exports from which on no more are asked for: they have to be worked off in the end."""
+"""Number of unfinished exports from which no more are requested, because all must be completed in the end."""
 _TERMINATE = """
 SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND random() < 0.5
@@ -24,7 +24,7 @@ _KICK = "SELECT kick_export(id) FROM export_jobs WHERE status = 'processing' ORD
 
 
 class Actions:
-    """The number beside each is how often it is drawn, in relation to the others; `weights` has other numbers for some."""
+    """The number next to each action is its relative frequency; `weights` replaces some of these numbers."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Actions:
         self._consumers = consumers
         self._kinds: dict[str, tuple[float, Callable[[], Awaitable[None]]]] = {
             "ask": (30, self._ask),
-            "look": (12, self._look),
+            "poll": (12, self._poll),
             "cancel": (8, self._cancel),
             "kick": (3, self._kick),
             "kill": (6, self._kill),
@@ -56,14 +56,14 @@ class Actions:
         self._weights = {name: weights.get(name, usual) for name, (usual, _) in self._kinds.items()}
 
     async def run(self, until: Callable[[], bool]) -> None:
-        """Act until told that it is enough."""
+        """Act until `until` returns True."""
         while not until():
             (name,) = self._rng.choices(list(self._weights), list(self._weights.values()))
             try:
                 await self._kinds[name][1]()
                 self._findings.actions[name] += 1
-            except TROUBLE:  # Postgres is away; that is the point
-                self._findings.actions[f"{name}, in vain"] += 1
+            except TROUBLE:  # Postgres is down, which is intended
+                self._findings.actions[f"{name}, failed"] += 1
             await asyncio.sleep(self._rng.uniform(*_PAUSE))
 
     async def _ask(self) -> None:
@@ -73,8 +73,8 @@ class Actions:
         for _ in range(self._rng.randint(1, 4)):
             self._consumers.ask()
 
-    async def _look(self) -> None:
-        self._consumers.start(self._consumers.look())
+    async def _poll(self) -> None:
+        self._consumers.start(self._consumers.poll())
 
     async def _cancel(self) -> None:
         self._consumers.start(self._consumers.cancel())
@@ -100,11 +100,11 @@ class Actions:
             self._findings.counts["backends terminated"] += await session.fetchval(_TERMINATE)
 
     async def _restart_fast(self) -> None:
-        await self._world.restart_postgres("fast", away=self._away())
+        await self._world.restart_postgres("fast", down=self._down_seconds())
 
     async def _restart_immediate(self) -> None:
-        await self._world.restart_postgres("immediate", away=self._away())
+        await self._world.restart_postgres("immediate", down=self._down_seconds())
 
-    def _away(self) -> float:
-        """Mostly shorter than a lease, sometimes longer."""
+    def _down_seconds(self) -> float:
+        """Usually shorter than a lease, sometimes longer."""
         return self._rng.choice((0, 0, 0.5, 1, 1.5 * LEASE_SECONDS))

@@ -1,4 +1,4 @@
-"""The consumers of the API: they ask, ask again when an answer is lost, cancel, look, and download."""
+"""The consumers of the API: they create, retry, poll, cancel and download exports."""
 
 import asyncio
 import hashlib
@@ -29,7 +29,7 @@ _WINDOWS = (
 
 @dataclass
 class Wish:
-    """An export that a consumer wants. `name` is the request id of every request made for it."""
+    """An export that a consumer wants. `name` is the request id of every create request for it."""
 
     name: str
     space: Tenant
@@ -38,12 +38,12 @@ class Wish:
     sent: int = 0
     export_id: int | None = None
     told: set[str] = field(default_factory=set)
-    """Ends that the consumer was told of."""
+    """Final states that the consumer was told."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back."""
+class Response:
+    """A response."""
 
     status: int
     body: Any
@@ -51,11 +51,11 @@ class Answer:
 
 
 class Consumers:
-    """Everything the API was asked for in a run."""
+    """All requests of a run."""
 
     def __init__(self, replicas: Replicas, findings: Findings, rng: random.Random, spaces: Spaces) -> None:
         self.wishes: list[Wish] = []
-        self.answers: Counter[int] = Counter()
+        self.responses: Counter[int] = Counter()
         self._replicas = replicas
         self._findings = findings
         self._rng = rng
@@ -64,14 +64,14 @@ class Consumers:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop all requests."""
         for task in self._calls:
             task.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
         await self._session.close()
 
     def ask(self, space: Tenant | None = None) -> Wish:
-        """Want one more export; it is asked for until there is an answer, or once if it has no idempotency key."""
+        """Request one more export: until there is a response, or once if it has no idempotency key."""
         number = len(self.wishes) + 1
         keyed = space is not None or self._rng.random() < _KEYED
         body = {
@@ -86,78 +86,78 @@ class Consumers:
         return wish
 
     def start(self, call: Coroutine[Any, Any, None]) -> None:
-        """Make a call without waiting for it: the replica asked may be stopped."""
+        """Start a request without waiting for it, because the replica may be stopped."""
         task = asyncio.create_task(call)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
 
-    async def answered(self) -> None:
-        """Wait until every call has been answered, or given up."""
+    async def finished(self) -> None:
+        """Wait until every request has a response or has failed."""
         while self._calls:
             await asyncio.wait(self._calls)
 
     async def cancel(self) -> None:
-        """Cancel an export that was accepted, in whatever state it is."""
+        """Cancel an accepted export in any state."""
         wish = self._accepted()
-        answer = wish and await self._call("DELETE", wish.space, f"/{wish.export_id}")
-        if wish and answer:
-            self._note(wish, answer, 202)
+        response = wish and await self._call("DELETE", wish.space, f"/{wish.export_id}")
+        if wish and response:
+            self._note(wish, response, 202)
 
-    async def look(self) -> None:
-        """Ask for the status of an export; where there is a link, follow it."""
+    async def poll(self) -> None:
+        """Poll the status of an export; follow its link if there is one."""
         wish = self._accepted()
-        answer = wish and await self._call("GET", wish.space, f"/{wish.export_id}")
-        if not (wish and answer) or not self._note(wish, answer, 200):
+        response = wish and await self._call("GET", wish.space, f"/{wish.export_id}")
+        if not (wish and response) or not self._note(wish, response, 200):
             return
-        if (url := answer.body.get("download_url")) is None:
+        if (url := response.body.get("download_url")) is None:
             return
-        if answer.body["status"] != "completed":
-            self._findings.violation("I4", f"export {wish.export_id} is {answer.body['status']} and has a link")
+        if response.body["status"] != "completed":
+            self._findings.violation("I4", f"export {wish.export_id} is {response.body['status']}, but has a link")
         try:
             async with self._session.get(url) as file:
                 status, content = file.status, await file.read()
         except (aiohttp.ClientError, TimeoutError):
             return
         self._findings.counts["downloads"] += 1
-        if status == 200 and hashlib.sha256(content).hexdigest() == answer.body["sha256"]:
+        if status == 200 and hashlib.sha256(content).hexdigest() == response.body["sha256"]:
             return
         again = await self._call("GET", wish.space, f"/{wish.export_id}")
         if again and again.status == 200 and again.body["status"] == "completed":
-            self._findings.violation("I4", f"the link of export {wish.export_id} gave {status}, {len(content)} bytes")
+            self._findings.violation("I4", f"the link of export {wish.export_id} returned {status}, {len(content)} bytes")
 
     def _accepted(self) -> Wish | None:
         accepted = [wish for wish in self.wishes if wish.export_id is not None]
-        # The latest are the likeliest to be in motion.
+        # The latest exports are the most likely to be unfinished.
         return self._rng.choice(accepted[-25:]) if accepted else None
 
-    def _note(self, wish: Wish, answer: Answer, expected: int) -> bool:
-        if answer.status in _PASSING:
+    def _note(self, wish: Wish, response: Response, expected: int) -> bool:
+        if response.status in _PASSING:
             return False
-        if answer.status != expected:
-            self._findings.violation("I5", f"export {wish.export_id} is answered {answer.status} {answer.body}")
+        if response.status != expected:
+            self._findings.violation("I5", f"a request for export {wish.export_id} got {response.status} {response.body}")
             return False
-        if answer.body["status"] in ("failed", "cancelled", "expired"):
-            wish.told.add(answer.body["status"])
+        if response.body["status"] in ("failed", "cancelled", "expired"):
+            wish.told.add(response.body["status"])
         return True
 
     async def _ask(self, wish: Wish) -> None:
         headers = {"Idempotency-Key": wish.key} if wish.key else {}
         while wish.export_id is None and (wish.key or not wish.sent):
-            answer = await self._call("POST", wish.space, "", wish=wish, headers=headers)
-            if answer is not None and answer.status == 202:
-                wish.export_id = answer.body["export_id"]
-                if "Idempotent-Replayed" in answer.headers:
+            response = await self._call("POST", wish.space, "", wish=wish, headers=headers)
+            if response is not None and response.status == 202:
+                wish.export_id = response.body["export_id"]
+                if "Idempotent-Replayed" in response.headers:
                     self._findings.counts["replayed"] += 1
-            elif answer is not None and answer.status not in _PASSING:
-                self._findings.violation("I5", f"{wish.name} was answered {answer.status} {answer.body}")
+            elif response is not None and response.status not in _PASSING:
+                self._findings.violation("I5", f"{wish.name} got {response.status} {response.body}")
                 return
             else:
                 await asyncio.sleep(_PAUSE)
 
     async def _call(
         self, method: str, space: Tenant, path: str, *, wish: Wish | None = None, headers: dict[str, str] | None = None
-    ) -> Answer | None:
-        """The answer of one of the replicas; None if there was none."""
+    ) -> Response | None:
+        """Send a request to one of the replicas and return its response; None if there was none."""
         replica = self._replicas.any()
         if replica is None:
             await asyncio.sleep(_PAUSE)
@@ -167,10 +167,10 @@ class Consumers:
         if wish:
             wish.sent += 1
         try:
-            async with self._session.request(method, url, headers=given, json=wish and wish.body) as response:
-                answer = Answer(response.status, await response.json(), response.headers)
+            async with self._session.request(method, url, headers=given, json=wish and wish.body) as raw:
+                response = Response(raw.status, await raw.json(), raw.headers)
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            self.answers[0] += 1
+            self.responses[0] += 1
             return None
-        self.answers[answer.status] += 1
-        return answer
+        self.responses[response.status] += 1
+        return response

@@ -1,4 +1,4 @@
-"""Whether a file is what its row promises: the bytes, and the contacts of one moment."""
+"""Checks that a file matches its row: its bytes, and its contacts at one moment."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ Lines = list[dict[str, Any]]
 
 
 class WrongContent(Exception):
-    """The file is not what it should be; the text names the invariant first."""
+    """The file does not match; the text starts with the invariant."""
 
 
 def lines_of(content: bytes, row: asyncpg.Record) -> Lines:
-    """The lines of a file that is one whole gzip member of the size, the checksum and the row count promised."""
+    """Return the lines of a file: one gzip member with the size, checksum and row count of its row."""
     if (len(content), hashlib.sha256(content).hexdigest()) != (row["file_size"], row["sha256"]):
-        raise WrongContent("I6: size or checksum differ from the row's")
+        raise WrongContent("I6: size or checksum differ from the row")
     member = zlib.decompressobj(31)
     try:
         text = member.decompress(content)
@@ -28,33 +28,33 @@ def lines_of(content: bytes, row: asyncpg.Record) -> Lines:
     except (zlib.error, ValueError) as error:
         raise WrongContent(f"I6: {error}") from None
     if not member.eof or member.unused_data or (text and not text.endswith(b"\n")):
-        raise WrongContent("I6: not one whole gzip member of whole lines")
+        raise WrongContent("I6: not exactly one gzip member of complete lines")
     if len(lines) != row["row_count"]:
-        raise WrongContent(f"I6: {len(lines)} lines, but a row count of {row['row_count']}")
+        raise WrongContent(f"I6: {len(lines)} lines, but the row count is {row['row_count']}")
     return lines
 
 
 class StillContents:
-    """What the files of Spaces hold that nobody writes to; each kind of file is asked for once."""
+    """The expected files of Spaces that do not change; each kind of file is queried once."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
         self._known: dict[tuple[Any, ...], Lines] = {}
 
     async def check(self, row: asyncpg.Record, lines: Lines) -> None:
-        """Raises WrongContent unless the file is equal to what the tables hold."""
-        tokens, emails = row["include_comet_tokens"], row["include_all_emails"]
+        """Raise WrongContent unless the file equals the tables."""
+        tokens, emails = "comet_tokens" in row["extras"], "emails" in row["extras"]
         kind = (row["space_id"], row["window_from"], row["window_to"], tokens, emails)
         if kind not in self._known:
             self._known[kind] = await expected_lines(
                 self._connection, kind[0], start=kind[1], end=kind[2], tokens=tokens, emails=emails
             )
         if lines != self._known[kind]:
-            raise WrongContent(f"I7: {len(lines)} lines are not the {len(self._known[kind])} contacts of the Space")
+            raise WrongContent(f"I7: {len(lines)} lines differ from the {len(self._known[kind])} contacts of the Space")
 
 
 class LiveContents:
-    """What a file of the live Space may hold: for each writer, everybody as they were after some number of its writes."""
+    """The possible files of the live Space: for each writer, its contacts after some number of its transactions."""
 
     def __init__(self, writers: list[Writer]) -> None:
         self._histories = [writer.writes for writer in writers]
@@ -67,7 +67,7 @@ class LiveContents:
         }
 
     def check(self, row: asyncpg.Record, lines: Lines) -> None:
-        """Raises WrongContent where a contact is missing, doubled, of another moment, or can appear too late."""
+        """Raise WrongContent if a contact is missing, duplicated, of another moment, or could appear too late."""
         found = {line["id"]: line for line in lines}
         if len(found) != len(lines):
             raise WrongContent("I7: a contact is in the file twice")
@@ -75,7 +75,7 @@ class LiveContents:
             raise WrongContent(f"I7: contacts {sorted(unknown)} were never committed")
         order = [self._created[line["id"]] for line in lines]
         if order != sorted(order):
-            raise WrongContent("I7: the lines are not in the order of creation")
+            raise WrongContent("I7: the lines are not ordered by creation time")
         for writes in self._histories:
             self._check_writer(row, writes, found)
 
@@ -94,11 +94,11 @@ class LiveContents:
             if seen < possible:
                 people |= writes[seen].changes
         raise WrongContent(
-            f"I7: {len(mine)} contacts of a writer are not those after any of its writes {certain} to {possible}"
+            f"I7: {len(mine)} contacts of a writer do not match any of its transactions {certain} to {possible}"
         )
 
     def _lines(self, row: asyncpg.Record, people: dict[int, Person | None]) -> dict[int, dict[str, Any]]:
-        tokens, emails = row["include_comet_tokens"], row["include_all_emails"]
+        tokens, emails = "comet_tokens" in row["extras"], "emails" in row["extras"]
         return {
             contact_id: person.line(tokens=tokens, emails=emails)
             for contact_id, person in people.items()
@@ -106,10 +106,10 @@ class LiveContents:
         }
 
     def _check_horizon(self, row: asyncpg.Record, seen: dict[int, Person | None], later: list[Write]) -> None:
-        """Whom the snapshot did not see was not created before `complete_until`."""
+        """Check that contacts the snapshot did not see were not created before `complete_until`."""
         until = row["complete_until"]
         for write in later if until is not None else ():
             for contact_id, person in write.changes.items():
                 new = person is not None and contact_id not in seen
                 if new and row["window_from"] <= self._created[contact_id][0] < until:
-                    raise WrongContent(f"I7: contact {contact_id} was created before complete_until and came later")
+                    raise WrongContent(f"I7: contact {contact_id} was created before complete_until and committed later")

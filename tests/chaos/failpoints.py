@@ -1,4 +1,4 @@
-"""Which failpoints are armed in a replica, and how often each strikes."""
+"""The failpoints of a replica, and how often each one triggers."""
 
 import random
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _ONCE_AN_ATTEMPT = (
     *("before_complete_upload", "settled"),
 )
 _LAST_STEPS = ("upload_completed", "before_settle", "settle_committed")
-"""Between the file and its row: a fault here is what a fence is for."""
+"""Between the upload of the file and the commit of its row: the claim check in SQL must prevent harm here."""
 _OFTEN = (
     *("before_claim", "batch_read", "part_sending", "part_stored", "before_renew", "renew_sent", "renewed"),
     *("rescued", "clean_aborted", "clean_deleted", "cleaned", "expired", "file_deleted", "file_deletion_recorded"),
@@ -19,9 +19,9 @@ _ENDS = ("insert_committed", "shutdown_asked", "shutdown_handing_back")
 
 
 def specification(rng: random.Random, focus: Sequence[str] = ()) -> str:
-    """FAILPOINTS for one process: it dies, stands still for up to two and a half leases, or loses an answer.
+    """Return FAILPOINTS for one process: it is killed, stalls for up to 2.5 leases, or loses a response.
 
-    `focus` are further rules.
+    `focus` are additional rules.
     """
     rules = [*focus]
     for names, kill, stall in (

@@ -1,4 +1,4 @@
-"""What a run found and did: violations of what must hold, and counts of what happened."""
+"""The results of a run: violated invariants, and counts of what happened."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Findings:
-    """`first` is set with the first violation; times are in seconds since the start."""
+    """`first` is set on the first violation; times are seconds since the start of the run."""
 
     started_at: float = field(default_factory=time.monotonic)
     violations: list[str] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Findings:
     figures: dict[str, float] = field(default_factory=dict)
 
     def violation(self, invariant: str, detail: str) -> None:
-        """Note something that must not be."""
+        """Record a violated invariant, once per text."""
         text = f"{invariant}: {detail}"
         if text in self.violations:
             return

@@ -1,4 +1,4 @@
-"""What goes wrong more or less often in one run than in others."""
+"""Faults that are more or less frequent in one run than in others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Focus:
-    """Further failpoints for each process, and other weights for some of the actions."""
+    """Additional failpoints for each process, and different weights for some actions."""
 
     failpoints: tuple[str, ...] = ()
     actions: Mapping[str, float] = field(default_factory=dict)

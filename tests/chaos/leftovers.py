@@ -1,4 +1,4 @@
-"""What must not be left when everything is worked off: in the store, on the database, in the processes."""
+"""Checks after all exports have ended: nothing is left in the store, on the database, or in the processes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,10 +14,10 @@ from tests.chaos.findings import Findings
 from tests.chaos.replicas import Replicas
 from tests.chaos.world import World
 
-_SECONDS = 20.0
+_SECONDS = 60.0
 _MORE_BYTES = 96 * 1024 * 1024
 _MORE_FILES = 48
-"""What a process may hold beyond what it had when it was ready: a pool of nine sessions, connections to the store."""
+"""What a process may hold in addition to what it held when ready: a pool of nine sessions, store connections."""
 
 _SESSIONS = """
 SELECT application_name || ', ' || coalesce(state, '') FROM pg_stat_activity
@@ -30,7 +30,7 @@ _UNDELETED = "SELECT id::text FROM export_jobs WHERE status = 'expired' AND file
 
 
 class Leftovers:
-    """Each check gives what is left some seconds to go."""
+    """Each check waits up to a minute until nothing is left."""
 
     def __init__(self, world: World, findings: Findings, session: asyncpg.Connection) -> None:
         self._world = world
@@ -38,22 +38,22 @@ class Leftovers:
         self._session = session
 
     async def check_store(self) -> None:
-        """I10: garbage of recorded attempts is gone; what no attempt knows of falls to the listing of old uploads."""
+        """I10: the leftovers of recorded attempts are removed; uploads that no attempt knows are aborted by age."""
         await self._until_none("I10", "attempts are not cleaned", lambda: self._rows(_UNCLEAN))
         await self._until_none("I10", "files of expired exports are not deleted", lambda: self._rows(_UNDELETED))
         left = await self._world.uploads()
-        self._findings.counts["uploads for the backstop"] += len(left)
+        self._findings.counts["uploads aborted by age"] += len(left)
         if left:
             await self._abort_abandoned()
-            await self._until_none("I10", "uploads are left", self._world.uploads)
+            await self._until_none("I10", "uploads are left over", self._world.uploads)
 
     async def check_sessions(self) -> None:
-        """I14: no snapshot, no idle transaction, no advisory lock."""
-        await self._until_none("I14", "sessions are left", lambda: self._rows(_SESSIONS))
+        """I14: no snapshot, no idle transaction and no advisory lock is left."""
+        await self._until_none("I14", "sessions are left over", lambda: self._rows(_SESSIONS))
         await self._until_none("I14", "advisory locks are held", lambda: self._rows(_ADVISORY))
 
     def check_processes(self, replicas: Replicas) -> None:
-        """I15: memory and descriptors of every process are near what they were when it was ready."""
+        """I15: every process holds about as much memory and as many descriptors as when it was ready."""
         for replica in replicas.alive:
             now = replica.memory_and_files()
             more = {name: now[name] - replica.base[name] for name in now if replica.base}
@@ -61,27 +61,25 @@ class Leftovers:
                 grown = more.get(name, 0)
                 self._findings.figures[f"{name}_grown"] = max(grown, self._findings.figures.get(f"{name}_grown", 0))
                 if grown > allowed:
-                    self._findings.violation("I15", f"replica {replica.name} holds {grown} more {name} than at its start")
+                    self._findings.violation("I15", f"replica {replica.name} holds {grown} more {name} than at startup")
 
     async def _abort_abandoned(self) -> None:
-        """The backstop of every replica, as if an hour had passed."""
+        """Abort unknown uploads as every replica does, but as if an hour had passed."""
         async with (
             self._world.store() as store,
             Database(self._world.url, application_name="chaos sweep", size=1) as database,
         ):
-            tidy = leftovers.Leftovers(
-                Claims(database, renewals=database), store, grace=timedelta(0), retry_pause=timedelta(0)
-            )
+            tidy = leftovers.Leftovers(Claims(database, renewals=database), store, grace=timedelta(0))
             with mock.patch.object(leftovers, "ABANDONED_AFTER", timedelta(seconds=-5)):
                 await tidy.abort_abandoned()
 
     async def _rows(self, query: str) -> list[str]:
         return [row[0] for row in await self._session.fetch(query)]
 
-    async def _until_none(self, invariant: str, what: str, look: Callable[[], Awaitable[list[str]]]) -> None:
+    async def _until_none(self, invariant: str, what: str, find: Callable[[], Awaitable[list[str]]]) -> None:
         try:
             async with asyncio.timeout(_SECONDS):
-                while await look():
+                while await find():
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            self._findings.violation(invariant, f"{what}: {', '.join((await look())[:10])}")
+            self._findings.violation(invariant, f"{what}: {', '.join((await find())[:10])}")

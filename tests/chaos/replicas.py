@@ -1,4 +1,4 @@
-"""The service's processes: each seat holds one, and a new one after each end, however that came."""
+"""The service's processes: each seat holds one process, and gets a new one whenever it ends."""
 
 import asyncio
 import json
@@ -16,16 +16,16 @@ from tests.chaos.findings import Findings
 from tests.chaos.world import World
 from tests.support.program import Program
 
-_END_SECONDS = 45.0
-"""What a process may take to end after SIGTERM: the grace period, handing back, and having been stopped meanwhile."""
+_END_SECONDS = 90.0
+"""Longest a process may take to end after SIGTERM: the grace period, the handback, and a SIGSTOP in between."""
 _CRASHES = (
-    *("claim_crashed", "attempt_crashed", "attempt_not_settled"),
-    *("settle_refused", "loop_step_failed", "request_failed"),
+    *("claim_crashed", "attempt_crashed", "attempt_not_recorded"),
+    *("outcome_refused", "loop_step_failed", "request_failed"),
 )
 
 
 class Replica:
-    """One process. `armed`: with failpoints."""
+    """One process; `armed` if it has failpoints."""
 
     def __init__(self, name: str, program: Program, *, armed: bool) -> None:
         self.name = name
@@ -36,11 +36,11 @@ class Replica:
 
     @property
     def usable(self) -> bool:
-        """Whether it has an address and was not told to end."""
+        """Whether it has an address and was not told to stop."""
         return bool(self.program.address) and not self.asked_to_end
 
     def memory_and_files(self) -> dict[str, int]:
-        """Resident bytes and open descriptors now; empty if it is gone."""
+        """Return resident bytes and open descriptors; empty if the process has ended."""
         try:
             pages = int(Path(f"/proc/{self.program.pid}/statm").read_text().split()[1])
             descriptors = len(list(Path(f"/proc/{self.program.pid}/fd").iterdir()))
@@ -50,7 +50,7 @@ class Replica:
 
 
 class Replicas:
-    """As many seats as asked for; `arm` is whether new processes get failpoints, `focus` more of them, and for all."""
+    """The seats. `arm`: whether new processes get failpoints. `focus`: additional failpoints, then for all processes."""
 
     def __init__(self, world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str]) -> None:
         self.arm = True
@@ -66,33 +66,33 @@ class Replicas:
 
     @property
     def alive(self) -> list[Replica]:
-        """Those that may be dealt with."""
+        """The usable processes."""
         return [replica for replica in self._seats.values() if replica.usable]
 
     def any(self) -> Replica | None:
-        """One of them."""
+        """Return a random usable process."""
         return self._rng.choice(self.alive) if self.alive else None
 
     async def settled(self) -> None:
         """Wait until every seat holds a process that is ready."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while len(self.alive) < len(self._keepers) or not all(replica.base for replica in self.alive):
                 await asyncio.sleep(0.05)
 
     def stop(self, replica: Replica, seconds: float) -> None:
-        """SIGSTOP now and SIGCONT later."""
+        """Send SIGSTOP now and SIGCONT after `seconds`."""
         replica.program.send(signal.SIGSTOP)
         task = asyncio.create_task(self._continue(replica, seconds))
         self._continues.add(task)
         task.add_done_callback(self._continues.discard)
 
     def end(self, replica: Replica) -> None:
-        """SIGTERM; what does not end in time is a violation."""
+        """Send SIGTERM; not ending in time is a violation."""
         replica.asked_to_end = True
         replica.program.send(signal.SIGTERM)
 
     async def heal(self) -> None:
-        """Continue what is stopped, and put processes without failpoints in the place of those that have some."""
+        """Continue stopped processes, and replace processes with failpoints by processes without."""
         self.arm = False
         while self._continues:
             await asyncio.wait(self._continues)
@@ -105,7 +105,7 @@ class Replicas:
         await self.settled()
 
     async def close(self, number: signal.Signals) -> None:
-        """End all of them, for good."""
+        """End all processes permanently."""
         self._closing = True
         for replica in list(self._seats.values()):
             replica.asked_to_end = True
@@ -148,7 +148,7 @@ class Replicas:
         return replica
 
     async def _measure(self, replica: Replica) -> None:
-        """What a process takes once it is ready: the base that it has to come back to."""
+        """Record what a process holds once it is ready."""
         while not replica.program.events("started"):
             await asyncio.sleep(0.1)
         replica.base = replica.memory_and_files()
@@ -170,7 +170,7 @@ class Replicas:
         await replica.program.ended()
         if code == -signal.SIGKILL:
             self._findings.counts["killed"] += 1
-        elif not replica.asked_to_end or code not in (0, -signal.SIGTERM):  # the second: it had just been started
+        elif not replica.asked_to_end or code not in (0, -signal.SIGTERM):  # -SIGTERM: it had not installed its handlers yet
             self._findings.violation("I14", f"replica {replica.name} ended by itself with code {code}")
 
     def _file_log(self, replica: Replica) -> None:
@@ -188,7 +188,7 @@ class Replicas:
 async def replicas(
     world: World, findings: Findings, rng: random.Random, seats: int, focus: Sequence[str] = ()
 ) -> AsyncIterator[Replicas]:
-    """The processes for the length of the block; killed at its end if they still run."""
+    """Run the processes inside the block; they are killed at its end if they still run."""
     made = Replicas(world, findings, rng, seats, focus)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""One run: start everything, let it go wrong for a while, heal it, let it work off what is left, and check."""
+"""One run: start everything, inject faults for a while, stop the faults, let all exports end, and check."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ from tests.chaos.world import EXPORT_SLOTS, LEASE_SECONDS, SWEEP_SECONDS, World,
 from tests.chaos.writers import WRITERS, Writer
 
 _DRAIN_SECONDS = 30.0
-"""Added to what working off must take: pauses after errors, and a machine that does other things too."""
+"""Added to the computed duration of the backlog: retry delays, and a busy machine."""
 _LIMIT_SECONDS = 180.0
 _EVIDENCE = {
     "jobs": "SELECT * FROM export_jobs ORDER BY id",
@@ -40,7 +40,7 @@ _EVIDENCE = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of a run. `code` holds the `service` and `sql` under test."""
+    """The parameters of a run. `code` contains the `service` and `sql` under test."""
 
     seconds: float
     seed: int
@@ -51,14 +51,14 @@ class Plan:
 
 
 def _short_directory() -> Path:
-    """One that the server's user can enter; a socket's path must be short."""
+    """Create a directory that the server's user can enter; the path of a socket must be short."""
     directory = Path(tempfile.mkdtemp(prefix="contact-exports-chaos-", dir="/tmp"))
     directory.chmod(0o755)
     return directory
 
 
 class Run:
-    """The parts of one run, made and ended by `run`."""
+    """The parts of one run, created and closed by `run`."""
 
     def __init__(self, plan: Plan, say: Callable[[str], None]) -> None:
         self._plan = plan
@@ -66,7 +66,7 @@ class Run:
         self.findings = Findings()
 
     async def run(self) -> dict[str, Any]:
-        """The report; on a violation it names a directory that is kept, with the rows and the logs."""
+        """Return the report; after a violation it names a directory with the rows and the logs."""
         directory = _short_directory()
         try:
             async with world(self._plan.code, directory) as made:
@@ -78,7 +78,7 @@ class Run:
 
     async def _in(self, made: World) -> None:
         rng = random.Random(self._plan.seed)
-        # Each part draws from a generator of its own: how fast one goes changes nothing for the others.
+        # Each part has its own generator, so that the speed of one does not change the others.
         seeds = [random.Random(rng.random()) for _ in range(4 + WRITERS)]
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(made.connection())
@@ -120,7 +120,7 @@ class Run:
         writers: list[Writer],
         sampling: Sampling,
     ) -> None:
-        self._say(f"healing; {len(self.findings.violations)} violations so far")
+        self._say(f"faults stopped; {len(self.findings.violations)} violations so far")
         made.faults.heal()
         async with made.connection() as session:
             queued = await session.fetchval("SELECT count(*) FROM export_jobs WHERE status IN ('queued', 'processing')")
@@ -128,9 +128,9 @@ class Run:
             await processes.heal()
             started = time.monotonic()
             quiet = consumers.ask(spaces.quiet)
-            await consumers.answered()
+            await consumers.finished()
             await self._drain(session, queued, started)
-            self._say(f"worked off after {self.findings.figures['drain_seconds']} s; checking")
+            self._say(f"all exports ended after {self.findings.figures['drain_seconds']} s; checking")
             for writer in writers:
                 await writer.stop()
             self.findings.counts["writes"] = sum(len(writer.writes) for writer in writers)
@@ -139,16 +139,16 @@ class Run:
             await leftovers.check_store()
             await Invariants(made, self.findings, session).check(consumers.wishes, spaces, writers)
             await sampling.close()
-            await sampling.noted(session)
-            await sampling.published(session)
+            await sampling.oracle_violations(session)
+            await sampling.published_files(session)
             await leftovers.check_sessions()
             leftovers.check_processes(processes)
-            self.findings.counts.update({f"answered {status}": n for status, n in consumers.answers.items()})
+            self.findings.counts.update({f"responses {status}": n for status, n in consumers.responses.items()})
         self.findings.counts.update({f"store {name}": n for name, n in made.faults.met.items()})
         await processes.close(signal.SIGTERM)
 
     async def _drain(self, session: asyncpg.Connection, queued: int, started: float) -> None:
-        """I16: what is left is worked off in a time that follows from how much it is."""
+        """I16: the backlog is completed in a time proportional to its size."""
         longest = await session.fetchval(
             "SELECT extract(epoch FROM max(ended_at - started_at))::float8 FROM export_attempts"
         )
@@ -159,10 +159,10 @@ class Run:
             await asyncio.sleep(0.1)
         self.findings.figures["drain_seconds"] = round(time.monotonic() - started, 1)
         if left := await session.fetchval(unfinished):
-            self.findings.violation("I16", f"{left} exports were not worked off within {allowed:.0f} s")
+            self.findings.violation("I16", f"{left} exports did not end within {allowed:.0f} s")
 
     async def _check_wait(self, session: asyncpg.Connection, export_id: int | None) -> None:
-        """I17: a Space with one export waits at most for two of the longest that ran before it."""
+        """I17: the only export of a Space waits at most twice the longest attempt, a lease and 10 s."""
         wait, longest = await session.fetchrow(
             """SELECT extract(epoch FROM min(a.started_at) - min(j.created_at))::float8,
                       (SELECT extract(epoch FROM max(ended_at - started_at))::float8 FROM export_attempts)
@@ -173,8 +173,8 @@ class Run:
             "quiet_wait_seconds": round(wait or 0, 2),
             "longest_attempt_seconds": round(longest or 0, 1),
         }
-        if wait is None or longest is None or wait > 2 * longest + LEASE_SECONDS:
-            self.findings.violation("I17", f"the export of a quiet Space waited {wait} s; the longest ran {longest} s")
+        if wait is None or longest is None or wait > 2 * longest + LEASE_SECONDS + 10:
+            self.findings.violation("I17", f"a quiet Space waited {wait} s; the longest attempt took {longest} s")
 
     async def _evidence(self, made: World, session: asyncpg.Connection) -> None:
         if not self.findings.violations:

@@ -1,4 +1,4 @@
-"""Looking on while everything goes wrong: what the oracle noted, and that what is published is there and stays as it is."""
+"""Checks while faults happen: the oracle's records, and that published files exist and do not change."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,13 +8,13 @@ import asyncpg
 from tests.chaos.findings import Findings
 from tests.chaos.world import TROUBLE, World
 
-_NOTED_SECONDS = 0.25
+_ORACLE_SECONDS = 0.25
 _STORE_SECONDS = 1.0
 _PUBLISHED = "SELECT id, object_name FROM export_jobs WHERE status = 'completed'"
 
 
 class Sampling:
-    """Two loops that go on until `close`."""
+    """Two periodic checks that run until `close`."""
 
     def __init__(self, world: World, findings: Findings) -> None:
         self._world = world
@@ -22,24 +22,27 @@ class Sampling:
         self._seen = 0
         self._objects: dict[str, str] = {}
         self._tasks = [
-            asyncio.create_task(self._again_and_again(self.noted, _NOTED_SECONDS)),
-            asyncio.create_task(self._again_and_again(self.published, _STORE_SECONDS)),
+            asyncio.create_task(self._repeat(self.oracle_violations, _ORACLE_SECONDS)),
+            asyncio.create_task(self._repeat(self.published_files, _STORE_SECONDS)),
         ]
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop the checks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def noted(self, session: asyncpg.Connection) -> None:
-        """What the triggers noted since the last look."""
+    async def oracle_violations(self, session: asyncpg.Connection) -> None:
+        """Report what the triggers recorded since the last check."""
         for row in await session.fetch("SELECT * FROM chaos.violations WHERE n > $1 ORDER BY n LIMIT 100", self._seen):
             self._seen = row["n"]
             self._findings.violation(row["invariant"], row["detail"])
 
-    async def published(self, session: asyncpg.Connection) -> None:
-        """The rows are asked before the store is listed, and what is missing once more after it."""
+    async def published_files(self, session: asyncpg.Connection) -> None:
+        """Check that published objects exist and are unchanged.
+
+        The rows are read before the store is listed, and rows with a missing object once more after it.
+        """
         before = {row["id"]: row["object_name"] for row in await session.fetch(_PUBLISHED)}
         there = await self._world.objects()
         for name, state in there.items():
@@ -48,16 +51,16 @@ class Sampling:
         missing = {export_id: name for export_id, name in before.items() if name not in there}
         if missing:
             for row in await session.fetch(f"{_PUBLISHED} AND id = ANY ($1::bigint[])", list(missing)):
-                self._findings.violation("I4", f"export {row['id']} is completed, and its object is gone")
-        self._findings.counts["looks at the store"] += 1
+                self._findings.violation("I4", f"export {row['id']} is completed, but its object does not exist")
+        self._findings.counts["checks of the store"] += 1
 
-    async def _again_and_again(self, look: Callable[[asyncpg.Connection], Awaitable[None]], seconds: float) -> None:
+    async def _repeat(self, check: Callable[[asyncpg.Connection], Awaitable[None]], seconds: float) -> None:
         while True:
             try:
                 async with self._world.connection() as session:
                     while True:
                         async with asyncio.timeout(20):
-                            await look(session)
+                            await check(session)
                         await asyncio.sleep(seconds)
             except TROUBLE:
                 await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The Spaces of a run: most keep still, so that their files can be compared; one is written to all the time."""
+"""The Spaces of a run: most do not change, so that their files can be compared; one is written to all the time."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ import asyncpg
 from tests.support.contacts import FIRST, Tenant, add_contacts, tenant
 
 STILL = (1200, 300, 0)
-"""Contacts of the Spaces that exports are asked of; the last has none."""
+"""Contacts of each Space that does not change; the last has none."""
 QUIET = 60
-"""Contacts of the Space that asks for one export, when everybody else waits."""
+"""Contacts of the Space that requests one export after the faults, while all others wait."""
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """Tenants with keys."""
+    """Spaces with a key each."""
 
     still: list[Tenant]
     live: Tenant
@@ -22,12 +22,12 @@ class Spaces:
 
     @property
     def asking(self) -> list[Tenant]:
-        """Those that ask for exports all the time; the live one is asked twice as often."""
+        """The Spaces that request exports all the time; the live one is listed twice and gets twice as many."""
         return [*self.still, self.live, self.live]
 
 
 async def make_spaces(connection: asyncpg.Connection, url: str) -> Spaces:
-    """New Spaces; the contacts of the live one are for its writers to make."""
+    """Create the Spaces. The writers create the contacts of the live one."""
     still = [await tenant(url) for _ in STILL]
     for space, count in zip(still, STILL, strict=True):
         await add_contacts(connection, space.space_id, count, first=FIRST)

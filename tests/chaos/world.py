@@ -1,4 +1,4 @@
-"""What the replicas stand on: a Postgres that is restarted, a real S3 server, and a proxy before it that fails at random."""
+"""The servers of a run: a Postgres that is restarted, a real S3 server, and a proxy in front of it that fails at random."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ import asyncpg
 
 from service.embedded.postgres import EmbeddedPostgres, StopMode
 from service.storage import ObjectStore
-from service.storage.s3 import S3Store
+from service.storage.s3 import S3Settings, S3Store
 from tests.support.program import environment
 from tests.support.s3 import S3Access
 from tests.support.s3_faults import (
@@ -43,10 +43,10 @@ PREFIX = "exports"
 _BUCKET = "chaos"
 
 TROUBLE = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-"""What a session meets whose server is restarted or which is terminated."""
+"""Errors of a session whose server is restarted or that is terminated."""
 
 _ORACLE = Path(__file__).with_name("oracle.sql")
-# Commits must survive an immediate restart, but not the machine.
+# Commits must survive an immediate restart of the server, but not of the machine.
 _PARAMETERS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 _FAULT = 0.02
 _SETTINGS = {
@@ -68,7 +68,7 @@ _SETTINGS = {
 
 @dataclass
 class World:
-    """`code` holds the `service` and `sql` under test; `client` reaches the store without the proxy."""
+    """`code` contains the `service` and `sql` under test; `client` reaches the store without the proxy."""
 
     code: Path
     directory: Path
@@ -79,11 +79,11 @@ class World:
 
     @property
     def url(self) -> str:
-        """The database."""
+        """The URL of the database."""
         return self.postgres.dsn("chaos")
 
     def environment(self, replica: str, failpoints: str) -> dict[str, str]:
-        """Of a process whose sessions carry the replica's name."""
+        """Return the environment of a process; its database sessions carry the replica's name."""
         settings = {
             **_SETTINGS,
             "DATABASE_URL": f"{self.url}&chaos.replica={replica}",
@@ -108,16 +108,16 @@ class World:
         )
         self.faults.randomly(rng, dict.fromkeys(faults, _FAULT))
 
-    async def restart_postgres(self, mode: StopMode, *, away: float) -> None:
-        """Stop the server, leave it down for some seconds and start it on the same directory and socket."""
+    async def restart_postgres(self, mode: StopMode, *, down: float) -> None:
+        """Stop the server, wait `down` seconds and start it with the same data and socket."""
         try:
             await asyncio.to_thread(self.postgres.stop, mode)
-            await asyncio.sleep(away)
+            await asyncio.sleep(down)
         finally:
             await asyncio.to_thread(self.postgres.start)
 
     async def objects(self) -> dict[str, str]:
-        """What is in the store: names as the rows have them, each with what tells it from another object of that name."""
+        """Return the name of every object, as the rows have it, and its ETag and modification time."""
         found = {}
         async for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=_BUCKET):
             for entry in page.get("Contents", []):
@@ -125,26 +125,27 @@ class World:
         return found
 
     async def uploads(self) -> list[str]:
-        """The names of the unfinished uploads."""
+        """Return the names of the unfinished uploads."""
         pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=_BUCKET)
         return [upload["Key"].removeprefix(f"{PREFIX}/") async for page in pages for upload in page.get("Uploads", [])]
 
     async def content(self, object_name: str) -> tuple[bytes, dict[str, str]]:
-        """The bytes of an object and its metadata."""
-        answer = await self.client.get_object(Bucket=_BUCKET, Key=f"{PREFIX}/{object_name}")
-        return await answer["Body"].read(), answer["Metadata"]
+        """Return the bytes of an object and its metadata."""
+        response = await self.client.get_object(Bucket=_BUCKET, Key=f"{PREFIX}/{object_name}")
+        return await response["Body"].read(), response["Metadata"]
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[ObjectStore]:
         """The store as the service sees it, without faults."""
-        async with S3Store.open(
-            bucket=_BUCKET, prefix=PREFIX, endpoint_url=self.s3.endpoint_url, region=self.s3.region, addressing_style="path"
-        ) as store:
+        opened = S3Settings(
+            _BUCKET, prefix=PREFIX, endpoint_url=self.s3.endpoint_url, region=self.s3.region, addressing_style="path"
+        )
+        async with S3Store.open(opened) as store:
             yield store
 
     @asynccontextmanager
     async def connection(self, application_name: str = "chaos") -> AsyncIterator[asyncpg.Connection]:
-        """A session of the test's own; terminated at the end whatever it is doing."""
+        """Open a session of the test itself; it is terminated at the end of the block."""
         connection = await asyncpg.connect(self.url, server_settings={"application_name": application_name}, timeout=10)
         try:
             yield connection
@@ -154,13 +155,13 @@ class World:
 
 @asynccontextmanager
 async def world(code: Path, directory: Path) -> AsyncIterator[World]:
-    """Everything started, the database migrated by the code under test and watched by the oracle."""
+    """Start the servers, migrate the database with the code under test, and install the oracle."""
     postgres = EmbeddedPostgres(directory / "postgres", parameters=_PARAMETERS)
     swift = SwiftS3(minimum_part_bytes=1)
     try:
         await asyncio.gather(asyncio.to_thread(postgres.start), asyncio.to_thread(swift.start))
         s3 = S3Access(swift.endpoint_url, swift.access_key, swift.secret_key, swift.region)
-        os.environ.update(credentials(s3))  # for the store as the service sees it
+        os.environ.update(credentials(s3))  # for `World.store`
         async with s3.client() as client, s3_faults(s3.endpoint_url) as faults:
             await client.create_bucket(Bucket=_BUCKET)
             made = World(code, directory, postgres, s3, client, faults)
@@ -180,8 +181,8 @@ async def _create_database(made: World) -> None:
         env=made.environment("", ""),
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await process.communicate()
+    _, messages = await process.communicate()
     if process.returncode != 0:
-        raise RuntimeError(f"the migrations in {made.code} cannot be applied\n{said.decode()}")
+        raise RuntimeError(f"the migrations in {made.code} failed\n{messages.decode()}")
     async with made.connection() as session:
         await session.execute(_ORACLE.read_text().replace("{space_slots}", str(SPACE_SLOTS)))

@@ -1,4 +1,4 @@
-"""Sessions that change the contacts of the live Space, and know afterwards what was there after each transaction."""
+"""Sessions that change the contacts of the live Space and record the contacts after each transaction."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ _DEADLINE = 60.0
 
 @dataclass(frozen=True)
 class Person:
-    """A contact as its line shows it; addresses and tokens with the time they were seen."""
+    """A contact as its line shows it; email addresses and tokens have the time they were last seen."""
 
     id: int
     created_at: datetime
@@ -31,7 +31,7 @@ class Person:
     tokens: dict[str, datetime]
 
     def line(self, *, tokens: bool, emails: bool) -> dict[str, Any]:
-        """The line of an export with these options."""
+        """Return the line of an export with these options."""
         line: dict[str, Any] = {"id": self.id, "email": self.email, "name": self.name, "phone": None, "location": None}
         if tokens:
             line["comet_tokens"] = _newest_first(self.tokens)[:5]
@@ -45,7 +45,7 @@ _NEVER, _ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=
 
 @dataclass
 class Write:
-    """One transaction: who is different after it (None: gone). It was not committed yet at `before`, and was at `after`."""
+    """One transaction: the contacts it changed (None: deleted). Committed after `before` and by `after`."""
 
     changes: dict[int, Person | None] = field(default_factory=dict)
     before: datetime = _NEVER
@@ -53,11 +53,11 @@ class Write:
 
 
 class Writer:
-    """One session after the other, each with one transaction after the other, on contacts that no other writer touches."""
+    """Runs one transaction after another on contacts that no other writer changes, and reconnects after errors."""
 
     def __init__(self, world: World, rng: random.Random, number: int, space_id: int) -> None:
         self.writes: list[Write] = []
-        """Those that were committed, in their order."""
+        """The committed transactions, in order."""
         self._world = world
         self._rng = rng
         self._number = number
@@ -69,11 +69,11 @@ class Writer:
         self._task = asyncio.create_task(self._run())
 
     async def begun(self) -> None:
-        """Wait until the first contacts are there."""
+        """Wait until the first contacts are committed."""
         await self._begun.wait()
 
     async def stop(self) -> None:
-        """Finish the transaction that is open and write no more."""
+        """Finish the open transaction and stop."""
         self._stopping = True
         async with asyncio.timeout(_DEADLINE):
             await self._task
@@ -107,7 +107,7 @@ class Writer:
         self._committed(write)
 
     async def _resolve(self, session: asyncpg.Connection, write: Write) -> None:
-        """Learn whether a transaction whose end was not seen was committed, once nothing can happen to it any more."""
+        """Find out whether a transaction without a response was committed, after its session has ended."""
         others = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND pid <> pg_backend_pid())"
         async with asyncio.timeout(_DEADLINE):
             while await session.fetchval(others, f"chaos writer {self._number}"):
@@ -134,7 +134,7 @@ class Writer:
         await self._insert(session, write, self._rng.randint(1, 6))
 
     async def _add_slowly(self, session: asyncpg.Connection, write: Write) -> None:
-        """Contacts that appear long after the time they bear."""
+        """Add contacts that become visible long after their creation time."""
         await self._insert(session, write, 2)
         if self._rng.random() < 0.3:
             await asyncio.sleep(self._rng.uniform(*_OPEN_SECONDS))
@@ -166,7 +166,7 @@ class Writer:
     async def _merge(self, session: asyncpg.Connection, write: Write) -> None:
         survivor, merged = (self._people[chosen] for chosen in self._rng.sample(list(self._people), 2))
         await session.execute("SELECT merge_contacts($1, $2)", survivor.id, merged.id)
-        # The primary address counts as seen when the contact was created.
+        # The primary email address counts as seen when the contact was created.
         addresses = _latest(merged.emails, {merged.email: merged.created_at})
         write.changes[merged.id] = None
         write.changes[survivor.id] = replace(

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run the whole program."""
+"""Fixtures of the end-to-end tests."""
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -19,7 +19,7 @@ from tests.support.stores import StoreUnderTest
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[StoreUnderTest]:
-    """Each of the two object stores."""
+    """Each of the two object stores, in turn."""
     if request.param == "directory":
         async with stores.directory_store(tmp_path / "files") as under_test:
             yield under_test
@@ -32,14 +32,14 @@ async def store(
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A directory whose path leaves room for a socket's name, so that a killed server leaves its socket in it."""
+    """A directory with a short path, because the path of a unix socket is limited to about 100 bytes."""
     with tempfile.TemporaryDirectory(prefix="ce-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
 
 @pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
+    """A connection to this test's database."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -47,5 +47,5 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def space(database_url: str) -> Tenant:
-    """A Space with a key that may do everything."""
+    """A Space with a key that has all scopes."""
     return await tenant(database_url)

@@ -1,4 +1,4 @@
-"""The benchmark: its keys are a contract with every earlier run, it sees a wrong file, and it leaves nothing behind."""
+"""The benchmark: its keys are stable, it detects a wrong file, and it removes all its files."""
 
 import gzip
 import json
@@ -34,17 +34,17 @@ KEYS = [
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),
     *("machine", "commit", "date"),
 ]
-"""As they were when the first run was recorded. A key that is measured in another way needs another name."""
+"""The keys of all published results. A figure that is measured differently needs a new key."""
 MAY_BE_NULL = {
-    "memory.rss_mib.100000",  # more contacts than a quick run has
+    "memory.rss_mib.100000",  # a quick run has fewer contacts
     "memory.rss_mib.1000000",
-    "latency.longest_stall_ms",  # only what the service itself reports
-    "commit",  # outside of a clone
+    "latency.longest_stall_ms",  # null if the service logs none
+    "commit",  # null outside a clone
 }
 
 
 def value(report: dict[str, Any], key: str) -> Any:
-    """The value under a dotted key. Raises KeyError."""
+    """Return the value at a dotted key. Raises KeyError."""
     found: Any = report
     for name in key.split("."):
         found = found[name]
@@ -57,12 +57,12 @@ OF_A_TOOL = {
     "pigz": ("pigz1",),
     "psycopg": ("naive",),
 }
-"""Ratios that are null where a tool is missing; it is named then."""
+"""Ratios that are null if this tool is missing; the result then lists the tool."""
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(240)
-def test_a_quick_run_reports_every_figure_under_its_name_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_quick_run_reports_every_figure_and_removes_all_its_files(tmp_path: Path) -> None:
     process = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--quick", "--json"],
         cwd=ROOT,
@@ -77,7 +77,7 @@ def test_a_quick_run_reports_every_figure_under_its_name_and_leaves_nothing_behi
     excused = MAY_BE_NULL | ({"geomean.psql_igzip1"} if "psql_igzip1" in lacking else set())
     absent = [key for key in KEYS if value(report, key) is None and key.rpartition(".")[2] not in lacking]
     assert set(absent) <= excused
-    # Programs of the embedded Postgres are kept for later starts, where root cannot run them in their place.
+    # The embedded Postgres keeps copies of its programs for later starts if root cannot run them in place.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("contact-exports-postgres-")] == []
 
 
@@ -86,7 +86,7 @@ LINES = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}]
 
 @pytest.fixture
 def expected() -> Expected:
-    """What a file of `LINES` must hold."""
+    """The expected content of a file of `LINES`."""
     records = Multiset()
     for line in LINES:
         records.add(line)
@@ -94,7 +94,7 @@ def expected() -> Expected:
 
 
 @pytest.mark.parametrize("lines", [LINES, LINES[::-1], [{"name": "a", "id": 1}, LINES[1]]])
-def test_a_file_is_right_whatever_the_order_of_lines_and_keys(
+def test_a_file_is_correct_regardless_of_the_order_of_lines_and_keys(
     tmp_path: Path, expected: Expected, lines: list[dict[str, object]]
 ) -> None:
     expected.check(write(tmp_path / "file", lines))
@@ -103,7 +103,7 @@ def test_a_file_is_right_whatever_the_order_of_lines_and_keys(
 @pytest.mark.parametrize(
     "lines", [[], LINES[:1], [*LINES, LINES[0]], [LINES[0], LINES[0]], [LINES[0], {"id": 2, "name": "c"}]]
 )
-def test_a_file_is_wrong_that_lacks_a_line_has_one_twice_or_another_one(
+def test_a_file_with_a_missing_duplicate_or_different_line_is_wrong(
     tmp_path: Path, expected: Expected, lines: list[dict[str, object]]
 ) -> None:
     expected.check(write(tmp_path / "right", LINES))
@@ -112,6 +112,6 @@ def test_a_file_is_wrong_that_lacks_a_line_has_one_twice_or_another_one(
 
 
 def write(path: Path, lines: list[dict[str, object]]) -> Path:
-    """A file as an export would write it."""
+    """Write a file as an export does."""
     path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
     return path

@@ -1,4 +1,4 @@
-"""Exports that follow one another by `complete_until`, as the README says, miss no contact."""
+"""Consecutive exports that start at the previous `complete_until`, as documented, miss no contact."""
 
 from datetime import datetime
 from pathlib import Path
@@ -16,11 +16,11 @@ INSERT = "INSERT INTO contacts (space_id, email) VALUES ($1, $2) RETURNING id"
 END = "2999-12-31 23:59:59"
 
 
-async def test_a_contact_of_a_transaction_that_was_still_open_is_in_the_next_file(
+async def test_a_contact_of_a_transaction_that_was_open_during_an_export_is_in_the_next_file(
     database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
 ) -> None:
     async def export(start_date: str) -> tuple[dict[str, Any], set[int]]:
-        """The status of an export from then on, and the ids in its file."""
+        """Export everything created since `start_date`; return the status and the ids in the file."""
         async with ExportClient(program.address, space.key) as client:
             status = await client.ended(await client.create(start_date=start_date, end_date=END))
             assert status["status"] == "completed"
@@ -38,7 +38,7 @@ async def test_a_contact_of_a_transaction_that_was_still_open_is_in_the_next_fil
         before = await connection.fetchval(INSERT, space.space_id, "before@example.org")
         await late.execute("BEGIN")
         hidden = await late.fetchval(INSERT, space.space_id, "hidden@example.org")
-        # Created later than the hidden one, and yet in the file that has not got that.
+        # Created later than the hidden contact, and yet in the file that does not contain that one.
         seen = await connection.fetchval(INSERT, space.space_id, "seen@example.org")
         first, found = await export("2024-01-01 00:00:00")
         assert found == {before, seen}

@@ -1,4 +1,4 @@
-"""The command line: values on standard output, everything else on standard error, faults as one line."""
+"""The command line: results on standard output, everything else on standard error, one-line errors."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ from tests.support.shell import contact_exports
 from tests.support.waiting import until_row
 
 
-async def test_an_id_and_a_key_are_all_that_is_printed(database_url: str) -> None:
+async def test_creating_prints_only_the_id_or_the_key(database_url: str) -> None:
     space = await contact_exports("spaces", "create", "Eins", "--timezone", "Europe/Berlin", DATABASE_URL=database_url)
     assert (space.code, space.output) == (0, "1\n")
     key = await contact_exports("keys", "create", "--space", "1", DATABASE_URL=database_url)
@@ -31,7 +31,7 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence", "code"),
+    ("arguments", "message", "code"),
     [
         (("spaces", "create", "X", "--timezone", "Mars/Olympus"), "Mars/Olympus", 1),
         (("spaces", "suspend", "99"), "no such Space", 1),
@@ -44,33 +44,31 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
         (("seed", "--space", "1", "--contacts", "5", "--from", "2024-02-01", "--to", "2024-01-01"), "--from", 2),
     ],
 )
-async def test_a_fault_is_a_sentence_and_an_exit_code(
-    database_url: str, arguments: tuple[str, ...], sentence: str, code: int
+async def test_an_error_is_a_message_and_an_exit_code(
+    database_url: str, arguments: tuple[str, ...], message: str, code: int
 ) -> None:
     ended = await contact_exports(*arguments, DATABASE_URL=database_url)
     assert (ended.code, ended.output) == (code, "")
-    assert sentence in ended.errors
+    assert message in ended.errors
     assert "Traceback" not in ended.errors
 
 
-async def test_a_database_that_cannot_be_reached_or_is_empty_is_said_in_one_line(
-    empty_database_url: str, tmp_path: Path
-) -> None:
-    away = await contact_exports("spaces", "list", DATABASE_URL=f"postgresql:///x?host={tmp_path}")
-    assert (away.code, len(away.errors.splitlines())) == (1, 1)
+async def test_an_unreachable_or_empty_database_is_a_one_line_error(empty_database_url: str, tmp_path: Path) -> None:
+    unreachable = await contact_exports("spaces", "list", DATABASE_URL=f"postgresql:///x?host={tmp_path}")
+    assert (unreachable.code, len(unreachable.errors.splitlines())) == (1, 1)
     empty = await contact_exports("spaces", "list", DATABASE_URL=empty_database_url)
     assert (empty.code, empty.errors) == (2, "Migrations are missing; run: contact-exports migrate\n")
 
 
 @pytest.mark.parametrize("given", ["DATABASE_URL", "STORAGE_URL"])
-async def test_serve_refuses_to_guess_one_of_database_and_storage(given: str, tmp_path: Path) -> None:
+async def test_serve_needs_both_database_and_storage_or_neither(given: str, tmp_path: Path) -> None:
     url = {"DATABASE_URL": "postgresql:///x", "STORAGE_URL": tmp_path.as_uri()}[given]
     ended = await contact_exports("serve", **{given: url})
     other = {"DATABASE_URL": "STORAGE_URL", "STORAGE_URL": "DATABASE_URL"}[given]
-    assert (ended.code, ended.errors) == (2, f"The settings cannot be used:\n{other} is required\n")
+    assert (ended.code, ended.errors) == (2, f"Invalid settings:\n{other} is required\n")
 
 
-async def test_secrets_can_be_files(database_url: str, tmp_path: Path) -> None:
+async def test_secrets_can_be_read_from_files(database_url: str, tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text(database_url + "\n")
     assert (await contact_exports("spaces", "list", DATABASE_URL_FILE=str(secret))).code == 0
@@ -81,7 +79,7 @@ async def test_secrets_can_be_files(database_url: str, tmp_path: Path) -> None:
     assert "short" not in missing.errors.replace("should have", "")
 
 
-async def test_commands_work_on_the_embedded_parts_while_serve_runs_and_while_it_does_not(short_path: Path) -> None:
+async def test_commands_use_the_embedded_postgres_while_serve_runs_and_while_it_does_not(short_path: Path) -> None:
     state = {"STATE_DIR": str(short_path / "state")}
     first = await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", **state)
     assert first.output == "1\n"
@@ -123,10 +121,10 @@ async def test_operators_cancel_exports(
         export_id = str(await client.create(**WHOLE_RANGE))
         await client.ended(int(export_id))
         removed = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
-        assert (removed.code, removed.output, removed.errors) == (0, "expired\n", "a running service removes the file\n")
+        assert (removed.code, removed.output, removed.errors) == (0, "expired\n", "a running service will delete the file\n")
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
     again = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
-    assert (again.code, again.output, again.errors) == (0, "expired\n", "it had ended already\n")
+    assert (again.code, again.output, again.errors) == (0, "expired\n", "the export had already ended\n")
 
 
 async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url: str, space: Tenant, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that break things: those of tests that run the whole program, servers and scenes to be broken."""
+"""Fixtures of the fault tests: those of the end-to-end tests, servers that can be stopped, and scenes."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["connection", "space", "store"]
 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server of the test's own, to be stopped and started; it is not running yet."""
+    """A server of this test's own, not started yet."""
     server = EmbeddedPostgres(tmp_path / "postgres", parameters={"fsync": "off"})
     yield server
     server.stop("immediate")
@@ -36,14 +36,14 @@ async def files(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
 
 @pytest.fixture
 async def scene(database_url: str, tmp_path: Path) -> AsyncIterator[Scene]:
-    """A scene whose files go to a directory."""
+    """A scene that stores files in a directory."""
     async with stores.directory_store(tmp_path / "files") as files, make_scene(database_url, files, tmp_path) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def s3_of_small_parts() -> Iterator[S3Access]:
-    """A real S3 store that takes parts of 16 KiB."""
+    """A real S3 store whose smallest part size is 16 KiB."""
     with SwiftS3(minimum_part_bytes=16 * 1024) as swift:
         yield S3Access(swift.endpoint_url, swift.access_key, swift.secret_key, swift.region)
 
@@ -52,7 +52,7 @@ def s3_of_small_parts() -> Iterator[S3Access]:
 async def s3_scene(
     database_url: str, s3_of_small_parts: S3Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Scene]:
-    """A scene whose files go to a bucket."""
+    """A scene that stores files in a bucket."""
     use_credentials(monkeypatch, s3_of_small_parts)
     async with (
         s3_support.bucket(s3_of_small_parts) as bucket,

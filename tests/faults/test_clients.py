@@ -1,10 +1,9 @@
-"""What consumers do that they should not have to think about: go away, ask again, cancel, come late."""
+"""Consumers that disconnect, retry, cancel, or come late."""
 
 import asyncio
 import json
 import random
 import socket
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,25 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
-import pytest
 from yarl import URL
 
 from service.client import ExportClient
-from tests.support import stores
-from tests.support.calls import cancel, create_once
+from tests.support.calls import EXPORTS, cancel, create, create_once, create_with_tokens
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, add_wide_contacts, expected_lines, lines_of
-from tests.support.jobs import holding
+from tests.support.export_checks import blocked_reads
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
-from tests.support.waiting import until, until_ended, until_row
-
-EXPORTS = "/public-api/v1/contacts/exports"
-STANDS_STILL = "LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE"
-"""While another session has done this an export with tokens stands still in its first read."""
-
-
-@pytest.fixture
-async def files(tmp_path: Path) -> AsyncIterator[StoreUnderTest]:
-    """A directory as object store."""
-    async with stores.directory_store(tmp_path / "files") as store:
-        yield store
-
-
-async def create(program: Program, space: Tenant, **body: object) -> int:
-    """Ask for an export."""
-    async with ExportClient(program.address, space.key) as client:
-        return await client.create(**(WHOLE_RANGE | body))
+from tests.support.waiting import until, until_cleaned, until_ended, until_row, until_true
 
 
 async def ended(program: Program, space: Tenant, export_id: int) -> dict[str, Any]:
-    """The last status of an export."""
+    """Wait until the export has ended and return its last status."""
     async with ExportClient(program.address, space.key) as client:
         return await client.ended(export_id)
 
 
-async def send_and_go(program: Program, request: bytes, *, seconds: float) -> None:
-    """Send a request and break the connection some time after, without reading anything."""
+async def send_and_disconnect(program: Program, request: bytes, *, seconds: float) -> None:
+    """Send a request and reset the connection after `seconds`, without reading the response."""
     address = urlsplit(program.address)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(request)
@@ -58,7 +38,7 @@ async def send_and_go(program: Program, request: bytes, *, seconds: float) -> No
     writer.transport.abort()
 
 
-async def test_consumers_that_go_away_in_the_middle_leave_exports_that_complete_and_nothing_else(
+async def test_exports_of_consumers_that_disconnect_complete_and_nothing_is_left_open(
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest
 ) -> None:
     rng = random.Random(82)
@@ -72,7 +52,7 @@ async def test_consumers_that_go_away_in_the_middle_leave_exports_that_complete_
         cut = post[: -len(body) // 2]
         get = f"GET {EXPORTS}/{first} HTTP/1.1\r\n{head}0\r\n\r\n".encode()
         requests = [post] * 20 + [cut] * 5 + [get] * 20
-        await asyncio.gather(*(send_and_go(program, request, seconds=rng.uniform(0, 0.4)) for request in requests))
+        await asyncio.gather(*(send_and_disconnect(program, request, seconds=rng.uniform(0, 0.4)) for request in requests))
 
         async def each_has_its_file() -> bool:
             rows = await connection.fetch("SELECT status, object_name FROM export_jobs WHERE id > $1", first)
@@ -84,16 +64,12 @@ async def test_consumers_that_go_away_in_the_middle_leave_exports_that_complete_
             )
 
         await until(each_has_its_file)
-
-        async def closed() -> bool:
-            return _open_files(program) <= open_files + 8  # connections of the pool
-
-        await until(closed)
+        await until_true(lambda: _open_files(program) <= open_files + 8)  # connections of the pool
         assert not [entry for entry in program.log if entry.get("level") == "error" or entry["event"] == "text"]
         assert await program.end() == 0
 
 
-async def test_a_creation_sent_to_three_processes_at_once_under_one_key_is_one_export(
+async def test_one_create_request_sent_to_three_processes_under_one_key_creates_one_export(
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest
 ) -> None:
     settings = {"DATABASE_URL": database_url, **files.settings}
@@ -106,12 +82,12 @@ async def test_a_creation_sent_to_three_processes_at_once_under_one_key_is_one_e
     assert await connection.fetchval("SELECT count(*) FROM export_jobs") == 1
 
 
-async def test_exports_that_are_cancelled_at_any_moment_end_in_one_way_and_leave_no_file(
+async def test_exports_cancelled_at_any_moment_end_in_one_state_and_leave_no_file(
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest
 ) -> None:
     rng = random.Random(84)
     await add_contacts(connection, space.space_id, 500)
-    limits = {"SPACE_SLOTS": "8", "EXPORT_SLOTS": "8", "LEASE_SECONDS": "0.8", "RATE_LIMIT_OTHER": "1000/minute"}
+    limits = {"SPACE_SLOTS": "8", "EXPORT_SLOTS": "8", "RATE_LIMIT_OTHER": "1000/minute"}
     async with running({"DATABASE_URL": database_url, **files.settings, **limits}) as program:
 
         async def create_and_cancel() -> tuple[int, str]:
@@ -119,14 +95,12 @@ async def test_exports_that_are_cancelled_at_any_moment_end_in_one_way_and_leave
             await asyncio.sleep(rng.uniform(0, 0.3))
             return export_id, (await cancel(program.address, space, export_id))["status"]
 
-        answers = dict(await asyncio.gather(*(create_and_cancel() for _ in range(40))))
-        await until_row(
-            connection,
-            "SELECT 1 FROM export_attempts HAVING bool_and(ended_at IS NOT NULL AND cleaned_at IS NOT NULL)",
-        )
+        statuses = dict(await asyncio.gather(*(create_and_cancel() for _ in range(40))))
+        await until_row(connection, "SELECT 1 FROM export_attempts HAVING bool_and(ended_at IS NOT NULL)")
+        await until_cleaned(connection)
         rows = await connection.fetch("SELECT id, status, object_name FROM export_jobs")
-        assert {row["id"]: row["status"] for row in rows} == answers
-        assert set(answers.values()) <= {"cancelled", "expired"}
+        assert {row["id"]: row["status"] for row in rows} == statuses
+        assert set(statuses.values()) <= {"cancelled", "expired"}
         completed = await connection.fetch("SELECT job_id FROM export_attempts WHERE outcome = 'completed'")
         assert sorted(row["job_id"] for row in completed) == sorted(row["id"] for row in rows if row["object_name"])
 
@@ -136,17 +110,17 @@ async def test_exports_that_are_cancelled_at_any_moment_end_in_one_way_and_leave
         await until(empty)
 
 
-async def test_an_export_asked_for_again_after_its_cancellation_runs_at_once_and_alone_has_a_file(
+async def test_an_export_recreated_after_its_cancellation_runs_at_once_and_is_the_only_one_with_a_file(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, 500)
     settings = {"DATABASE_URL": database_url, "SPACE_SLOTS": "1", **store.settings}
     async with running(settings) as program:
-        async with holding(database_url, STANDS_STILL):
-            first = await create(program, space, include_comet_tokens=1)
+        async with blocked_reads(database_url):
+            first = await create_with_tokens(program, space)
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             cancelled = await cancel(program.address, space, first)
-            second = await create(program, space, include_comet_tokens=1)
+            second = await create_with_tokens(program, space)
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE job_id = $1 AND upload_id IS NOT NULL", second)
         async with ExportClient(program.address, space.key) as client:
             file = await client.download(await client.ended(second), tmp_path / "file")
@@ -157,14 +131,15 @@ async def test_an_export_asked_for_again_after_its_cancellation_runs_at_once_and
         async def only_its_file_is_left() -> bool:
             return await store.uploads() == [] and await store.objects() == [published]
 
+        await until_cleaned(connection)
         await until(only_its_file_is_left)
 
 
-async def test_a_download_that_is_going_on_while_its_file_expires_goes_on_to_its_end(
+async def test_a_download_continues_while_its_file_expires(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
     await add_wide_contacts(connection, space.space_id, 12)
-    settings = {"DATABASE_URL": database_url, "LINK_SECONDS": "1", **store.settings}
+    settings = {"DATABASE_URL": database_url, **store.settings}
     connector = aiohttp.TCPConnector(socket_factory=_small_socket)
     async with running(settings) as program, aiohttp.ClientSession(connector=connector, read_bufsize=4096) as session:
         status = await ended(program, space, await create(program, space))
@@ -174,7 +149,7 @@ async def test_a_download_that_is_going_on_while_its_file_expires_goes_on_to_its
             await connection.execute("UPDATE export_jobs SET file_expires_at = now()")
             await until_row(connection, "SELECT 1 FROM export_jobs WHERE status = 'expired'")
             stays = await connection.fetchval("SELECT file_delete_after - now() FROM export_jobs")
-            assert stays > timedelta(minutes=55), "a slow download that began with the last link needs its time"
+            assert stays > timedelta(minutes=55), "a download that started with the last link needs time to finish"
             received += len(await download.content.read())
         assert received == status["file_size"] > 8_000_000
         await connection.execute("UPDATE export_jobs SET file_delete_after = now()")
@@ -185,7 +160,7 @@ async def test_a_download_that_is_going_on_while_its_file_expires_goes_on_to_its
         assert await store.objects() == []
 
 
-async def test_a_file_that_the_store_lost_is_a_dead_link_until_it_expires_and_harms_nothing_else(
+async def test_a_file_missing_in_the_store_is_a_dead_link_until_it_expires_and_affects_nothing_else(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     async with running({"DATABASE_URL": database_url, **store.settings}) as program:
@@ -193,8 +168,8 @@ async def test_a_file_that_the_store_lost_is_a_dead_link_until_it_expires_and_ha
         status = await ended(program, space, lost)
         (name,) = await store.objects()
         await store.store.delete(name)
-        async with aiohttp.request("GET", URL(status["download_url"], encoded=True)) as answer:
-            assert answer.status == 404
+        async with aiohttp.request("GET", URL(status["download_url"], encoded=True)) as response:
+            assert response.status == 404
         status = await ended(program, space, lost)
         assert status["status"] == "completed"
         assert "download_url" in status
@@ -205,7 +180,7 @@ async def test_a_file_that_the_store_lost_is_a_dead_link_until_it_expires_and_ha
 
 
 def _small_socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that takes little ahead, so that most of what it is sent still waits at the other side."""
+    """Make a socket with a small receive buffer, so that most of the response still waits at the server."""
     family, kind, protocol, _, _ = address
     small = socket.socket(family, kind, protocol)
     small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

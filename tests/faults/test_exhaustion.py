@@ -1,4 +1,4 @@
-"""A process that may open or write no file any more: it stays up, and goes on when it may again."""
+"""A process that cannot open or write files stays up, and continues when it can again."""
 
 import json
 import resource
@@ -10,12 +10,12 @@ import aiohttp
 
 from tests.support.program import Program, started
 from tests.support.scene import Scene
-from tests.support.waiting import until, until_ended, until_row
+from tests.support.waiting import until_ended, until_logged, until_row
 
 
 @contextmanager
 def limited(program: Program, kind: int, limit: int) -> Iterator[None]:
-    """Inside the block the program has this soft limit."""
+    """Apply this soft resource limit to the program inside the block."""
     soft, hard = resource.prlimit(program.pid, kind)
     resource.prlimit(program.pid, kind, (limit, hard))
     try:
@@ -25,23 +25,19 @@ def limited(program: Program, kind: int, limit: int) -> Iterator[None]:
 
 
 def descriptors(program: Program) -> int:
-    """How many it has open."""
+    """Return the number of open file descriptors."""
     return len(list(Path(f"/proc/{program.pid}/fd").iterdir()))
 
 
-async def at_work(program: Program) -> None:
-    """Wait until it has started and looked at its store, without asking whether it can work."""
+async def until_started(program: Program) -> None:
+    """Wait until it listens and has probed its store, without a readiness request."""
     await program.listening()
-
-    async def logged() -> bool:
-        return bool(program.events("store_usable"))
-
-    await until(logged)
+    await until_logged(program, "store_usable")
 
 
-async def test_a_process_without_a_free_descriptor_is_not_ready_and_tries_its_exports_again_later(scene: Scene) -> None:
+async def test_a_process_without_file_descriptors_is_not_ready_and_retries_its_exports(scene: Scene) -> None:
     async with started(scene.settings()) as program, aiohttp.ClientSession() as session:
-        await at_work(program)
+        await until_started(program)
         async with session.get(f"{program.address}/healthz") as alive:
             assert alive.status == 200
         with limited(program, resource.RLIMIT_NOFILE, descriptors(program)):
@@ -50,7 +46,7 @@ async def test_a_process_without_a_free_descriptor_is_not_ready_and_tries_its_ex
             assert failed["outcome"] == "error"
             assert failed["error_code"] in ("source_unavailable", "storage_unavailable")
             assert "Too many open files" in failed["error_detail"]
-            async with session.get(f"{program.address}/readyz") as ready:  # on the connection that is open already
+            async with session.get(f"{program.address}/readyz") as ready:  # reuses the open connection
                 assert ready.status == 503
                 assert "store" in json.dumps(await ready.json())
         await program.ready()
@@ -60,17 +56,17 @@ async def test_a_process_without_a_free_descriptor_is_not_ready_and_tries_its_ex
         assert await program.end() == 0
 
 
-async def test_with_files_in_a_bucket_a_process_needs_no_disk(s3_scene: Scene) -> None:
+async def test_a_process_with_an_s3_store_needs_no_disk(s3_scene: Scene) -> None:
     async with started(s3_scene.settings()) as program:
         with limited(program, resource.RLIMIT_FSIZE, 0):
-            await at_work(program)
+            await until_started(program)
             export_id = await s3_scene.queue()
             await s3_scene.assert_completed(program, export_id)
             await s3_scene.assert_nothing_is_left()
         assert await program.end() == 0
 
 
-async def test_with_files_on_a_disk_that_is_full_an_export_waits_for_room(scene: Scene) -> None:
+async def test_an_export_to_a_full_disk_waits_for_space(scene: Scene) -> None:
     async with scene.running() as program:
         with limited(program, resource.RLIMIT_FSIZE, 0):
             export_id = await scene.queue(max_attempts=50)

@@ -1,4 +1,4 @@
-"""A process that dies between any two steps of an expiry: the next one does the rest, and no link is given out meanwhile."""
+"""A process that is killed between two steps of an expiry: the next process does the rest, and no link is issued."""
 
 import signal
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.waiting import until_row
 
 
 @pytest.mark.parametrize("point", ["expired", "file_deleted", "file_deletion_recorded"])
-async def test_killed_between_two_steps_of_an_expiry(
+async def test_an_expiry_is_finished_by_another_process_after_a_kill_between_two_steps(
     database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path, point: str
 ) -> None:
     async with directory_store(tmp_path / "files") as store:

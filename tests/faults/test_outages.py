@@ -1,118 +1,91 @@
-"""What the service does while something it stands on is away, and that it recovers by itself."""
+"""The service while its database, its store or its port is unavailable, and its recovery."""
 
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import asyncpg
 import pytest
 
-from service.client import ExportClient
 from service.embedded.postgres import EmbeddedPostgres
+from service.errors import StorageRefused
 from service.postgres.migrate import migrate
+from tests.support.calls import EXPORTS, call
+from tests.support.calls import create_with_tokens as create
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
-from tests.support.program import Program, environment, running, started
+from tests.support.export_checks import blocked_reads
+from tests.support.jobs import connect
+from tests.support.program import environment, running, started
 from tests.support.stores import StoreUnderTest
-from tests.support.waiting import until, until_ended, until_row
+from tests.support.waiting import until_ended, until_logged, until_row
 
 BODY: dict[str, Any] = WHOLE_RANGE | {"include_comet_tokens": 1}
 
 
-async def answer(
-    program: Program, method: str, path: str, space: Tenant | None = None, **json: object
-) -> tuple[int, Any, str]:
-    """Status, body and Retry-After of one call."""
-    headers = space.headers if space else {"Authorization": "Bearer ce_0123456789abcdef_" + "x" * 43}
-    async with aiohttp.request(method, f"{program.address}{path}", headers=headers, json=json or None) as response:
-        return response.status, await response.json(), response.headers.get("Retry-After", "")
-
-
-async def create(program: Program, space: Tenant) -> int:
-    """Ask for an export with tokens."""
-    async with ExportClient(program.address, space.key) as client:
-        return await client.create(**BODY)
-
-
-@asynccontextmanager
-async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for the length of the block."""
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        connection.terminate()  # the server may be gone
-
-
-EXPORTS = "/public-api/v1/contacts/exports"
-
-
-async def test_a_database_that_is_down_at_the_start_is_waited_for(
+async def test_a_process_waits_for_a_database_that_is_down_at_startup(
     own_postgres: EmbeddedPostgres, files: StoreUnderTest
 ) -> None:
     async with started({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
         await program.listening()
-        status, body, retry_after = await answer(program, "POST", EXPORTS, **BODY)
+        status, body, retry_after = await call(program, "POST", EXPORTS, **BODY)
         assert (status, retry_after) == (503, "5")
         assert "message" in body
-        assert (await answer(program, "GET", "/healthz"))[0] == 200
-        assert (await answer(program, "GET", "/readyz"))[0] == 503
+        assert (await call(program, "GET", "/healthz"))[0] == 200
+        assert (await call(program, "GET", "/readyz"))[0] == 503
         own_postgres.start()
         await program.ready()
         space = await tenant(own_postgres.dsn())
-        async with connected(own_postgres.dsn()) as connection:
+        async with connect(own_postgres.dsn()) as connection:
             row = await until_ended(connection, await create(program, space))
         assert row["status"] == "completed"
         assert await program.end() == 0
 
 
-async def test_calls_are_answered_503_while_the_database_is_down_and_all_is_well_afterwards(
+async def test_requests_get_503_while_the_database_is_down_and_exports_work_afterwards(
     own_postgres: EmbeddedPostgres, files: StoreUnderTest
 ) -> None:
     own_postgres.start()
     async with running({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
         space = await tenant(own_postgres.dsn())
         first = await create(program, space)
-        async with connected(own_postgres.dsn()) as connection:
+        async with connect(own_postgres.dsn()) as connection:
             assert (await until_ended(connection, first))["status"] == "completed"
         own_postgres.stop("immediate")
         for method, path in (("POST", EXPORTS), ("GET", f"{EXPORTS}/{first}")):
-            status, body, retry_after = await answer(program, method, path, space, **(BODY if method == "POST" else {}))
+            status, body, retry_after = await call(program, method, path, space, **(BODY if method == "POST" else {}))
             assert (status, retry_after, list(body)) == (503, "5", ["message", "request_id"])
         own_postgres.start()
         await program.ready()
-        assert (await answer(program, "GET", f"{EXPORTS}/{first}", space))[1]["status"] == "completed"
-        async with connected(own_postgres.dsn()) as connection:
+        assert (await call(program, "GET", f"{EXPORTS}/{first}", space))[1]["status"] == "completed"
+        async with connect(own_postgres.dsn()) as connection:
             assert (await until_ended(connection, await create(program, space)))["status"] == "completed"
         assert await program.end() == 0
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_an_export_survives_a_restart_of_the_database_in_its_middle(
+async def test_an_export_survives_a_database_restart(
     own_postgres: EmbeddedPostgres, files: StoreUnderTest, mode: Any
 ) -> None:
     own_postgres.start()
     async with running({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
         space = await tenant(own_postgres.dsn())
-        async with connected(own_postgres.dsn()) as blocker:
-            await add_contacts(blocker, space.space_id, 1000)
-            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+        async with connect(own_postgres.dsn()) as connection:
+            await add_contacts(connection, space.space_id, 1000)
+        async with blocked_reads(own_postgres.dsn()) as blocker:
             export_id = await create(program, space)
             await until_row(blocker, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             own_postgres.stop(mode)
         own_postgres.start()
-        async with connected(own_postgres.dsn()) as connection:
+        async with connect(own_postgres.dsn()) as connection:
             row = await until_ended(connection, export_id)
         assert (row["status"], row["row_count"]) == ("completed", 1000)
         assert await files.objects() == [row["object_name"]]
         assert await program.end() == 0
 
 
-async def test_exports_wait_for_a_contacts_database_of_their_own_while_the_api_answers(
+async def test_exports_wait_for_a_separate_contacts_database_while_the_api_responds(
     database_url: str,
     connection: asyncpg.Connection,
     space: Tenant,
@@ -134,16 +107,16 @@ async def test_exports_wait_for_a_contacts_database_of_their_own_while_the_api_a
         )
         assert row["error_code"] == "source_unavailable"
         assert row["summary"].startswith("waiting for a retry")
-        assert (await answer(program, "GET", f"{EXPORTS}/{export_id}", space))[1]["status"] in ("queued", "processing")
+        assert (await call(program, "GET", f"{EXPORTS}/{export_id}", space))[1]["status"] in ("queued", "processing")
         own_postgres.start()
         await migrate(own_postgres.dsn())
-        async with connected(own_postgres.dsn()) as contacts:
+        async with connect(own_postgres.dsn()) as contacts:
             await add_contacts(contacts, space.space_id, 7)
         row = await until_ended(connection, export_id)
         assert (row["status"], row["row_count"], row["error_code"]) == ("completed", 7, None)
 
 
-async def test_contacts_that_do_not_fit_end_the_service_with_every_fault_named(
+async def test_startup_fails_with_every_mismatch_of_the_contacts_tables(
     database_url: str, connection: asyncpg.Connection, files: StoreUnderTest
 ) -> None:
     await connection.execute(
@@ -158,15 +131,15 @@ async def test_contacts_that_do_not_fit_end_the_service_with_every_fault_named(
     assert "Traceback" not in text
 
 
-async def test_a_directory_that_is_missing_is_named_and_used_once_it_is_there(
+async def test_exports_wait_for_a_missing_directory_and_use_it_once_it_exists(
     database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
 ) -> None:
     missing = tmp_path / "mounted later"
     async with started({"DATABASE_URL": database_url, "STORAGE_URL": missing.as_uri()}) as program:
         await program.listening()
-        await until(lambda: _logged(program, "store_not_usable"))
+        await until_logged(program, "store_not_usable")
         assert str(missing) in program.events("store_not_usable")[0]["detail"]
-        status, body, _ = await answer(program, "GET", "/readyz")
+        status, body, _ = await call(program, "GET", "/readyz")
         assert (status, body["checks"]["database"]) == (503, "ok")
         export_id = await create(program, space)
         row = await until_row(connection, "SELECT * FROM export_jobs WHERE error_code IS NOT NULL AND status = 'queued'")
@@ -186,23 +159,23 @@ async def test_a_directory_that_is_missing_is_named_and_used_once_it_is_there(
         assert (await until_ended(connection, export_id))["status"] == "completed"
 
 
-async def test_an_export_fails_with_a_sentence_when_the_store_refuses_it_to_the_last_attempt(
+async def test_an_export_fails_with_a_message_when_the_store_refuses_its_last_attempt(
     database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
 ) -> None:
     settings = {"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "missing").as_uri(), "MAX_ATTEMPTS": "1"}
     async with started(settings) as program:
         await program.listening()
-        await until(lambda: _logged(program, "started"))
+        await until_logged(program, "started")
         export_id = await create(program, space)
         await until_ended(connection, export_id)
-        _, body, _ = await answer(program, "GET", f"{EXPORTS}/{export_id}", space)
+        _, body, _ = await call(program, "GET", f"{EXPORTS}/{export_id}", space)
     assert body["status"] == "failed"
     assert body["error_code"] == "storage_refused"
-    assert body["message"] == "The file storage refused the file."
+    assert body["message"] == StorageRefused.message
     assert str(tmp_path) not in str(body)
 
 
-async def test_a_port_that_is_taken_ends_the_service_with_a_sentence(database_url: str, files: StoreUnderTest) -> None:
+async def test_startup_fails_with_a_message_when_the_port_is_taken(database_url: str, files: StoreUnderTest) -> None:
     settings = {"DATABASE_URL": database_url, **files.settings}
     async with running(settings) as first, started(settings | {"PORT": first.address.rpartition(":")[2]}) as second:
         assert await second.ended() == 2
@@ -211,15 +184,10 @@ async def test_a_port_that_is_taken_ends_the_service_with_a_sentence(database_ur
     assert "Traceback" not in text
 
 
-async def test_a_process_that_waits_for_its_database_ends_at_once_when_told_to(
+async def test_a_process_that_waits_for_its_database_stops_when_told_to(
     own_postgres: EmbeddedPostgres, files: StoreUnderTest
 ) -> None:
     async with started({"DATABASE_URL": own_postgres.dsn(), **files.settings}) as program:
         await program.listening()
         program.send(signal.SIGTERM)
-        async with asyncio.timeout(5):
-            assert await program.ended() == 0
-
-
-async def _logged(program: Program, event: str) -> bool:
-    return bool(program.events(event))
+        assert await program.ended() == 0

@@ -1,4 +1,4 @@
-"""A process of the last version beside a database that the next one has already migrated."""
+"""A process of the previous version on a database that was already migrated by the next version."""
 
 from sql import migrations
 from tests.support.program import started
@@ -11,8 +11,8 @@ EXPANDED = """
 """
 
 
-async def newer_by(scene: Scene, versions: int) -> None:
-    """Let the database be so many migrations ahead, each of which adds something."""
+async def add_migrations(scene: Scene, versions: int) -> None:
+    """Bring the database this many migrations ahead; they only add tables and columns."""
     known = len(migrations("main"))
     for version in range(known + 1, known + 1 + versions):
         await scene.sql.execute(
@@ -23,7 +23,7 @@ async def newer_by(scene: Scene, versions: int) -> None:
 
 async def test_a_process_works_on_a_database_that_is_one_migration_ahead(scene: Scene) -> None:
     async with scene.running() as before:
-        await newer_by(scene, 1)
+        await add_migrations(scene, 1)
         await scene.assert_completed(before, await scene.queue())
         async with scene.running() as after:
             assert await before.end() == 0
@@ -32,7 +32,7 @@ async def test_a_process_works_on_a_database_that_is_one_migration_ahead(scene: 
 
 
 async def test_a_process_does_not_start_on_a_database_that_is_two_migrations_ahead(scene: Scene) -> None:
-    await newer_by(scene, 2)
+    await add_migrations(scene, 2)
     async with started(scene.settings()) as program:
         assert await program.ended() == 2
     assert "newer than this service" in "".join(entry["text"] for entry in program.events("text"))

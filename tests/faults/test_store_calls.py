@@ -1,6 +1,6 @@
-"""Single calls to an S3 store that fail, against a real S3 server behind a proxy that makes the faults.
+"""Single calls to an S3 store that fail: a real S3 server and a proxy in front of it that injects faults.
 
-Most faults of calls are in `tests/integration/test_s3_store.py`; here are those that take more than one call to show.
+Most of these tests are in `tests/integration/test_s3_store.py`; the faults here take more than one call.
 """
 
 import asyncio
@@ -27,51 +27,47 @@ def _credentials(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
-    """A store behind the proxy, with deadlines that a test can wait for."""
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=8, complete_timeout=12) as place:
+    """A store that is reached through the proxy."""
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=30, complete_timeout=40) as place:
         yield place
 
 
-async def test_an_upload_whose_begin_was_answered_to_nobody_is_aborted_when_the_second_is_done(
+async def test_an_upload_created_without_a_response_is_aborted_after_the_retry_completes(
     place: Place, faults: S3Faults
 ) -> None:
     faults.next("CreateMultipartUpload", s3_faults.lose_answer)
     await place.put(NAME, b"x")
     assert faults.seen.count("CreateMultipartUpload") == 2
     assert await place.uploads() == []
-    assert await place.objects() == {NAME: 1}
+    assert await place.objects() == [NAME]
 
 
-async def test_an_upload_that_was_begun_twice_is_completed_even_if_the_first_cannot_be_aborted(
-    place: Place, faults: S3Faults
-) -> None:
+async def test_an_upload_created_twice_completes_even_if_the_first_cannot_be_aborted(place: Place, faults: S3Faults) -> None:
     faults.next("CreateMultipartUpload", s3_faults.lose_answer)
     faults.always("AbortMultipartUpload", s3_faults.answer(403, "AccessDenied"))
     await place.put(NAME, b"x")
     assert await place.uploads() == [NAME]
-    assert await place.objects() == {NAME: 1}
+    assert await place.objects() == [NAME]
 
 
-async def test_a_completion_whose_answer_breaks_off_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
+async def test_a_completion_with_a_truncated_response_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
     faults.next("CompleteMultipartUpload", s3_faults.cut_answer)
     await place.put(NAME, b"x")
     assert faults.met["cut_answer"] == 1
-    assert await place.objects() == {NAME: 1}
+    assert await place.objects() == [NAME]
     assert (await place.fetch(NAME)).body == b"x"
 
 
-async def test_a_listing_whose_answer_breaks_off_is_asked_again(place: Place, faults: S3Faults) -> None:
+async def test_a_listing_with_a_truncated_response_is_retried(place: Place, faults: S3Faults) -> None:
     await place.put(NAME, b"x")
     faults.next("ListObjectsV2", s3_faults.cut_answer)
-    assert await place.objects() == {NAME: 1}
+    assert await place.objects() == [NAME]
 
 
-async def test_a_part_that_the_store_takes_too_slowly_is_given_up_within_the_deadline(
-    s3: S3Access, bucket: str, faults: S3Faults
-) -> None:
+async def test_a_part_that_uploads_too_slowly_fails_within_the_deadline(s3: S3Access, bucket: str, faults: S3Faults) -> None:
     faults.always("UploadPart", s3_faults.slowly(5_000))
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1) as hasty:
-        async with asyncio.timeout(4):
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=3) as hasty:
+        async with asyncio.timeout(60):  # at this rate the part would take 17 minutes
             with pytest.raises(StorageUnavailable, match="UploadPart"):
                 await hasty.put(NAME, bytes(PART))
         assert await hasty.uploads() == []
@@ -84,24 +80,24 @@ async def test_a_store_without_checksums_and_conditions_gets_none_and_equal_part
             upload.put_part(1, [bytes(PART)]), upload.put_part(2, [bytes(PART)]), upload.put_part(3, [b"end"])
         )
         await upload.complete()
-    assert await place.objects() == {NAME: 2 * PART + 3}
+    assert await place.objects() == [NAME]
     await place.store.delete(NAME)
-    assert await place.objects() == {}
+    assert await place.objects() == []
     await place.store.probe()
 
 
-async def test_an_upload_goes_on_when_its_temporary_credentials_are_replaced_in_the_middle(
+async def test_an_upload_continues_when_its_temporary_credentials_are_replaced(
     s3: S3Access, bucket: str, faults: S3Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The credentials come from a container's credentials service, which gives new ones well before the old ones end."""
+    """A container credentials endpoint issues new credentials well before the old ones expire."""
     given = 0
 
     async def credentials(_: web.Request) -> web.Response:
         nonlocal given
         given += 1
         ends_at = datetime.now(UTC) + timedelta(minutes=5)
-        answer = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": f"token-{given}"}
-        return web.json_response({**answer, "Expiration": ends_at.isoformat()})
+        keys = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Token": f"token-{given}"}
+        return web.json_response({**keys, "Expiration": ends_at.isoformat()})
 
     app = web.Application()
     app.router.add_get("/credentials", credentials)
@@ -114,5 +110,5 @@ async def test_an_upload_goes_on_when_its_temporary_credentials_are_replaced_in_
             faults.always(ANY, s3_faults.refuse_tokens(*(f"token-{number}" for number in range(given + 1))))
             await upload.put_part(2, [b"end"])
             await upload.complete()
-            assert await place.objects() == {NAME: PART + 3}
+            assert await place.objects() == [NAME]
     assert given > 1

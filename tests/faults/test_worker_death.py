@@ -1,71 +1,23 @@
-"""What becomes of an export whose process dies, stalls or is told to end."""
+"""Exports whose process is killed, stopped or told to stop."""
 
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 
-from service.client import ExportClient
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
-from tests.support.program import Program, running
+from tests.support.calls import create_with_tokens as create
+from tests.support.contacts import Tenant, add_contacts
+from tests.support.export_checks import (
+    ROWS,
+    assert_file_is_correct,
+    blocked_reads,
+    expire_leases,
+    outcomes,
+    until_reading,
+)
+from tests.support.program import running
 from tests.support.stores import StoreUnderTest
-from tests.support.waiting import until, until_ended, until_row
-
-ROWS = 3000
-
-
-@asynccontextmanager
-async def held_up(database_url: str) -> AsyncIterator[None]:
-    """Inside the block an export with tokens stands still in the middle: its upload is begun, its first read waits."""
-    blocker = await asyncpg.connect(database_url)
-    try:
-        transaction = blocker.transaction()
-        await transaction.start()
-        await blocker.execute("LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
-        yield
-        await transaction.rollback()
-    finally:
-        await blocker.close()
-
-
-async def create(program: Program, space: Tenant) -> int:
-    """Ask for an export with tokens."""
-    async with ExportClient(program.address, space.key) as client:
-        return await client.create(**WHOLE_RANGE, include_comet_tokens=1)
-
-
-async def until_in_the_middle(connection: asyncpg.Connection) -> None:
-    """Wait until the only running attempt has begun its upload and reads."""
-    await until_row(
-        connection,
-        """SELECT 1 FROM export_attempts a JOIN export_jobs j ON j.claim_id = a.claim_id
-            WHERE a.upload_id IS NOT NULL
-              AND EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')""",
-    )
-
-
-async def assert_file_is_right(
-    connection: asyncpg.Connection, program: Program, space: Tenant, store: StoreUnderTest, export_id: int, path: Path
-) -> None:
-    """One correct file is published, and nothing else is left in the store or open on the database."""
-    async with ExportClient(program.address, space.key) as client:
-        file = await client.download(await client.ended(export_id), path)
-    assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
-    row = await connection.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
-    assert row is not None
-    assert row["sha256"] == file.sha256
-
-    async def only_the_file_is_left() -> bool:
-        return await store.uploads() == [] and await store.objects() == [row["object_name"]]
-
-    await until(only_the_file_is_left)
-    await until_row(
-        connection,
-        """SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity
-            WHERE datname = current_database() AND application_name = 'contact-exports export')""",
-    )
+from tests.support.waiting import until_ended, until_logged, until_row
 
 
 async def test_a_killed_process_loses_no_export_and_leaves_no_upload(
@@ -73,33 +25,34 @@ async def test_a_killed_process_loses_no_export_and_leaves_no_upload(
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     settings = {"DATABASE_URL": database_url, **store.settings}
-    async with held_up(database_url), running(settings) as program:
+    async with blocked_reads(database_url), running(settings) as program:
         export_id = await create(program, space)
-        await until_in_the_middle(connection)
+        await until_reading(connection)
         assert await store.uploads() != []
         assert await program.end(signal.SIGKILL) == -signal.SIGKILL
+        await expire_leases(connection)
     async with running(settings) as program:
         row = await until_ended(connection, export_id)
         assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 2, 1)
-        await assert_file_is_right(connection, program, space, store, export_id, tmp_path / "file")
-    outcomes = await connection.fetch("SELECT outcome, error_code FROM export_attempts ORDER BY started_at")
-    assert [tuple(outcome) for outcome in outcomes] == [("lost", "worker_lost"), ("completed", None)]
+        await assert_file_is_correct(connection, program, space, store, export_id, tmp_path / "file")
+    assert await outcomes(connection) == [("lost", "worker_lost"), ("completed", None)]
 
 
-async def test_another_process_takes_over_from_a_killed_one(
+async def test_an_export_of_a_killed_process_is_completed_by_another(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     settings = {"DATABASE_URL": database_url, **store.settings}
     async with running(settings | {"EXPORT_SLOTS": "0"}) as other_api, running(settings) as victim:
-        async with held_up(database_url):
+        async with blocked_reads(database_url):
             export_id = await create(other_api, space)
-            await until_in_the_middle(connection)
+            await until_reading(connection)
             await victim.end(signal.SIGKILL)
+            await expire_leases(connection)
         async with running(settings):
             row = await until_ended(connection, export_id)
             assert (row["status"], row["lost_leases"]) == ("completed", 1)
-            await assert_file_is_right(connection, other_api, space, store, export_id, tmp_path / "file")
+            await assert_file_is_correct(connection, other_api, space, store, export_id, tmp_path / "file")
 
 
 async def test_sigterm_lets_a_running_export_finish_within_the_grace_period(
@@ -107,25 +60,25 @@ async def test_sigterm_lets_a_running_export_finish_within_the_grace_period(
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     async with running({"DATABASE_URL": database_url, "GRACE_SECONDS": "20", **store.settings}) as program:
-        async with held_up(database_url):
+        async with blocked_reads(database_url):
             export_id = await create(program, space)
-            await until_in_the_middle(connection)
+            await until_reading(connection)
             program.send(signal.SIGTERM)
-            await until(lambda: _logged(program, "stopping"))
+            await until_logged(program, "stopping")
         assert await program.ended() == 0
     row = await until_ended(connection, export_id)
     assert (row["status"], row["attempts"], row["handed_back"]) == ("completed", 1, 0)
 
 
-async def test_sigterm_hands_back_what_does_not_finish_and_uses_up_no_attempt(
+async def test_sigterm_hands_back_an_unfinished_export_without_using_up_an_attempt(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     settings = {"DATABASE_URL": database_url, "GRACE_SECONDS": "0.3", **store.settings}
-    async with held_up(database_url):
+    async with blocked_reads(database_url):
         async with running(settings) as program:
             export_id = await create(program, space)
-            await until_in_the_middle(connection)
+            await until_reading(connection)
             assert await program.end(signal.SIGTERM) == 0
         row = await connection.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
         assert row is not None
@@ -134,55 +87,50 @@ async def test_sigterm_hands_back_what_does_not_finish_and_uses_up_no_attempt(
     async with running(settings) as program:
         row = await until_ended(connection, export_id)
         assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 1, 0)
-        await assert_file_is_right(connection, program, space, store, export_id, tmp_path / "file")
+        await assert_file_is_correct(connection, program, space, store, export_id, tmp_path / "file")
 
 
-async def test_a_second_sigterm_does_not_wait_for_the_grace_period(
+async def test_a_second_sigterm_skips_the_grace_period(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
     settings = {"DATABASE_URL": database_url, "GRACE_SECONDS": "600", **store.settings}
-    async with held_up(database_url), running(settings) as program:
+    async with blocked_reads(database_url), running(settings) as program:
         await create(program, space)
-        await until_in_the_middle(connection)
+        await until_reading(connection)
         program.send(signal.SIGTERM)
-        await until(lambda: _logged(program, "stopping"))
+        await until_logged(program, "stopping")
         assert await program.end(signal.SIGTERM) == 0
     assert await connection.fetchval("SELECT status FROM export_jobs") == "queued"
 
 
-async def test_a_process_that_was_stopped_for_longer_than_its_lease_changes_nothing_when_it_goes_on(
+async def test_a_process_stopped_for_longer_than_its_lease_changes_nothing_when_continued(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     settings = {"DATABASE_URL": database_url, **store.settings}
-    async with running(settings) as zombie:
-        async with held_up(database_url):
+    async with running(settings | {"LEASE_SECONDS": "4"}) as zombie:
+        async with blocked_reads(database_url):
             export_id = await create(zombie, space)
-            await until_in_the_middle(connection)
+            await until_reading(connection)
             zombie.send(signal.SIGSTOP)
             await until_row(connection, "SELECT 1 FROM export_jobs WHERE lease_until < now()")
         async with running(settings) as program:
             row = await until_ended(connection, export_id)
             zombie.send(signal.SIGCONT)
-            await until(lambda: _logged(zombie, "claim_lost"))
+            await until_logged(zombie, "claim_lost")
             assert await connection.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id) == row
-            await assert_file_is_right(connection, program, space, store, export_id, tmp_path / "file")
+            await assert_file_is_correct(connection, program, space, store, export_id, tmp_path / "file")
             assert await zombie.end() == 0
 
 
-async def _logged(program: Program, event: str) -> bool:
-    return bool(program.events(event))
-
-
-async def test_a_lease_outlives_an_export_that_takes_many_times_as_long(
+async def test_renewals_keep_the_lease_of_an_export_that_takes_longer_than_a_lease(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest
 ) -> None:
-    settings = {"DATABASE_URL": database_url, "LEASE_SECONDS": "0.8", **store.settings}
+    settings = {"DATABASE_URL": database_url, "LEASE_SECONDS": "4", **store.settings}
     async with running(settings) as program, running(settings):
-        async with held_up(database_url):
+        async with blocked_reads(database_url):
             export_id = await create(program, space)
-            await until_in_the_middle(connection)
-            claimed = await connection.fetchval("SELECT claimed_at FROM export_jobs WHERE id = $1", export_id)
-            await until_row(connection, "SELECT 1 WHERE now() > $1::timestamptz + interval '4 seconds'", claimed)
+            await until_reading(connection)
+            await until_row(connection, "SELECT 1 FROM export_jobs WHERE lease_until > claimed_at + interval '10 seconds'")
         row = await until_ended(connection, export_id)
     assert (row["status"], row["attempts"], row["lost_leases"]) == ("completed", 1, 0)

@@ -1,4 +1,4 @@
-"""Cancelling: at once, once, for good, and never together with a completion."""
+"""Cancellation is immediate, final, and mutually exclusive with completion."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ NOT_FOUND = b'{"message":"Export not found."}'
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with limits that no test here reaches."""
+    """A site with rate limits that no test of this file reaches."""
     async with site(database_url, tmp_path) as running:
         yield running
 
@@ -47,7 +47,7 @@ async def test_a_queued_export_is_cancelled_and_never_runs(api: Site) -> None:
     assert api.cancelled == []
 
 
-async def test_a_running_export_is_cancelled_and_its_attempt_is_told_at_once(api: Site) -> None:
+async def test_cancelling_a_running_export_notifies_its_attempt_immediately(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     claim = await api.claim()
@@ -58,7 +58,7 @@ async def test_a_running_export_is_cancelled_and_its_attempt_is_told_at_once(api
     assert await api.claims.record_upload(claim, "an upload") is False
 
 
-async def test_of_a_completed_export_the_file_is_removed_at_once_and_its_links_die(api: Site) -> None:
+async def test_cancelling_a_completed_export_deletes_its_file_and_ends_its_links(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(b"the bytes of a file")
@@ -73,7 +73,7 @@ async def test_of_a_completed_export_the_file_is_removed_at_once_and_its_links_d
         assert await connection.fetchval("SELECT file_deleted_at IS NOT NULL FROM export_jobs WHERE id = $1", export_id)
 
 
-async def test_a_completed_export_expires_though_its_file_cannot_be_removed_yet(api: Site, tmp_path: Path) -> None:
+async def test_a_completed_export_expires_even_if_its_file_cannot_be_deleted_yet(api: Site, tmp_path: Path) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(b"the bytes of a file")
@@ -84,7 +84,7 @@ async def test_a_completed_export_expires_though_its_file_cannot_be_removed_yet(
         assert await connection.fetchval("SELECT file_deleted_at IS NULL FROM export_jobs WHERE id = $1", export_id)
 
 
-async def test_an_export_that_has_ended_otherwise_stays_as_it_is(api: Site) -> None:
+async def test_cancelling_an_export_that_failed_expired_or_was_cancelled_changes_nothing(api: Site) -> None:
     headers = await api.caller()
     failed, cancelled, expired = await api.create(headers), await api.create(headers), await api.create(headers)
     await api.claims.end_in_error(await api.claim(), SourceData(), pause=timedelta(0))
@@ -98,7 +98,7 @@ async def test_an_export_that_has_ended_otherwise_stays_as_it_is(api: Site) -> N
         assert before["status"] == status
 
 
-async def test_an_id_that_is_unknown_foreign_or_none_is_the_same_404_and_nothing_is_cancelled(api: Site) -> None:
+async def test_an_unknown_foreign_or_malformed_id_gives_the_same_404(api: Site) -> None:
     owner, other = await api.caller(), await api.caller()
     export_id = await api.create(owner)
     for text in (str(export_id), str(export_id + 1), "0", "x", "9223372036854775807", "9223372036854775808"):
@@ -107,13 +107,13 @@ async def test_an_id_that_is_unknown_foreign_or_none_is_the_same_404_and_nothing
     assert (await (await api.client.get(f"{EXPORTS}/{export_id}", headers=owner)).json())["status"] == "queued"
 
 
-async def test_cancelling_needs_the_scope_to_write(api: Site) -> None:
+async def test_cancelling_requires_the_write_scope(api: Site) -> None:
     answer = await api.client.delete(f"{EXPORTS}/1", headers=await api.caller(Scope.EXPORTS_READ))
     assert answer.status == 403
     assert (await api.client.delete(f"{EXPORTS}/1")).status == 401
 
 
-async def test_list_and_cancel_share_one_bucket(database_url: str, tmp_path: Path) -> None:
+async def test_list_and_cancel_share_a_rate_limit(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, other="3/minute") as api:
         headers = await api.caller()
         answers = [
@@ -131,7 +131,7 @@ async def test_list_and_cancel_share_one_bucket(database_url: str, tmp_path: Pat
 # The row -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_cancelled_attempt_has_a_receipt_and_what_it_stored_is_garbage(jobs: JobTable) -> None:
+async def test_a_cancelled_attempt_has_a_receipt_and_is_a_leftover(jobs: JobTable) -> None:
     claim = await jobs.claimed(rows_read=7)
     assert await ExportJobs(jobs.database).cancel(claim.export_id, None) == Cancelled(
         ExportStatus.PROCESSING, ExportStatus.CANCELLED, claim.claim_id
@@ -144,7 +144,7 @@ async def test_a_cancelled_attempt_has_a_receipt_and_what_it_stored_is_garbage(j
     assert await jobs.renew(claim) is Renewal.LOST
 
 
-async def test_a_cancelled_export_gives_its_place_to_the_next_of_the_space(jobs: JobTable) -> None:
+async def test_a_cancelled_export_frees_its_slot(jobs: JobTable) -> None:
     space_id = await jobs.space(max_running=1)
     first, second = await jobs.queue(space_id), await jobs.queue(space_id)
     await jobs.claim()
@@ -153,7 +153,7 @@ async def test_a_cancelled_export_gives_its_place_to_the_next_of_the_space(jobs:
     assert (await jobs.claim()).export_id == second
 
 
-async def test_an_export_that_waits_for_its_next_attempt_can_be_cancelled(jobs: JobTable) -> None:
+async def test_an_export_in_its_retry_delay_can_be_cancelled(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     await jobs.claims.end_in_error(claim, StorageUnavailable(), pause=timedelta(hours=1))
     await jobs.cancel(claim.export_id)
@@ -212,7 +212,7 @@ async def test_however_a_race_with_a_completion_ends_exactly_one_of_the_two_stan
 
 
 async def until_waiting(jobs: JobTable, count: int) -> None:
-    """Returns once so many sessions wait for a lock in this database."""
+    """Return when this many sessions wait for a lock in this database."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     async with asyncio.timeout(30):
         while await jobs.sql.fetchval(query) < count:

@@ -1,4 +1,4 @@
-"""Keeping and ending a claim: whoever still holds it changes one row, whoever lost it changes nothing."""
+"""Renewing and ending a claim: with the claim one row changes, without it none."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +24,7 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
         yield table
 
 
-# By whom it is held --------------------------------------------------------------------------------------------------
+# With the claim ------------------------------------------------------------------------------------------------------
 
 
 async def test_completing_publishes_the_file_and_frees_the_slot(jobs: JobTable) -> None:
@@ -46,7 +46,7 @@ async def test_completing_publishes_the_file_and_frees_the_slot(jobs: JobTable) 
     assert attempt["cleaned_at"] is not None
 
 
-async def test_an_error_queues_another_attempt_and_says_why(jobs: JobTable) -> None:
+async def test_an_error_requeues_the_export_and_stores_the_reason(jobs: JobTable) -> None:
     claim = await jobs.claimed(rows_read=7)
     assert await jobs.claims.end_in_error(claim, FAILURE, pause=PAUSE)
     job, attempt = await jobs.job(claim.export_id), await jobs.attempt(claim)
@@ -71,7 +71,7 @@ async def test_a_permanent_error_and_the_last_attempt_fail_the_export(
     assert await jobs.try_claim() is None
 
 
-async def test_the_pause_after_an_error_doubles_to_a_quarter_of_an_hour_and_is_spread_by_half(jobs: JobTable) -> None:
+async def test_the_delay_after_an_error_doubles_up_to_15_minutes_and_varies_by_50_percent(jobs: JobTable) -> None:
     export_id = await jobs.queue(await jobs.space(), max_attempts=100)
     pauses = []
     for _ in range(12):
@@ -84,7 +84,7 @@ async def test_the_pause_after_an_error_doubles_to_a_quarter_of_an_hour_and_is_s
     assert len({pause / full for pause, full in zip(pauses, wanted, strict=True)}) > 6
 
 
-async def test_handing_back_does_not_count_the_attempt_and_the_export_can_be_claimed_at_once(jobs: JobTable) -> None:
+async def test_handing_back_does_not_count_the_attempt_and_allows_a_claim_immediately(jobs: JobTable) -> None:
     claim = await jobs.claimed(rows_read=7)
     assert await jobs.claims.hand_back(claim)
     job, attempt = await jobs.job(claim.export_id), await jobs.attempt(claim)
@@ -93,7 +93,7 @@ async def test_handing_back_does_not_count_the_attempt_and_the_export_can_be_cla
     assert (await jobs.claim()).attempt == 1
 
 
-# By whom it is no longer held ----------------------------------------------------------------------------------------
+# Without the claim ---------------------------------------------------------------------------------------------------
 
 Write = Callable[[JobTable, Claim], Awaitable[bool]]
 WRITES: dict[str, Write] = {
@@ -106,7 +106,7 @@ WRITES: dict[str, Write] = {
 
 
 async def assert_changes_nothing(jobs: JobTable, claim: Claim) -> None:
-    """Whatever is written by this claim is refused, and leaves both tables as they are."""
+    """Every write with this claim is refused and changes neither table."""
     before = await jobs.everything()
     for name, write in WRITES.items():
         assert not await write(jobs, claim), name
@@ -115,7 +115,7 @@ async def assert_changes_nothing(jobs: JobTable, claim: Claim) -> None:
     assert await jobs.everything() == before
 
 
-async def test_a_claim_that_was_lost_changes_nothing_whoever_holds_the_export_now(jobs: JobTable) -> None:
+async def test_a_lost_claim_changes_nothing_whatever_happened_to_the_export_since(jobs: JobTable) -> None:
     stale = await jobs.claimed()
     await jobs.lose(stale)
     await assert_changes_nothing(jobs, stale)
@@ -124,13 +124,13 @@ async def test_a_claim_that_was_lost_changes_nothing_whoever_holds_the_export_no
 
 
 @pytest.mark.parametrize("ending", [name for name in WRITES if name != "record upload"])
-async def test_a_claim_that_has_ended_changes_nothing(jobs: JobTable, ending: str) -> None:
+async def test_an_ended_claim_changes_nothing(jobs: JobTable, ending: str) -> None:
     claim = await jobs.claimed()
     assert await WRITES[ending](jobs, claim)
     await assert_changes_nothing(jobs, claim)
 
 
-async def test_an_export_that_was_cancelled_stays_so(jobs: JobTable) -> None:
+async def test_a_cancelled_export_stays_cancelled(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     await jobs.cancel(claim.export_id)
     cancelled = await jobs.job(claim.export_id)
@@ -144,7 +144,7 @@ async def test_an_export_that_was_cancelled_stays_so(jobs: JobTable) -> None:
 @pytest.mark.parametrize(
     ("write", "outcome"), [("complete", "completed"), ("retry", "error"), ("fail", "error"), ("hand back", "handed_back")]
 )
-async def test_a_write_whose_answer_was_lost_is_known_by_its_receipt(jobs: JobTable, write: str, outcome: str) -> None:
+async def test_the_receipt_shows_the_result_of_a_write_without_a_response(jobs: JobTable, write: str, outcome: str) -> None:
     claim = await jobs.claimed()
     assert await jobs.claims.outcome(claim) is None
     await WRITES[write](jobs, claim)
@@ -152,14 +152,14 @@ async def test_a_write_whose_answer_was_lost_is_known_by_its_receipt(jobs: JobTa
     assert await jobs.claims.outcome(claim) == outcome
 
 
-async def test_the_receipt_of_an_attempt_that_was_lost_says_so(jobs: JobTable) -> None:
+async def test_the_receipt_of_a_lost_attempt_says_lost(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     await jobs.lose(claim)
     assert not await jobs.complete(claim)
     assert await jobs.claims.outcome(claim) == "lost"
 
 
-async def test_of_a_completion_and_a_rescue_at_the_same_time_one_counts(jobs: JobTable) -> None:
+async def test_of_a_concurrent_completion_and_rescue_one_counts(jobs: JobTable) -> None:
     claim = await jobs.claimed(lease_until="now() - interval '1 second'")
     async with holding(jobs.url, "SELECT FROM export_jobs FOR UPDATE") as other:
         completing = asyncio.create_task(jobs.complete(claim))
@@ -173,7 +173,7 @@ async def test_of_a_completion_and_a_rescue_at_the_same_time_one_counts(jobs: Jo
 # Renewals ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_renewal_extends_the_lease_and_records_how_far_the_attempt_is(jobs: JobTable) -> None:
+async def test_a_renewal_extends_the_lease_and_stores_the_progress(jobs: JobTable) -> None:
     claim = await jobs.claimed(lease_until="now() + interval '1 second'")
     assert await jobs.renew(claim, Progress("reading", 10, 20, 30)) is Renewal.RENEWED
     job = await jobs.job(claim.export_id)
@@ -181,7 +181,7 @@ async def test_a_renewal_extends_the_lease_and_records_how_far_the_attempt_is(jo
     assert (job["phase"], job["rows_read"], job["bytes_stored"], job["rows_estimated"]) == ("reading", 10, 20, 30)
 
 
-async def test_the_time_of_progress_changes_only_with_rows_bytes_or_phase(jobs: JobTable) -> None:
+async def test_progress_at_changes_only_with_rows_bytes_or_phase(jobs: JobTable) -> None:
     claim = await jobs.claimed()
 
     async def progress_at(progress: Progress) -> object:
@@ -203,7 +203,7 @@ async def test_the_time_of_progress_changes_only_with_rows_bytes_or_phase(jobs: 
     assert [seen.index(each) for each in seen] == [0, 0, 2, 2, 4, 5, 5]
 
 
-async def test_a_lease_that_ran_out_unnoticed_can_still_be_renewed(jobs: JobTable) -> None:
+async def test_an_expired_lease_that_nobody_rescued_can_still_be_renewed(jobs: JobTable) -> None:
     claim = await jobs.claimed(lease_until="now() - interval '1 minute'")
     assert await jobs.renew(claim) is Renewal.RENEWED
     assert await jobs.claims.rescue(pause=PAUSE) == []
@@ -225,7 +225,7 @@ async def test_a_row_that_is_locked_is_undecided_and_holds_up_no_other(jobs: Job
     assert await jobs.renew(locked) is Renewal.RENEWED
 
 
-async def test_a_renewal_meanwhile_of_a_cancellation_does_not_bring_the_claim_back(jobs: JobTable) -> None:
+async def test_a_renewal_during_a_cancellation_does_not_restore_the_claim(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     async with jobs.sql.transaction():
         await jobs.cancel(claim.export_id)
@@ -233,14 +233,14 @@ async def test_a_renewal_meanwhile_of_a_cancellation_does_not_bring_the_claim_ba
     assert await jobs.renew(claim) is Renewal.LOST
 
 
-async def test_renewals_update_the_row_in_place(database_url: str) -> None:
+async def test_renewals_are_hot_updates(database_url: str) -> None:
     async with job_table(database_url) as jobs:
         claims = [await jobs.claimed() for _ in range(5)]
         await jobs.sql.execute("VACUUM export_jobs")
         for number in range(40):
             progress = {claim.claim_id: Progress("reading", number, number, 100) for claim in claims}
             assert set((await jobs.claims.renew(progress, lease=LEASE)).values()) == {Renewal.RENEWED}
-    # The sessions have ended, and with that counted what they did.
+    # The statistics are complete because the sessions have ended.
     async with connect(database_url) as sql:
         query = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'export_jobs' AND n_tup_upd >= $1"
         updates, in_place = await until_row(sql, query, len(claims) + 40 * len(claims))
@@ -250,7 +250,7 @@ async def test_renewals_update_the_row_in_place(database_url: str) -> None:
 # Rescue --------------------------------------------------------------------------------------------------------------
 
 
-async def test_only_leases_that_ran_out_are_taken_back(jobs: JobTable) -> None:
+async def test_only_exports_with_an_expired_lease_are_rescued(jobs: JobTable) -> None:
     dead = await jobs.claimed(lease_until="now() - interval '1 ms'", rows_read=7)
     alive = await jobs.claimed()
     waiting = await jobs.queue(await jobs.space())
@@ -267,14 +267,14 @@ async def test_only_leases_that_ran_out_are_taken_back(jobs: JobTable) -> None:
     assert (await jobs.job(waiting))["lost_leases"] == 0
 
 
-async def test_two_that_rescue_at_once_take_each_export_back_once(jobs: JobTable) -> None:
+async def test_two_concurrent_rescues_take_each_export_once(jobs: JobTable) -> None:
     claims = [await jobs.claimed(lease_until="now() - interval '1 second'") for _ in range(20)]
     rescued = await asyncio.gather(*(jobs.claims.rescue(pause=PAUSE) for _ in range(4)))
     assert sorted(each.claim_id for some in rescued for each in some) == sorted(claim.claim_id for claim in claims)
     assert await jobs.sql.fetchval("SELECT array_agg(DISTINCT lost_leases) FROM export_jobs") == [1]
 
 
-async def test_a_renewal_that_came_in_time_is_not_overruled(jobs: JobTable) -> None:
+async def test_a_renewal_that_came_in_time_prevents_the_rescue(jobs: JobTable) -> None:
     claim = await jobs.claimed(lease_until="now() - interval '1 second'")
     async with jobs.sql.transaction():
         await jobs.set(claim.export_id, lease_until="now() + interval '1 minute'")
@@ -283,7 +283,7 @@ async def test_a_renewal_that_came_in_time_is_not_overruled(jobs: JobTable) -> N
     assert await jobs.renew(claim) is Renewal.RENEWED
 
 
-async def test_a_first_loss_is_tried_again_at_once_and_later_ones_after_a_growing_pause(jobs: JobTable) -> None:
+async def test_a_first_loss_is_retried_immediately_and_later_ones_after_a_growing_delay(jobs: JobTable) -> None:
     export_id = await jobs.queue(await jobs.space(), max_attempts=10)
     pauses = []
     for _ in range(4):
@@ -295,7 +295,7 @@ async def test_a_first_loss_is_tried_again_at_once_and_later_ones_after_a_growin
     assert pauses == [PAUSE * number for number in range(4)]
 
 
-async def test_an_export_whose_last_attempt_is_lost_fails_and_says_so(jobs: JobTable) -> None:
+async def test_an_export_whose_last_attempt_is_lost_fails_with_worker_lost(jobs: JobTable) -> None:
     export_id = await jobs.queue(await jobs.space(), max_attempts=2)
     for _ in range(2):
         await jobs.lose(await jobs.claim())

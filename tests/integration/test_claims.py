@@ -1,4 +1,4 @@
-"""Claiming on real connections: each export once, no Space above its cap, nobody starved, and nobody waited for."""
+"""Claims on real connections: each export once, no Space above its limit or starved, and no waiting for locked rows."""
 
 import asyncio
 from collections import Counter
@@ -24,11 +24,11 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
         yield table
 
 
-# Many at once --------------------------------------------------------------------------------------------------------
+# Concurrency ---------------------------------------------------------------------------------------------------------
 
 
 async def running(jobs: JobTable) -> Counter[int]:
-    """How many exports of each Space are being worked on."""
+    """Number of running exports of each Space."""
     rows = await jobs.sql.fetch("SELECT space_id, count(*) FROM export_jobs WHERE status = 'processing' GROUP BY 1")
     return Counter({row["space_id"]: row["count"] for row in rows})
 
@@ -96,10 +96,10 @@ async def test_a_claimer_counts_the_claim_that_another_is_just_making(jobs: JobT
     assert await claiming is None
 
 
-# What a claim is -----------------------------------------------------------------------------------------------------
+# Contents of a claim -------------------------------------------------------------------------------------------------
 
 
-async def test_a_claim_says_what_was_asked_and_is_written_down(jobs: JobTable) -> None:
+async def test_a_claim_has_the_parameters_of_the_request_and_is_stored(jobs: JobTable) -> None:
     space_id = await jobs.space()
     export_id = await jobs.queue(space_id, max_attempts=3)
     claim = await jobs.claim("a worker")
@@ -123,7 +123,7 @@ async def test_a_claim_says_what_was_asked_and_is_written_down(jobs: JobTable) -
     assert (attempt["object_name"], attempt["ended_at"], attempt["outcome"]) == (claim.object_name, None, None)
 
 
-async def test_a_lease_lasts_as_long_as_was_asked_from_the_moment_of_the_claim(jobs: JobTable) -> None:
+async def test_a_lease_lasts_for_its_duration_from_the_claim_on(jobs: JobTable) -> None:
     await jobs.queue(await jobs.space())
     before = await jobs.sql.fetchval("SELECT clock_timestamp()")
     claim = await jobs.claim()
@@ -131,7 +131,7 @@ async def test_a_lease_lasts_as_long_as_was_asked_from_the_moment_of_the_claim(j
     assert before + LEASE <= (await jobs.job(claim.export_id))["lease_until"] <= after + LEASE
 
 
-async def test_a_window_without_an_end_survives_the_table(jobs: JobTable) -> None:
+async def test_a_window_without_an_end_is_stored_and_read_unchanged(jobs: JobTable) -> None:
     space_id = await jobs.space()
     window = Window(datetime(9999, 12, 31, tzinfo=UTC), END_OF_TIME)
     stored = await ExportJobs(jobs.database).insert(NewExport(space_id, REQUEST, "UTC", window, 1, ""))
@@ -139,7 +139,7 @@ async def test_a_window_without_an_end_survives_the_table(jobs: JobTable) -> Non
     assert (await jobs.claim()).window == window
 
 
-async def test_each_attempt_has_a_claim_id_and_an_object_of_its_own_and_starts_from_nothing(jobs: JobTable) -> None:
+async def test_each_attempt_has_a_new_claim_id_and_object_name_and_starts_at_zero(jobs: JobTable) -> None:
     first = await jobs.claimed(rows_read=10, bytes_stored=20, rows_estimated=30, phase="'reading'")
     await jobs.lose(first)
     second = await jobs.claim()
@@ -150,7 +150,7 @@ async def test_each_attempt_has_a_claim_id_and_an_object_of_its_own_and_starts_f
     assert (job["rows_read"], job["bytes_stored"], job["rows_estimated"], job["phase"]) == (0, 0, None, "starting")
 
 
-async def test_nothing_is_claimed_where_nothing_waits(jobs: JobTable) -> None:
+async def test_nothing_is_claimed_from_an_empty_queue(jobs: JobTable) -> None:
     assert await jobs.try_claim() is None
     await jobs.complete(await jobs.claimed())
     await jobs.claimed()
@@ -158,10 +158,10 @@ async def test_nothing_is_claimed_where_nothing_waits(jobs: JobTable) -> None:
     assert await jobs.try_claim() is None
 
 
-# Which one -----------------------------------------------------------------------------------------------------------
+# Order ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_space_with_one_export_is_served_before_the_second_of_a_space_with_many(jobs: JobTable) -> None:
+async def test_a_space_with_one_export_comes_before_the_second_export_of_a_busy_space(jobs: JobTable) -> None:
     greedy, modest = await jobs.space(), await jobs.space()
     many = [await jobs.queue(greedy) for _ in range(20)]
     one = await jobs.queue(modest)
@@ -174,7 +174,7 @@ async def test_among_spaces_with_equally_many_running_the_oldest_export_is_first
     assert [(await jobs.claim()).export_id for _ in range(6)] == order
 
 
-async def test_a_lone_space_may_use_all_its_slots_and_takes_up_one_that_is_freed(jobs: JobTable) -> None:
+async def test_a_single_space_uses_all_its_slots_and_reuses_a_freed_one(jobs: JobTable) -> None:
     space_id = await jobs.space()
     for _ in range(5):
         await jobs.queue(space_id)
@@ -185,7 +185,7 @@ async def test_a_lone_space_may_use_all_its_slots_and_takes_up_one_that_is_freed
     assert (await jobs.job(freed.export_id))["slot"] == 2
 
 
-async def test_a_cap_that_was_lowered_counts_what_still_runs_in_higher_slots(jobs: JobTable) -> None:
+async def test_a_lowered_limit_counts_exports_that_still_run_in_higher_slots(jobs: JobTable) -> None:
     space_id = await jobs.space(max_running=3)
     for _ in range(5):
         await jobs.queue(space_id)
@@ -197,7 +197,7 @@ async def test_a_cap_that_was_lowered_counts_what_still_runs_in_higher_slots(job
     assert (await jobs.job((await jobs.claim()).export_id))["slot"] == 1
 
 
-async def test_a_paused_space_waits_until_it_is_no_longer_paused(jobs: JobTable) -> None:
+async def test_a_paused_space_waits_until_it_is_resumed(jobs: JobTable) -> None:
     paused = await jobs.space(max_running=0)
     export_id, other = await jobs.queue(paused), await jobs.queue(await jobs.space())
     assert (await jobs.claim()).export_id == other
@@ -206,7 +206,7 @@ async def test_a_paused_space_waits_until_it_is_no_longer_paused(jobs: JobTable)
     assert (await jobs.claim()).export_id == export_id
 
 
-async def test_an_export_waits_for_its_time_and_lets_a_later_one_of_its_space_pass(jobs: JobTable) -> None:
+async def test_an_export_in_its_retry_delay_lets_a_later_one_of_its_space_run(jobs: JobTable) -> None:
     space_id = await jobs.space()
     waiting = await jobs.queue(space_id, run_after="now() + interval '1 minute'")
     ready = await jobs.queue(space_id)
@@ -219,7 +219,7 @@ async def test_an_export_waits_for_its_time_and_lets_a_later_one_of_its_space_pa
 # Exports that may have killed their process --------------------------------------------------------------------------
 
 
-async def test_an_export_that_lost_two_leases_is_claimed_only_by_a_process_that_runs_nothing_else(jobs: JobTable) -> None:
+async def test_an_export_that_lost_two_leases_is_claimed_only_by_an_idle_process(jobs: JobTable) -> None:
     poison = await jobs.queue(await jobs.space(), lost_leases=2)
     assert await jobs.try_claim(alone=False) is None
     claim = await jobs.try_claim(alone=True)
@@ -227,14 +227,14 @@ async def test_an_export_that_lost_two_leases_is_claimed_only_by_a_process_that_
     assert (claim.export_id, claim.alone) == (poison, True)
 
 
-async def test_an_export_that_lost_one_lease_is_like_any_other(jobs: JobTable) -> None:
+async def test_an_export_that_lost_one_lease_is_claimed_normally(jobs: JobTable) -> None:
     await jobs.queue(await jobs.space(), lost_leases=1)
     claim = await jobs.try_claim(alone=False)
     assert claim is not None
     assert not claim.alone
 
 
-async def test_an_export_that_must_run_alone_lets_others_of_its_space_pass_for_ten_minutes(jobs: JobTable) -> None:
+async def test_an_export_that_must_run_alone_lets_others_of_its_space_run_for_ten_minutes(jobs: JobTable) -> None:
     space_id = await jobs.space()
     await jobs.queue(space_id, lost_leases=2, run_after="now() - interval '9 minutes 50 seconds'")
     other = await jobs.queue(space_id)
@@ -243,7 +243,7 @@ async def test_an_export_that_must_run_alone_lets_others_of_its_space_pass_for_t
     assert claim.export_id == other
 
 
-async def test_once_it_has_waited_ten_minutes_nothing_is_claimed_until_a_process_is_empty_and_takes_it(
+async def test_after_ten_minutes_nothing_is_claimed_until_an_idle_process_takes_it(
     jobs: JobTable,
 ) -> None:
     other = await jobs.queue(await jobs.space())
@@ -256,7 +256,7 @@ async def test_once_it_has_waited_ten_minutes_nothing_is_claimed_until_a_process
 
 
 @pytest.mark.parametrize("max_running", [0, 1])
-async def test_an_overdue_export_that_could_not_run_anyway_holds_up_nobody(jobs: JobTable, max_running: int) -> None:
+async def test_an_overdue_export_of_a_space_without_a_free_slot_blocks_no_other(jobs: JobTable, max_running: int) -> None:
     space_id = await jobs.space(max_running=max_running)
     if max_running:
         await jobs.queue(space_id)
@@ -268,10 +268,10 @@ async def test_an_overdue_export_that_could_not_run_anyway_holds_up_nobody(jobs:
     assert claim.export_id == other
 
 
-# Whoever holds a lock ------------------------------------------------------------------------------------------------
+# Locked rows ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_row_that_an_operator_has_locked_is_passed_over_for_that_of_another_space(jobs: JobTable) -> None:
+async def test_a_row_locked_by_an_operator_is_skipped_for_one_of_another_space(jobs: JobTable) -> None:
     locked, other = await jobs.queue(await jobs.space()), await jobs.queue(await jobs.space())
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {locked} FOR UPDATE"):
         assert (await jobs.claim()).export_id == other
@@ -279,18 +279,18 @@ async def test_a_row_that_an_operator_has_locked_is_passed_over_for_that_of_anot
     assert (await jobs.claim()).export_id == locked
 
 
-async def test_a_row_that_is_locked_holds_up_no_other_of_its_space(jobs: JobTable) -> None:
+async def test_a_locked_row_does_not_block_another_of_its_space(jobs: JobTable) -> None:
     space_id = await jobs.space()
     exports = [await jobs.queue(space_id) for _ in range(4)]
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {exports[0]} FOR UPDATE"):
         assert (await jobs.claim()).export_id == exports[1]
-    # Now the Space runs something.
+    # Now the Space has a running export.
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {exports[0]} FOR UPDATE"):
         assert (await jobs.claim()).export_id == exports[2]
     assert [(await jobs.claim()).export_id for _ in range(2)] == [exports[0], exports[3]]
 
 
-async def test_a_row_that_is_locked_gives_its_space_no_turn(jobs: JobTable) -> None:
+async def test_a_locked_row_gives_its_space_no_advantage(jobs: JobTable) -> None:
     one, other = await jobs.space(), await jobs.space()
     locked, second, third = [await jobs.queue(space_id) for space_id in (one, other, one)]
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {locked} FOR UPDATE"):
@@ -298,9 +298,7 @@ async def test_a_row_that_is_locked_gives_its_space_no_turn(jobs: JobTable) -> N
 
 
 @pytest.mark.parametrize("minutes", [5, 15])
-async def test_in_the_place_of_a_locked_export_that_must_run_alone_comes_another_that_must(
-    jobs: JobTable, minutes: int
-) -> None:
+async def test_instead_of_a_locked_export_that_must_run_alone_another_such_is_claimed(jobs: JobTable, minutes: int) -> None:
     space_id = await jobs.space()
     await jobs.queue(space_id)
     await jobs.claim()
@@ -321,7 +319,7 @@ async def test_a_claimer_that_stalls_holds_up_the_others_for_a_second_at_a_time(
     assert (await jobs.claim()).export_id == export_id
 
 
-# What it costs -------------------------------------------------------------------------------------------------------
+# Cost ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("running", [0, CAP - 1, CAP])
@@ -336,7 +334,7 @@ async def test_ten_thousand_exports_of_one_space_delay_no_other_space(jobs: JobT
     assert [(await jobs.claim(space_slots=CAP)).export_id for _ in wanted] == wanted
 
 
-async def test_a_claim_does_not_read_all_that_wait(jobs: JobTable) -> None:
+async def test_a_claim_does_not_read_the_whole_queue(jobs: JobTable) -> None:
     await jobs.sql.execute("INSERT INTO spaces (name, timezone) SELECT 'a space', 'UTC' FROM generate_series(1, 5000)")
     spaces = [row["id"] for row in await jobs.sql.fetch("SELECT id FROM spaces ORDER BY id")]
     await jobs.queue_many([spaces[0]] * 5_000 + spaces)

@@ -1,6 +1,6 @@
-"""What only the directory store promises, on real files."""
+"""Behaviour specific to the directory store, tested on real files."""
 
-import concurrent.futures.thread  # noqa: F401 - loaded by the first thread, where NOBODY may not read it
+import concurrent.futures.thread  # noqa: F401 - the first thread imports it, which the user NOBODY cannot
 import os
 import resource
 import tempfile
@@ -12,10 +12,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from service.errors import FileNotFound, LinkForged, Starting, StorageFull, StorageRefused, StorageUnavailable
+from service.errors import DatabaseUnavailable, FileNotFound, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import DirectoryStore
-from service.storage.directory.links import LinkSigner
-from tests.support.object_stores import PART, SECRET, Place, directory_place, fetch
+from service.storage.directory.links import FileLinkSigner
+from tests.support.object_stores import PART, Place, directory_place, fetch
+from tests.support.stores import link_secret
 
 NAME = "12/34/0d9a7c1e-8f5b-4d7a-9c63-2f1f6f0c1f11.ndjson.gz"
 NOBODY = 65534
@@ -30,7 +31,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 @contextmanager
 def ordinary_user() -> Iterator[Path]:
-    """An empty directory of the user that the process is inside the block; never root, whom no permission stops."""
+    """Yield an empty directory and run the block as its owner, who is not root: root ignores permissions."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         if os.geteuid() != 0:
@@ -46,7 +47,7 @@ def ordinary_user() -> Iterator[Path]:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond `size` bytes: a full disk that can be had without a disk of one's own."""
+    """Limit this process's files to `size` bytes: simulates a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -58,15 +59,15 @@ def largest_file(size: int) -> Iterator[None]:
 # Links ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_one_link_serves_head_as_well_as_get(place: Place) -> None:
+async def test_a_link_serves_head_requests(place: Place) -> None:
     await place.put(NAME, b"some bytes")
-    answer = await fetch((await place.link(NAME)).url, "HEAD")
-    assert (answer.status, answer.body) == (200, b"")
-    assert answer.headers["Content-Length"] == "10"
-    assert answer.headers["Content-Type"] == "application/gzip"
+    response = await fetch((await place.link(NAME)).url, "HEAD")
+    assert (response.status, response.body) == (200, b"")
+    assert response.headers["Content-Length"] == "10"
+    assert response.headers["Content-Type"] == "application/gzip"
 
 
-async def test_a_link_to_a_removed_file_is_404_and_to_one_that_never_was_too(place: Place) -> None:
+async def test_a_link_to_a_deleted_or_unknown_file_is_404(place: Place) -> None:
     await place.put(NAME, b"x")
     link = await place.link(NAME)
     await place.store.delete(NAME)
@@ -76,7 +77,11 @@ async def test_a_link_to_a_removed_file_is_404_and_to_one_that_never_was_too(pla
 
 async def test_a_link_made_with_another_secret_is_refused(place: Place, tmp_path: Path) -> None:
     await place.put(NAME, b"x")
-    other = DirectoryStore(tmp_path / "files", secret=b"another secret", link_lifetime=timedelta(minutes=15))
+
+    async def another_secret() -> bytes:
+        return b"another secret"
+
+    other = DirectoryStore(tmp_path / "files", another_secret, timedelta(minutes=15))
     assert (await fetch((await place.link(NAME)).url)).status == 200
     assert (await fetch((await other.link(NAME, filename="x.gz", origin=place.origin)).url)).status == 403
 
@@ -87,28 +92,27 @@ async def test_replicas_that_share_a_secret_accept_each_others_links(place: Plac
         assert (await fetch((await place.link(NAME)).url.replace(place.origin, replica.origin))).body == b"x"
 
 
-async def test_without_a_secret_there_are_no_links_until_one_is_given(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path, secret=None, link_lifetime=timedelta(minutes=15))
-    with pytest.raises(Starting):
+async def test_links_raise_the_error_of_the_secret(tmp_path: Path) -> None:
+    async def unreachable() -> bytes:
+        raise DatabaseUnavailable
+
+    store = DirectoryStore(tmp_path, unreachable, timedelta(minutes=15))
+    with pytest.raises(DatabaseUnavailable):
         await store.link(NAME, filename="x.gz", origin="http://localhost")
-    with pytest.raises(Starting):
-        store.open_link(NAME, {"expires": "1", "filename": "x.gz", "signature": "0"})
-    store.sign_with(b"secret")
-    await store.link(NAME, filename="x.gz", origin="http://localhost")
-    with pytest.raises(LinkForged):
-        store.open_link(NAME, {"expires": "1", "filename": "x.gz", "signature": "0"})
+    with pytest.raises(DatabaseUnavailable):
+        await store.open_link(NAME, {"expires": "1", "filename": "x.gz", "signature": "0"})
 
 
-async def test_no_name_leads_out_of_the_store(place: Place, tmp_path: Path) -> None:
+async def test_no_name_escapes_from_the_store(place: Place, tmp_path: Path) -> None:
     (tmp_path / "secret.object").write_text("not to be served")
     store = place.store
     assert isinstance(store, DirectoryStore)
-    signer = LinkSigner(SECRET, timedelta(minutes=15))
+    signer = FileLinkSigner(link_secret, timedelta(minutes=15))
     for name in ("../secret", "../../secret", "/../secret", "..%2f..%2fsecret", "%2e%2e/secret"):
-        url = signer.link(name, "x.gz", place.origin).url
+        url = (await signer.link(name, "x.gz", place.origin)).url
         assert (await fetch(url)).status != 200
         with pytest.raises((ValueError, FileNotFound)):
-            store.open_link(name, dict(parse_qsl(urlsplit(url).query)))
+            await store.open_link(name, dict(parse_qsl(urlsplit(url).query)))
 
 
 # Files on the disk ---------------------------------------------------------------------------------------------------
@@ -135,7 +139,7 @@ async def test_an_object_is_never_replaced(place: Place) -> None:
     assert await place.uploads() == []
 
 
-async def test_of_two_uploads_of_one_name_the_one_completed_first_stays(place: Place) -> None:
+async def test_of_two_uploads_with_one_name_the_first_completed_wins(place: Place) -> None:
     async with place.begin(NAME) as first, place.begin(NAME) as second:
         await first.put_part(1, [b"the first"])
         await second.put_part(1, [b"the second"])
@@ -145,39 +149,39 @@ async def test_of_two_uploads_of_one_name_the_one_completed_first_stays(place: P
     assert (await place.fetch(NAME)).body == b"the second"
 
 
-async def test_what_does_not_belong_to_the_store_is_not_listed(place: Place, tmp_path: Path) -> None:
+async def test_foreign_files_are_not_listed(place: Place, tmp_path: Path) -> None:
     for folder in ("uploads", "objects"):
         (tmp_path / "files" / folder / "lost+found").mkdir()
         (tmp_path / "files" / folder / ".nfs0001").touch()
     assert await place.uploads() == []
-    assert await place.objects() == {}
+    assert await place.objects() == []
 
 
-async def test_an_upload_id_of_another_kind_of_store_is_gone_already(place: Place) -> None:
+async def test_aborting_an_upload_id_of_another_store_does_nothing(place: Place) -> None:
     async with place.begin(NAME):
         await place.store.abort_upload(NAME, "VXBsb2FkIElEIGZvciA2aWWpbmcncyBteS1tb3ZpZS5tMnRzIHVwbG9hZA")
         await place.store.abort_upload(NAME, "../objects/x")
         assert await place.uploads() == [NAME]
 
 
-async def test_a_name_that_is_too_long_for_a_file_is_refused(place: Place) -> None:
+async def test_a_name_too_long_for_the_file_system_is_refused(place: Place) -> None:
     with pytest.raises(StorageRefused, match="ENAMETOOLONG"):
         await place.put("n" * 300, b"x")
 
 
-# Disks that refuse ---------------------------------------------------------------------------------------------------
+# Disk errors ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_ends_the_upload_and_leaves_nothing(place: Place) -> None:
+async def test_a_full_disk_fails_the_upload_and_leaves_no_file(place: Place) -> None:
     with largest_file(PART + 1000), pytest.raises(StorageFull, match="write part: EFBIG"):
         await place.put(NAME, b"x" * PART, b"y" * PART)
     assert await place.uploads() == []
-    assert await place.objects() == {}
+    assert await place.objects() == []
 
 
-async def test_a_directory_that_cannot_be_written_says_so() -> None:
+async def test_a_directory_that_is_not_writable_is_reported() -> None:
     with ordinary_user() as root:
-        store = DirectoryStore(root / "files", secret=b"secret", link_lifetime=timedelta(minutes=15))
+        store = DirectoryStore(root / "files", link_secret, timedelta(minutes=15))
         await store.create()
         (root / "files" / "uploads").chmod(0o500)
         with pytest.raises(StorageRefused, match="begin upload: EACCES"):
@@ -189,23 +193,23 @@ async def test_a_directory_that_cannot_be_written_says_so() -> None:
         assert [upload async for upload in store.unfinished_uploads()] == []
 
 
-async def test_a_directory_that_cannot_be_created_says_so() -> None:
+async def test_a_directory_that_cannot_be_created_is_reported() -> None:
     with ordinary_user() as root:
         root.chmod(0o500)
-        store = DirectoryStore(root / "files", secret=b"secret", link_lifetime=timedelta(minutes=15))
+        store = DirectoryStore(root / "files", link_secret, timedelta(minutes=15))
         with pytest.raises(StorageRefused, match="create: EACCES"):
             await store.create()
 
 
-async def test_a_file_in_place_of_the_directory_says_so(tmp_path: Path) -> None:
+async def test_a_file_in_place_of_the_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "files").write_text("not a directory")
-    store = DirectoryStore(tmp_path / "files", secret=b"secret", link_lifetime=timedelta(minutes=15))
+    store = DirectoryStore(tmp_path / "files", link_secret, timedelta(minutes=15))
     for call in (store.probe, store.create):
         with pytest.raises(StorageRefused, match=r"ENOTDIR|EEXIST"):
             await call()
 
 
-async def test_a_disk_that_is_not_mounted_is_not_taken_for_an_empty_store(place: Place, tmp_path: Path) -> None:
+async def test_an_unmounted_disk_is_not_treated_as_an_empty_store(place: Place, tmp_path: Path) -> None:
     await place.put(NAME, b"x")
     link = await place.link(NAME)
     (tmp_path / "files").rename(tmp_path / "elsewhere")
@@ -219,7 +223,7 @@ async def test_a_disk_that_is_not_mounted_is_not_taken_for_an_empty_store(place:
         await place.store.abort_upload(NAME, "20240115T000000Z-00000000000000000000000000000000")
 
 
-async def test_an_upload_whose_directory_goes_away_is_tried_again_elsewhere(place: Place, tmp_path: Path) -> None:
+async def test_an_upload_whose_directory_disappears_can_be_retried(place: Place, tmp_path: Path) -> None:
     async with place.begin(NAME) as upload:
         (tmp_path / "files").rename(tmp_path / "elsewhere")
         with pytest.raises(StorageUnavailable):
@@ -227,14 +231,14 @@ async def test_an_upload_whose_directory_goes_away_is_tried_again_elsewhere(plac
         (tmp_path / "elsewhere").rename(tmp_path / "files")
 
 
-async def test_an_empty_directory_is_taken_into_use_and_any_other_is_left_alone(tmp_path: Path) -> None:
+async def test_adopt_initializes_an_empty_directory_and_no_other(tmp_path: Path) -> None:
     for name, content in (("empty", None), ("foreign", "file"), ("missing", None)):
         root = tmp_path / name
         if name != "missing":
             root.mkdir()
         if content is not None:
             (root / content).touch()
-        store = DirectoryStore(root, secret=b"secret", link_lifetime=timedelta(minutes=15))
+        store = DirectoryStore(root, link_secret, timedelta(minutes=15))
         await store.adopt()
         if name == "empty":
             await store.probe()

@@ -1,4 +1,4 @@
-"""The HTTP contract, row by row: the real application on a real socket, over a real database and directory."""
+"""The HTTP contract, row by row, tested with the real application on a real socket, a real database and a real directory."""
 
 import asyncio
 import gzip
@@ -22,29 +22,29 @@ from service.model import Scope
 from tests.support.web import BODY, EXPORTS, Site, site
 
 PENDING = "Export is being processed. Please check back in a few minutes."
-NOT_FOUND = b'{"message":"Export not found."}'
+EXPORT_NOT_FOUND = b'{"message":"Export not found."}'
 RATE_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "RateLimit-Policy", "RateLimit")
 
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with limits that no test here reaches."""
+    """A site whose rate limits no test reaches."""
     async with site(database_url, tmp_path) as running:
         yield running
 
 
 def json_body(body: dict[str, Any] | None = None) -> bytes:
-    """A body as JSON."""
+    """The body as JSON; the valid one by default."""
     return json.dumps(body or BODY).encode()
 
 
 def request_lines(logged: list[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
-    """The lines about answers."""
+    """The log lines about requests."""
     return [line for line in logged if line["event"] == "request"]
 
 
 async def until_logged(logged: list[MutableMapping[str, Any]], count: int = 1) -> None:
-    """Wait until that many answers have been logged."""
+    """Wait until `count` requests have been logged."""
     async with asyncio.timeout(10):
         while len(request_lines(logged)) < count:
             await asyncio.sleep(0.01)
@@ -53,34 +53,34 @@ async def until_logged(logged: list[MutableMapping[str, Any]], count: int = 1) -
 # Creating an export --------------------------------------------------------------------------------------------------
 
 
-async def test_a_created_export_is_answered_with_202_its_id_and_where_to_look(api: Site) -> None:
+async def test_a_new_export_returns_202_with_its_id_and_the_path_of_its_status(api: Site) -> None:
     headers = await api.caller()
-    answer = await api.client.post(EXPORTS, json=BODY, headers=headers)
-    body = await answer.json()
-    assert (answer.status, answer.content_type) == (202, "application/json")
+    response = await api.client.post(EXPORTS, json=BODY, headers=headers)
+    body = await response.json()
+    assert (response.status, response.content_type) == (202, "application/json")
     assert list(body.items()) == [("export_id", body["export_id"]), ("status", "queued")]
     assert isinstance(body["export_id"], int)
-    assert answer.headers["Location"] == f"/public-api/v1/contacts/exports/{body['export_id']}"
-    assert int(answer.headers["Retry-After"]) >= 2
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert (await api.client.get(answer.headers["Location"], headers=headers)).status == 200
+    assert response.headers["Location"] == f"/public-api/v1/contacts/exports/{body['export_id']}"
+    assert int(response.headers["Retry-After"]) >= 2
+    assert response.headers["Cache-Control"] == "no-store"
+    assert (await api.client.get(response.headers["Location"], headers=headers)).status == 200
 
 
-async def test_what_was_asked_is_what_is_stored(api: Site) -> None:
+async def test_the_parameters_of_the_request_are_stored(api: Site) -> None:
     headers = {**await api.caller(zone="Europe/Paris"), "X-Request-Id": "from.the-client_1"}
     body = {**BODY, "include_comet_tokens": 1, "include_all_emails": "0", "unknown": [1]}
-    answer = await api.client.post(EXPORTS, json=body, headers=headers)
+    response = await api.client.post(EXPORTS, json=body, headers=headers)
     async with api.database.connection() as connection:
         row = await connection.fetchrow("SELECT * FROM export_jobs")
     assert row is not None
-    assert row["id"] == (await answer.json())["export_id"]
+    assert row["id"] == (await response.json())["export_id"]
     assert (row["start_date"], row["end_date"]) == (datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59))
     assert (row["window_from"], row["timezone"]) == (datetime(2024, 1, 14, 23, tzinfo=UTC), "Europe/Paris")
-    assert (row["include_comet_tokens"], row["include_all_emails"]) == (True, False)
+    assert row["extras"] == ["comet_tokens"]
     assert row["request_id"] == "from.the-client_1"
 
 
-async def test_json_is_recognised_by_its_content_type_and_a_missing_one_counts_as_json(api: Site) -> None:
+async def test_json_content_types_and_a_missing_content_type_are_accepted(api: Site) -> None:
     values = [
         "",
         "Content-Type:",
@@ -110,12 +110,12 @@ async def test_any_other_content_type_is_415(api: Site) -> None:
     caller = await api.caller()
     for content_type in values:
         headers = {**caller, "Content-Type": content_type}
-        answer = await api.client.post(EXPORTS, data=b"not JSON either", headers=headers)
-        assert answer.status == 415, content_type
-        assert (await answer.json())["message"]
+        response = await api.client.post(EXPORTS, data=b"not JSON either", headers=headers)
+        assert response.status == 415, content_type
+        assert (await response.json())["message"]
 
 
-async def test_a_body_that_is_no_json_object_is_400(api: Site) -> None:
+async def test_a_body_that_is_not_a_json_object_is_400(api: Site) -> None:
     values = [
         b"",
         b"{",
@@ -136,12 +136,12 @@ async def test_a_body_that_is_no_json_object_is_400(api: Site) -> None:
     ]
     headers = {**await api.caller(), "Content-Type": "application/json"}
     for body in values:
-        answer = await api.client.post(EXPORTS, data=body, headers=headers)
-        assert answer.status == 400, body[:20]
-        assert await answer.json() == {"message": "The body must be a JSON object in UTF-8."}
+        response = await api.client.post(EXPORTS, data=body, headers=headers)
+        assert response.status == 400, body[:20]
+        assert await response.json() == {"message": "The body must be a JSON object in UTF-8."}
 
 
-async def test_of_a_key_that_is_there_twice_the_last_one_counts(api: Site) -> None:
+async def test_the_last_of_two_equal_keys_counts(api: Site) -> None:
     body = json_body()[:-1] + b', "include_all_emails": "x", "include_all_emails": 1}'
     headers = {**await api.caller(), "Content-Type": "application/json"}
     assert (await api.client.post(EXPORTS, data=body, headers=headers)).status == 202
@@ -154,80 +154,80 @@ async def test_a_compressed_body_is_415(api: Site) -> None:
         ("gzip", b"no", 415),
         ("identity", json_body(), 202),
     ):
-        answer = await api.client.post(EXPORTS, data=data, headers={**headers, "Content-Encoding": encoding})
-        assert (answer.status, answer.content_type) == (status, "application/json")
+        response = await api.client.post(EXPORTS, data=data, headers={**headers, "Content-Encoding": encoding})
+        assert (response.status, response.content_type) == (status, "application/json")
 
 
-async def test_a_body_of_64_kib_is_read_and_a_byte_more_is_413(api: Site) -> None:
+async def test_a_body_of_64_kib_is_accepted_and_one_more_byte_is_413(api: Site) -> None:
     headers = {**await api.caller(), "Content-Type": "application/json"}
     largest = json_body().ljust(64 * 1024)
     assert (await api.client.post(EXPORTS, data=largest, headers=headers)).status == 202
-    answer = await api.client.post(EXPORTS, data=largest + b" ", headers=headers)
-    assert answer.status == 413
-    assert await answer.json() == {"message": "The body must not be larger than 64 KiB."}
+    response = await api.client.post(EXPORTS, data=largest + b" ", headers=headers)
+    assert response.status == 413
+    assert await response.json() == {"message": "The body must not be larger than 64 KiB."}
 
 
-async def test_a_large_body_without_a_length_is_413_too(api: Site) -> None:
+async def test_a_large_chunked_body_is_413(api: Site) -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b" " * 4096
 
     headers = {**await api.caller(), "Content-Type": "application/json"}
-    answer = await api.client.post(EXPORTS, data=chunks(), headers=headers)
-    assert (answer.status, answer.content_type) == (413, "application/json")
+    response = await api.client.post(EXPORTS, data=chunks(), headers=headers)
+    assert (response.status, response.content_type) == (413, "application/json")
 
 
-async def test_chunks_that_are_not_chunks_are_400(api: Site) -> None:
+async def test_malformed_chunks_are_400(api: Site) -> None:
     key = (await api.caller())["Authorization"]
     head = f"POST {EXPORTS} HTTP/1.1\nHost: x\nAuthorization: {key}\nTransfer-Encoding: chunked"
     with capture_logs() as logged:
-        answer = await api.send(head, b'5\r\n{"a":\r\nnonsense\r\n')
-    assert answer.status == 400
+        response = await api.send(head, b'5\r\n{"a":\r\nnonsense\r\n')
+    assert response.status == 400
     assert not [line for line in logged if line["event"] == "request_failed"]
 
 
-async def test_invalid_parameters_are_422_and_all_named_at_once(api: Site) -> None:
+async def test_422_names_all_invalid_parameters_at_once(api: Site) -> None:
     body = {"start_date": "2024-02-30 00:00:00", "include_comet_tokens": None, "include_all_emails": 1.0}
-    answer = await api.client.post(EXPORTS, json=body, headers=await api.caller())
-    said = await answer.json()
-    assert answer.status == 422
-    assert list(said) == ["message", "errors"]
-    assert list(said["errors"]) == ["start_date", "end_date", "include_comet_tokens", "include_all_emails"]
-    assert all(sentence in said["message"] for sentences in said["errors"].values() for sentence in sentences)
+    response = await api.client.post(EXPORTS, json=body, headers=await api.caller())
+    invalid = await response.json()
+    assert response.status == 422
+    assert list(invalid) == ["message", "errors"]
+    assert list(invalid["errors"]) == ["start_date", "end_date", "include_comet_tokens", "include_all_emails"]
+    assert all(message in invalid["message"] for messages in invalid["errors"].values() for message in messages)
 
 
-async def test_a_year_without_a_utc_instant_is_422_naming_the_field(api: Site) -> None:
+async def test_a_date_outside_the_years_of_utc_is_422_and_names_the_field(api: Site) -> None:
     body = {"start_date": "0001-01-01 00:00:00", "end_date": "9999-12-31 23:59:59"}
-    answer = await api.client.post(EXPORTS, json=body, headers=await api.caller(zone="Asia/Tokyo"))
-    assert (answer.status, list((await answer.json())["errors"])) == (422, ["start_date"])
+    response = await api.client.post(EXPORTS, json=body, headers=await api.caller(zone="Asia/Tokyo"))
+    assert (response.status, list((await response.json())["errors"])) == (422, ["start_date"])
 
 
-async def test_an_unknown_timezone_of_the_space_is_422_naming_it(api: Site) -> None:
+async def test_an_unknown_timezone_of_the_space_is_422_and_names_the_timezone(api: Site) -> None:
     headers = await api.caller()
     async with api.database.connection() as connection:
         await connection.execute("UPDATE spaces SET timezone = 'Mars/Olympus'")
-    answer = await api.client.post(EXPORTS, json=BODY, headers=headers)
-    assert answer.status == 422
-    assert "Mars/Olympus" in (await answer.json())["message"]
+    response = await api.client.post(EXPORTS, json=BODY, headers=headers)
+    assert response.status == 422
+    assert "Mars/Olympus" in (await response.json())["message"]
 
 
-async def test_a_range_beyond_the_operators_maximum_is_422(database_url: str, tmp_path: Path) -> None:
+async def test_a_range_over_the_configured_maximum_is_422(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, max_range_days=1) as api:
         headers = await api.caller()
         assert (await api.client.post(EXPORTS, json=BODY, headers=headers)).status == 202
-        answer = await api.client.post(EXPORTS, json={**BODY, "end_date": "2024-01-16 00:00:00"}, headers=headers)
-        assert (answer.status, list((await answer.json())["errors"])) == (422, ["end_date"])
+        response = await api.client.post(EXPORTS, json={**BODY, "end_date": "2024-01-16 00:00:00"}, headers=headers)
+        assert (response.status, list((await response.json())["errors"])) == (422, ["end_date"])
 
 
-async def test_an_open_end_in_the_future_is_accepted_and_shown_as_the_end_of_time(api: Site) -> None:
+async def test_an_end_date_in_the_year_9999_is_accepted_and_shown(api: Site) -> None:
     headers = await api.caller()
     body = {"start_date": "2024-01-01 00:00:00", "end_date": "9999-12-31 23:59:59"}
-    answer = await api.client.post(EXPORTS, json=body, headers=headers)
-    status = await (await api.client.get(answer.headers["Location"], headers=headers)).json()
+    response = await api.client.post(EXPORTS, json=body, headers=headers)
+    status = await (await api.client.get(response.headers["Location"], headers=headers)).json()
     assert status["window"] == {"from": "2024-01-01T00:00:00Z", "to": "9999-12-31T23:59:59Z", "timezone": "UTC"}
 
 
-# Who may -------------------------------------------------------------------------------------------------------------
+# Authentication, scopes and the order of checks ----------------------------------------------------------------------
 
 
 async def test_a_missing_malformed_unknown_revoked_or_expired_key_is_401(api: Site) -> None:
@@ -242,24 +242,24 @@ async def test_a_missing_malformed_unknown_revoked_or_expired_key_is_401(api: Si
     values += [f"Bearer {revoked}", f"Bearer {expired}", f"Bearer {forged}", f"Bearer {live} {live}"]
     for value in values:
         headers = {} if value is None else {"Authorization": value}
-        for answer in (
+        for response in (
             await api.client.post(EXPORTS, json=BODY, headers=headers),
             await api.client.get(f"{EXPORTS}/1", headers=headers),
         ):
-            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-            assert await answer.json() == {"message": "Missing or invalid API key."}
-            assert not set(RATE_HEADERS) & set(answer.headers)
+            assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+            assert await response.json() == {"message": "Missing or invalid API key."}
+            assert not set(RATE_HEADERS) & set(response.headers)
     assert (await api.client.get(f"{EXPORTS}/1", headers={"Authorization": f"bearer {live}"})).status == 404
 
 
-async def test_two_keys_or_bytes_that_are_no_text_are_401(api: Site) -> None:
+async def test_two_authorization_headers_and_non_ascii_keys_are_401(api: Site) -> None:
     key = (await api.caller())["Authorization"]
     twice = await api.send(f"GET {EXPORTS}/1 HTTP/1.1\nHost: x\nAuthorization: {key}\nAuthorization: {key}")
     bytes_ = await api.send(f"GET {EXPORTS}/1 HTTP/1.1\nHost: x\nAuthorization: {key}".encode() + b"\xff\xfe")
     assert (twice.status, bytes_.status) == (401, 401)
 
 
-async def test_a_key_without_the_scope_is_403_and_the_message_names_it(api: Site) -> None:
+async def test_a_key_without_the_scope_is_403_and_the_message_names_the_scope(api: Site) -> None:
     reader, writer = await api.caller(Scope.EXPORTS_READ), await api.caller(Scope.EXPORTS_WRITE)
     create = await api.client.post(EXPORTS, json=BODY, headers=reader)
     show = await api.client.get(f"{EXPORTS}/1", headers=writer)
@@ -270,19 +270,19 @@ async def test_a_key_without_the_scope_is_403_and_the_message_names_it(api: Site
     assert (show.status, await show.json()) == (403, {"message": "The API key does not have the scope exports:read."})
 
 
-async def test_a_suspended_space_is_403_on_every_call(api: Site) -> None:
+async def test_every_call_of_a_suspended_space_is_403(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     async with api.database.connection() as connection:
         await connection.execute("UPDATE spaces SET subscription_active = false")
-    for answer in (
+    for response in (
         await api.client.post(EXPORTS, json=BODY, headers=headers),
         await api.client.get(f"{EXPORTS}/{export_id}", headers=headers),
     ):
-        assert (answer.status, await answer.json()) == (403, {"message": "The subscription of this Space is inactive."})
+        assert (response.status, await response.json()) == (403, {"message": "The subscription of this Space is inactive."})
 
 
-async def test_the_checks_come_in_the_order_of_the_contract(database_url: str, tmp_path: Path) -> None:
+async def test_the_checks_run_in_the_order_of_the_contract(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, create_export="5/minute") as api:
         reader, writer = await api.caller(Scope.EXPORTS_READ), await api.caller()
         wrong = {"Content-Type": "text/plain"}
@@ -302,34 +302,34 @@ async def test_the_checks_come_in_the_order_of_the_contract(database_url: str, t
             assert (await api.client.post(EXPORTS, data=data, headers=headers)).status == status
 
 
-# Looking at an export ------------------------------------------------------------------------------------------------
+# The status of an export ---------------------------------------------------------------------------------------------
 
 
-async def test_a_queued_and_a_processing_export_say_when_to_look_again(api: Site) -> None:
+async def test_queued_and_processing_exports_say_when_to_poll_again(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     for state in ("queued", "processing"):
-        answer = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
-        body = await answer.json()
-        assert (answer.status, body["status"], body["message"]) == (200, state, PENDING)
+        response = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
+        body = await response.json()
+        assert (response.status, body["status"], body["message"]) == (200, state, PENDING)
         assert list(body)[:4] == ["export_id", "status", "created_at", "message"]
-        assert int(answer.headers["Retry-After"]) >= 2
+        assert int(response.headers["Retry-After"]) >= 2
         datetime.strptime(body["created_at"], "%Y-%m-%dT%H:%M:%SZ")
         if state == "queued":
             await api.claim()
     assert body["progress"] == {"rows": 0, "rows_estimated": None}
 
 
-async def test_a_completed_export_has_a_link_that_is_new_at_every_look(api: Site) -> None:
+async def test_every_poll_of_a_completed_export_returns_a_new_link(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(b"the bytes of a file")
-    answer = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
-    body = await answer.json()
+    response = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
+    body = await response.json()
     reference = ["export_id", "status", "created_at", "completed_at", "download_url", "expires_at"]
     ours = ["window", "row_count", "file_size", "sha256", "snapshot_at", "complete_until", "file_expires_at"]
     assert list(body) == reference + ours
-    assert "Retry-After" not in answer.headers
+    assert "Retry-After" not in response.headers
     assert body["snapshot_at"] == "2024-01-16T09:30:15Z"
     left = datetime.fromisoformat(body["expires_at"]) - datetime.now(UTC)
     assert timedelta(minutes=14) < left <= timedelta(minutes=15)
@@ -345,20 +345,20 @@ async def test_a_completed_export_has_a_link_that_is_new_at_every_look(api: Site
     assert await later_link() != body["download_url"]
 
 
-async def test_a_failed_export_is_answered_with_200_a_sentence_and_a_code(api: Site) -> None:
+async def test_a_failed_export_is_200_with_a_message_and_a_code(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
     failure = StorageFull(detail="no space on /dev/secret")
     assert await api.claims.end_in_error(await api.claim(), failure, pause=timedelta(seconds=1))
-    answer = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
-    body = await answer.json()
-    assert (answer.status, body["status"], body["error_code"]) == (200, "failed", "storage_full")
+    response = await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)
+    body = await response.json()
+    assert (response.status, body["status"], body["error_code"]) == (200, "failed", "storage_full")
     assert body["message"] == "The file storage is full."
-    assert "secret" not in await answer.text()
-    assert "Retry-After" not in answer.headers
+    assert "secret" not in await response.text()
+    assert "Retry-After" not in response.headers
 
 
-async def test_a_cancelled_and_an_expired_export_have_no_link(api: Site) -> None:
+async def test_cancelled_and_expired_exports_have_no_link(api: Site) -> None:
     headers = await api.caller()
     cancelled, expired = await api.create(headers), await api.create(headers)
     async with api.database.connection() as connection:
@@ -371,7 +371,7 @@ async def test_a_cancelled_and_an_expired_export_have_no_link(api: Site) -> None
         assert body["status"] == state
 
 
-async def test_an_id_that_is_unknown_or_no_id_is_the_same_404(api: Site) -> None:
+async def test_unknown_and_malformed_ids_are_the_same_404(api: Site) -> None:
     values = [
         "999999",
         "0",
@@ -391,8 +391,8 @@ async def test_an_id_that_is_unknown_or_no_id_is_the_same_404(api: Site) -> None
     headers = await api.caller()
     await api.create(headers)
     for text in values:
-        answer = await api.client.get(URL(f"{EXPORTS}/{text}", encoded=True), headers=headers)
-        assert (answer.status, await answer.read()) == (404, NOT_FOUND), text
+        response = await api.client.get(URL(f"{EXPORTS}/{text}", encoded=True), headers=headers)
+        assert (response.status, await response.read()) == (404, EXPORT_NOT_FOUND), text
 
 
 async def test_an_export_of_another_space_is_the_same_404_byte_for_byte(api: Site) -> None:
@@ -400,21 +400,21 @@ async def test_an_export_of_another_space_is_the_same_404_byte_for_byte(api: Sit
     export_id = await api.create(owner)
     foreign = await api.client.get(f"{EXPORTS}/{export_id}", headers=other)
     unknown = await api.client.get(f"{EXPORTS}/{export_id + 1}", headers=other)
-    assert await foreign.read() == await unknown.read() == NOT_FOUND
+    assert await foreign.read() == await unknown.read() == EXPORT_NOT_FOUND
     changing = {"x-request-id", "date", "x-ratelimit-remaining", "ratelimit"}
     shown = [
-        {name: value for name, value in answer.headers.items() if name.lower() not in changing}
-        for answer in (foreign, unknown)
+        {name: value for name, value in response.headers.items() if name.lower() not in changing}
+        for response in (foreign, unknown)
     ]
     assert (foreign.status, shown[0]) == (404, shown[1])
 
 
-async def test_head_is_answered_like_get_without_the_body(api: Site) -> None:
+async def test_head_returns_the_headers_of_get_without_a_body(api: Site) -> None:
     headers = await api.caller()
     export_id = await api.create(headers)
-    answer = await api.client.head(f"{EXPORTS}/{export_id}", headers=headers)
-    assert (answer.status, await answer.read()) == (200, b"")
-    assert int(answer.headers["Content-Length"]) > 100
+    response = await api.client.head(f"{EXPORTS}/{export_id}", headers=headers)
+    assert (response.status, await response.read()) == (200, b"")
+    assert int(response.headers["Content-Length"]) > 100
     assert (await api.client.head(f"{EXPORTS}/{export_id + 1}", headers=headers)).status == 404
 
 
@@ -423,12 +423,12 @@ async def test_head_is_answered_like_get_without_the_body(api: Site) -> None:
 
 async def test_an_unknown_address_is_404_as_json(api: Site) -> None:
     for path in ("/", "/public-api/v1", f"{EXPORTS}/1/", f"{EXPORTS}/", f"/{EXPORTS}", "/public-api/v2/x", "/%00"):
-        answer = await api.send(f"GET {path} HTTP/1.1\nHost: x")
-        assert (answer.status, json.loads(answer.body)) == (404, {"message": "There is nothing at this address."})
-        assert answer.headers["x-request-id"]
+        response = await api.send(f"GET {path} HTTP/1.1\nHost: x")
+        assert (response.status, json.loads(response.body)) == (404, {"message": "Not found."})
+        assert response.headers["x-request-id"]
 
 
-async def test_a_wrong_method_is_405_with_the_right_ones(api: Site) -> None:
+async def test_a_wrong_method_is_405_and_lists_the_allowed_methods(api: Site) -> None:
     values = [
         ("DELETE", EXPORTS, {"GET", "HEAD", "POST"}),
         ("PUT", EXPORTS, {"GET", "HEAD", "POST"}),
@@ -438,13 +438,13 @@ async def test_a_wrong_method_is_405_with_the_right_ones(api: Site) -> None:
         ("POST", "/healthz", {"GET", "HEAD"}),
     ]
     for method, path, allowed in values:
-        answer = await api.client.request(method, path)
-        assert (answer.status, set(answer.headers["Allow"].split(","))) == (405, allowed)
-        assert answer.content_type == "application/json"
-        assert answer.headers["X-Request-Id"]
+        response = await api.client.request(method, path)
+        assert (response.status, set(response.headers["Allow"].split(","))) == (405, allowed)
+        assert response.content_type == "application/json"
+        assert response.headers["X-Request-Id"]
 
 
-async def test_an_error_is_a_problem_document_where_the_consumer_asks_for_one(api: Site) -> None:
+async def test_an_error_is_a_problem_document_if_the_client_accepts_one(api: Site) -> None:
     headers = {**await api.caller(), "Accept": "application/problem+json"}
     invalid = await api.client.post(EXPORTS, json={}, headers=headers)
     body = await invalid.json()
@@ -460,36 +460,36 @@ async def test_an_error_is_a_problem_document_where_the_consumer_asks_for_one(ap
 async def test_a_well_formed_request_id_is_kept(api: Site) -> None:
     for sent in ("a", "A.b_c-9", "x" * 128):
         for path in ("/healthz", "/nowhere", f"{EXPORTS}/1"):
-            answer = await api.client.get(path, headers={"X-Request-Id": sent})
-            assert answer.headers["X-Request-Id"] == sent
+            response = await api.client.get(path, headers={"X-Request-Id": sent})
+            assert response.headers["X-Request-Id"] == sent
 
 
 async def test_any_other_request_id_is_replaced(api: Site) -> None:
     for sent in (b"", b"x" * 129, b"a b", b"a/b", b"\xc3\xa9", b"\xff", "\N{ARABIC-INDIC DIGIT ONE}".encode()):
-        answer = await api.send(b"GET /healthz HTTP/1.1\nHost: x\nX-Request-Id: " + sent)
-        assert UUID(answer.headers["x-request-id"])
+        response = await api.send(b"GET /healthz HTTP/1.1\nHost: x\nX-Request-Id: " + sent)
+        assert UUID(response.headers["x-request-id"])
 
 
-async def test_an_expectation_we_do_not_know_is_refused_with_a_request_id(api: Site) -> None:
-    answer = await api.send("GET /healthz HTTP/1.1\nHost: x\nExpect: miracles\nX-Request-Id: mine")
-    assert (answer.status, answer.headers["x-request-id"]) == (417, "mine")
+async def test_an_unknown_expect_header_is_417_with_a_request_id(api: Site) -> None:
+    response = await api.send("GET /healthz HTTP/1.1\nHost: x\nExpect: miracles\nX-Request-Id: mine")
+    assert (response.status, response.headers["x-request-id"]) == (417, "mine")
 
 
-async def test_a_fault_of_ours_is_500_with_the_request_id_and_nothing_internal(api: Site) -> None:
+async def test_an_internal_error_is_500_with_the_request_id_and_no_details(api: Site) -> None:
     headers = {**await api.caller(), "X-Request-Id": "find-me"}
     async with api.database.connection() as connection:
         await connection.execute("ALTER TABLE export_jobs RENAME TO elsewhere")
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as logged:
-        answer = await api.client.get(f"{EXPORTS}/1", headers=headers)
-    expected = {"message": "Something went wrong inside the service.", "request_id": "find-me"}
-    assert (answer.status, await answer.json()) == (500, expected)
-    assert answer.headers["X-Request-Id"] == "find-me"
-    assert set(RATE_HEADERS) <= set(answer.headers)
+        response = await api.client.get(f"{EXPORTS}/1", headers=headers)
+    expected = {"message": "Internal error.", "request_id": "find-me"}
+    assert (response.status, await response.json()) == (500, expected)
+    assert response.headers["X-Request-Id"] == "find-me"
+    assert set(RATE_HEADERS) <= set(response.headers)
     failed = next(line for line in logged if line["event"] == "request_failed")
     assert (failed["request_id"], failed["exc_info"]) == ("find-me", True)
 
 
-async def test_a_lost_database_is_503_and_recovers_by_itself(
+async def test_an_unreachable_database_is_503_until_it_is_back(
     postgres_server: str, database_url: str, tmp_path: Path
 ) -> None:
     name = database_url.split("?")[0].rsplit("/", 1)[1]
@@ -500,14 +500,14 @@ async def test_a_lost_database_is_503_and_recovers_by_itself(
         try:
             await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-            for answer in (
+            for response in (
                 await api.client.get(f"{EXPORTS}/{export_id}", headers=headers),
                 await api.client.post(EXPORTS, json=BODY, headers=headers),
             ):
-                body = await answer.json()
-                assert (answer.status, body["message"]) == (503, "The database cannot be reached at the moment.")
-                assert body["request_id"] == answer.headers["X-Request-Id"]
-                assert int(answer.headers["Retry-After"]) >= 1
+                body = await response.json()
+                assert (response.status, body["message"]) == (503, "The database is temporarily unavailable.")
+                assert body["request_id"] == response.headers["X-Request-Id"]
+                assert int(response.headers["Retry-After"]) >= 1
             assert (await api.client.get("/healthz")).status == 200
         finally:
             await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
@@ -515,40 +515,43 @@ async def test_a_lost_database_is_503_and_recovers_by_itself(
         assert (await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)).status == 200
 
 
-async def test_until_the_service_has_started_the_api_is_503_and_the_process_alive(api: Site) -> None:
+async def test_before_startup_is_done_the_api_is_503_and_liveness_is_200(api: Site) -> None:
     headers = await api.caller()
     api.starting = Starting()
-    answer = await api.client.post(EXPORTS, json=BODY, headers=headers)
-    assert (answer.status, (await answer.json())["message"]) == (503, "The service is still starting.")
-    assert int(answer.headers["Retry-After"]) >= 1
+    response = await api.client.post(EXPORTS, json=BODY, headers=headers)
+    assert (response.status, (await response.json())["message"]) == (503, "The service is starting.")
+    assert int(response.headers["Retry-After"]) >= 1
     assert (await api.client.get("/healthz")).status == 200
     api.starting = None
     assert (await api.client.post(EXPORTS, json=BODY, headers=headers)).status == 202
 
 
-async def test_readiness_is_200_or_503_and_says_what_is_wrong(api: Site) -> None:
-    answer = await api.client.get("/readyz")
-    assert (answer.status, await answer.json()) == (200, {"checks": {"database": "ok", "storage": "ok", "schema": "ok"}})
-    api.faults["storage"] = SourceUnavailable().message
-    answer = await api.client.get("/readyz")
-    body = await answer.json()
-    assert (answer.status, body["checks"]["storage"]) == (503, SourceUnavailable().message)
-    assert body["message"]
+async def test_readiness_is_503_and_names_the_failed_check(api: Site) -> None:
+    response = await api.client.get("/readyz")
+    assert (response.status, await response.json()) == (200, {"checks": {"database": "ok", "storage": "ok", "schema": "ok"}})
+    api.checks["storage"] = SourceUnavailable().message
+    response = await api.client.get("/readyz")
+    body = await response.json()
+    assert (response.status, body["checks"]["storage"]) == (503, SourceUnavailable().message)
+    assert body["message"] == "The service is not ready."
 
 
-async def test_a_process_that_only_a_restart_can_mend_says_so(api: Site) -> None:
-    api.faults["database"] = "The database cannot be reached at the moment."
+async def test_liveness_is_503_only_if_the_process_must_be_restarted(api: Site) -> None:
+    api.checks["database"] = "The database is temporarily unavailable."
     assert (await api.client.get("/healthz")).status == 200
     api.alive = False
-    answer = await api.client.get("/healthz")
-    assert (answer.status, (await answer.json())["status"]) == (503, "stuck")
+    response = await api.client.get("/healthz")
+    assert (response.status, await response.json()) == (
+        503,
+        {"message": "The service must be restarted.", "status": "stuck"},
+    )
 
 
 # Files of a local store ----------------------------------------------------------------------------------------------
 
 
 async def link_of(api: Site, data: bytes) -> str:
-    """The link of a completed export whose file holds `data`."""
+    """The link of a completed export whose file contains `data`."""
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(data)
@@ -560,16 +563,16 @@ async def test_a_local_link_serves_the_file_as_a_download(api: Site) -> None:
     link = await link_of(api, data)
     assert link.startswith(f"http://127.0.0.1:{api.client.port}/files/")
     for method in ("GET", "HEAD"):
-        answer = await api.client.session.request(method, link, headers={"Accept-Encoding": "gzip, br"})
-        assert (answer.status, await answer.read()) == (200, data if method == "GET" else b"")
-        assert answer.headers["Content-Length"] == str(len(data))
-        assert answer.headers["Content-Type"] == "application/gzip"
-        assert answer.headers["Content-Disposition"].startswith('attachment; filename="contacts-')
-        assert "Content-Encoding" not in answer.headers
-        assert answer.headers["X-Request-Id"]
+        response = await api.client.session.request(method, link, headers={"Accept-Encoding": "gzip, br"})
+        assert (response.status, await response.read()) == (200, data if method == "GET" else b"")
+        assert response.headers["Content-Length"] == str(len(data))
+        assert response.headers["Content-Type"] == "application/gzip"
+        assert response.headers["Content-Disposition"].startswith('attachment; filename="contacts-')
+        assert "Content-Encoding" not in response.headers
+        assert response.headers["X-Request-Id"]
 
 
-async def test_parts_of_a_file_can_be_asked_for(api: Site) -> None:
+async def test_ranges_of_a_file_can_be_downloaded(api: Site) -> None:
     link = await link_of(api, b"0123456789")
     for asked, status, data in (
         ("bytes=2-4", 206, b"234"),
@@ -577,8 +580,8 @@ async def test_parts_of_a_file_can_be_asked_for(api: Site) -> None:
         ("bytes=7-", 206, b"789"),
         ("bytes=10-", 416, b""),
     ):
-        answer = await api.client.session.get(link, headers={"Range": asked})
-        assert (answer.status, await answer.read()) == (status, data)
+        response = await api.client.session.get(link, headers={"Range": asked})
+        assert (response.status, await response.read()) == (status, data)
     with capture_logs() as logged:
         whole = await api.client.session.get(link)
         headers = {"Range": "bytes=2-4", "If-Range": whole.headers["Last-Modified"]}
@@ -600,46 +603,47 @@ async def test_a_forged_link_is_403(api: Site) -> None:
         f"{address}%ff?{query}",
     ]
     for each in forged:
-        answer = await api.client.session.get(each)
-        assert (answer.status, await answer.json()) == (403, {"message": "This download link is not valid."})
+        response = await api.client.session.get(each)
+        assert (response.status, await response.json()) == (403, {"message": "This download link is not valid."})
 
 
 async def test_an_expired_link_is_403(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, link_lifetime=timedelta(seconds=-1)) as api:
-        answer = await api.client.session.get(await link_of(api, b"data"))
-        assert answer.status == 403
-        assert "expired" in (await answer.json())["message"]
+        response = await api.client.session.get(await link_of(api, b"data"))
+        message = "This download link has expired. Request the export's status for a new one."
+        assert (response.status, await response.json()) == (403, {"message": message})
 
 
-async def test_the_link_of_a_removed_file_is_404(api: Site) -> None:
+async def test_the_link_of_a_deleted_file_is_404(api: Site) -> None:
     link = await link_of(api, b"data")
     async for stored in api.store.objects():
         await api.store.delete(stored.object_name)
-    for method in ("GET", "HEAD"):
-        assert (await api.client.session.request(method, link)).status == 404
+    assert (await api.client.session.head(link)).status == 404
+    response = await api.client.session.get(link)
+    assert (response.status, await response.json()) == (404, {"message": "This file no longer exists."})
 
 
-async def test_links_carry_the_public_address_where_there_is_one(database_url: str, tmp_path: Path) -> None:
+async def test_links_start_with_the_public_url_if_it_is_set(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, public_url="https://exports.test/base") as api:
         assert (await link_of(api, b"data")).startswith("https://exports.test/base/files/")
 
 
-async def test_links_carry_the_host_that_was_asked_and_a_host_that_is_none_is_400(api: Site) -> None:
+async def test_links_start_with_the_requested_host_and_a_malformed_host_is_400(api: Site) -> None:
     key = (await api.caller())["Authorization"]
     export_id = await api.create({"Authorization": key})
     await api.complete(b"data")
     for host in ("exports.test", "exports.test:8443", "[::1]:80"):
-        answer = await api.send(f"GET {EXPORTS}/{export_id} HTTP/1.1\nHost: {host}\nAuthorization: {key}")
-        assert json.loads(answer.body)["download_url"].startswith(f"http://{host}/files/")
+        response = await api.send(f"GET {EXPORTS}/{export_id} HTTP/1.1\nHost: {host}\nAuthorization: {key}")
+        assert json.loads(response.body)["download_url"].startswith(f"http://{host}/files/")
     for line in (b"Host: evil.test/x?", b"Host: a b", b"Host: \xff", b"Host: "):
-        answer = await api.send(f"GET {EXPORTS}/{export_id} HTTP/1.1\nAuthorization: {key}\n".encode() + line)
-        assert answer.status == 400
+        response = await api.send(f"GET {EXPORTS}/{export_id} HTTP/1.1\nAuthorization: {key}\n".encode() + line)
+        assert response.status == 400
 
 
 # Logs ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_request_is_one_line_with_the_route_and_never_the_address(api: Site) -> None:
+async def test_a_request_is_logged_once_with_its_route_and_without_its_address(api: Site) -> None:
     link = await link_of(api, b"data")
     headers = {**await api.caller(), "X-Request-Id": "find-me"}
     with capture_logs() as logged:
@@ -648,32 +652,30 @@ async def test_a_request_is_one_line_with_the_route_and_never_the_address(api: S
         await api.client.get("/secret/address")
     lines = request_lines(logged)
     assert [line["route"] for line in lines] == ["/files/{object_name}", f"{EXPORTS}/{{export_id}}", None]
-    looked = {key: value for key, value in lines[1].items() if key != "duration_ms"}
-    assert looked == {
+    shown_line = {key: value for key, value in lines[1].items() if key != "duration_ms"}
+    assert shown_line == {
         "event": "request",
         "log_level": "info",
         "method": "GET",
         "route": f"{EXPORTS}/{{export_id}}",
         "status": 404,
         "request_id": "find-me",
-        "space_id": looked["space_id"],
+        "space_id": shown_line["space_id"],
     }
-    assert isinstance(looked["space_id"], int)
+    assert isinstance(shown_line["space_id"], int)
     assert lines[1]["duration_ms"] > 0
     key = headers["Authorization"].split("_")[2]
     assert not [word for word in ("signature", "secret", key) if word in str(logged)]
 
 
-async def test_bytes_that_are_not_http_leave_no_trace_of_a_key_in_any_log(
-    api: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_log_contains_a_key_from_malformed_http(api: Site, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG), capture_logs() as logged:
-        answer = await api.send(b"GET /healthz HTTP/1.1\nHost: x\nAuthorization: Bearer secret\x00key\nBad Header: 1")
-    assert answer.status == 400
+        response = await api.send(b"GET /healthz HTTP/1.1\nHost: x\nAuthorization: Bearer secret\x00key\nBad Header: 1")
+    assert response.status == 400
     assert "secret" not in caplog.text + str(logged)
 
 
-async def test_a_consumer_that_goes_away_leaves_no_traceback(api: Site, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_client_that_disconnects_causes_no_traceback(api: Site, caplog: pytest.LogCaptureFixture) -> None:
     key = (await api.caller())["Authorization"]
     link = await link_of(api, zlib.compress(bytes(64), 0) * 200_000)
     target = "/" + link.split("/", 3)[3]
@@ -684,7 +686,7 @@ async def test_a_consumer_that_goes_away_leaves_no_traceback(api: Site, caplog: 
         f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n",
     ]
     for head in heads:
-        await forget_hits(api)
+        await delete_hits(api)
         with caplog.at_level(logging.WARNING), capture_logs() as logged:
             reader, writer = await api.connect()
             writer.write(head.encode())
@@ -693,7 +695,7 @@ async def test_a_consumer_that_goes_away_leaves_no_traceback(api: Site, caplog: 
             else:
                 await writer.drain()
                 async with asyncio.timeout(10):
-                    while not await forget_hits(api):
+                    while not await delete_hits(api):
                         await asyncio.sleep(0.01)
             writer.transport.abort()
             await until_logged(logged)
@@ -702,7 +704,7 @@ async def test_a_consumer_that_goes_away_leaves_no_traceback(api: Site, caplog: 
         assert not caplog.records
 
 
-async def forget_hits(api: Site) -> bool:
-    """Forget the calls so far; whether there were any, so that a request has come far enough to be counted."""
+async def delete_hits(api: Site) -> bool:
+    """Delete all rate-limit windows. True if there were any: then a request has passed the rate limit."""
     async with api.database.connection() as connection:
         return bool(await connection.fetchval("DELETE FROM rate_limit_windows RETURNING true"))

@@ -1,4 +1,4 @@
-"""A creation that is sent again under the same Idempotency-Key makes no second export."""
+"""Idempotency keys: repeating a create request creates no second export."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,30 +15,30 @@ from tests.support.web import BODY, EXPORTS, Site, site
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with limits that no test here reaches."""
+    """A site with rate limits that no test of this file reaches."""
     async with site(database_url, tmp_path) as running:
         yield running
 
 
 @pytest.fixture
 async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection of the test's own."""
+    """A connection for the test."""
     async with connect(database_url) as connection:
         yield connection
 
 
 async def post(api: Site, headers: dict[str, str], key: str, **body: Any) -> tuple[int, dict[str, Any], bool]:
-    """Status, body, and whether the answer says that it was given before."""
+    """Status, body, and whether the response is marked as replayed."""
     answer = await api.client.post(EXPORTS, json={**BODY, **body}, headers={**headers, "Idempotency-Key": key})
     return answer.status, await answer.json(), answer.headers.get("Idempotent-Replayed") == "true"
 
 
 async def exports(sql: asyncpg.Connection) -> int:
-    """How many exports there are."""
+    """The number of exports."""
     return int(await sql.fetchval("SELECT count(*) FROM export_jobs"))
 
 
-async def test_the_first_answer_is_given_again_and_there_is_one_export(api: Site, sql: asyncpg.Connection) -> None:
+async def test_a_repeated_request_gets_the_first_response_and_creates_no_export(api: Site, sql: asyncpg.Connection) -> None:
     headers = await api.caller()
     status, body, replayed = await post(api, headers, "a key")
     assert (status, list(body), replayed) == (202, ["export_id", "status"], False)
@@ -50,7 +50,7 @@ async def test_the_first_answer_is_given_again_and_there_is_one_export(api: Site
     assert await exports(sql) == 1
 
 
-async def test_a_replay_says_where_to_look_as_the_first_answer_did(api: Site) -> None:
+async def test_a_replay_has_the_same_location_header(api: Site) -> None:
     headers = {**await api.caller(), "Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
     first, again = [await api.client.post(EXPORTS, json=BODY, headers=headers) for _ in range(2)]
     assert await first.read() == await again.read()
@@ -68,7 +68,7 @@ async def test_fifty_at_the_same_time_make_one_export(api: Site, sql: asyncpg.Co
     assert await exports(sql) == 1
 
 
-async def test_one_that_was_begun_elsewhere_and_came_to_nothing_is_no_export(api: Site, database_url: str) -> None:
+async def test_a_key_of_a_rolled_back_transaction_is_free(api: Site, database_url: str) -> None:
     headers = await api.caller()
     other = await api.create(headers)
     insert = "INSERT INTO idempotency_keys (space_id, key, export_id) SELECT space_id, 'a key', id FROM export_jobs"
@@ -91,14 +91,14 @@ async def test_the_same_key_for_another_request_is_422(api: Site, sql: asyncpg.C
     assert (await post(api, headers, "a key", include_all_emails="0", unknown=1))[2]
 
 
-async def test_a_key_is_one_of_its_space(api: Site) -> None:
+async def test_the_same_key_in_two_spaces_creates_two_exports(api: Site) -> None:
     one, other = await api.caller(), await api.caller()
     first, second = await post(api, one, "a key"), await post(api, other, "a key")
     assert first[1]["export_id"] != second[1]["export_id"]
     assert not second[2]
 
 
-async def test_a_key_is_forgotten_after_a_day(api: Site, sql: asyncpg.Connection) -> None:
+async def test_a_key_can_be_reused_after_24_hours(api: Site, sql: asyncpg.Connection) -> None:
     headers = await api.caller()
     first = await post(api, headers, "a key")
     await sql.execute("UPDATE idempotency_keys SET created_at = now() - interval '23 hours 59 minutes'")
@@ -110,7 +110,7 @@ async def test_a_key_is_forgotten_after_a_day(api: Site, sql: asyncpg.Connection
     assert await post(api, headers, "a key", include_all_emails=1) == (202, body, True)
 
 
-async def test_old_keys_are_pruned_and_young_ones_are_not(api: Site, sql: asyncpg.Connection) -> None:
+async def test_only_keys_older_than_24_hours_are_pruned(api: Site, sql: asyncpg.Connection) -> None:
     headers = await api.caller()
     for key in ("old", "young"):
         await post(api, headers, key)
@@ -120,7 +120,7 @@ async def test_old_keys_are_pruned_and_young_ones_are_not(api: Site, sql: asyncp
     assert await ExportJobs(api.database).prune_idempotency_keys() == 0
 
 
-async def test_quoted_and_bare_a_key_is_the_same(api: Site) -> None:
+async def test_a_quoted_key_equals_the_bare_one(api: Site) -> None:
     headers = await api.caller()
     for first, again in (
         ("abc", '"abc"'),
@@ -132,7 +132,7 @@ async def test_quoted_and_bare_a_key_is_the_same(api: Site) -> None:
         assert await post(api, headers, again) == (202, body, True), first
 
 
-async def test_a_key_that_is_none_is_422_together_with_the_other_faults(api: Site, sql: asyncpg.Connection) -> None:
+async def test_an_invalid_key_is_422_together_with_the_other_errors(api: Site, sql: asyncpg.Connection) -> None:
     headers = await api.caller()
     for key in ("", '""', "x" * 256, f'"{"x" * 256}"', '"abc', '"a"b"', '"a";p=1', "ä", '"a\\b"'):
         answer = await api.client.post(EXPORTS, json=BODY, headers={**headers, "Idempotency-Key": key})
@@ -143,13 +143,13 @@ async def test_a_key_that_is_none_is_422_together_with_the_other_faults(api: Sit
     assert await exports(sql) == 0
 
 
-async def test_a_replay_counts_as_a_call(database_url: str, tmp_path: Path) -> None:
+async def test_a_replay_counts_towards_the_rate_limit(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, create_export="2/minute") as api:
         headers = await api.caller()
         assert [(await post(api, headers, "a key"))[0] for _ in range(3)] == [202, 202, 429]
 
 
-async def test_without_a_key_every_creation_makes_an_export(api: Site, sql: asyncpg.Connection) -> None:
+async def test_without_a_key_every_request_creates_an_export(api: Site, sql: asyncpg.Connection) -> None:
     headers = await api.caller()
     assert await api.create(headers) != await api.create(headers)
     assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0

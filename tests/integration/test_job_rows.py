@@ -1,4 +1,4 @@
-"""What the job table can hold: no impossible row, no move that is not drawn, a word for every column, and its garbage."""
+"""The job table: refused rows and transitions, comments of all columns, and leftovers of attempts."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -35,7 +35,7 @@ async def expire(jobs: JobTable, export_id: int) -> None:
 
 
 async def export_that_is(jobs: JobTable, status: str) -> int:
-    """An export that came to this state by the moves that lead there."""
+    """An export with this status, reached by regular transitions."""
     if status == "queued":
         return await jobs.queue(await jobs.space())
     claim = await jobs.claimed()
@@ -50,11 +50,11 @@ async def export_that_is(jobs: JobTable, status: str) -> int:
     return claim.export_id
 
 
-# Moves ---------------------------------------------------------------------------------------------------------------
+# Transitions ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ExportStatus)
-async def test_a_move_that_is_not_drawn_is_refused(jobs: JobTable, status: ExportStatus) -> None:
+async def test_an_unknown_transition_is_refused(jobs: JobTable, status: ExportStatus) -> None:
     export_id = await export_that_is(jobs, status)
     for other in ExportStatus:
         if other != status and (status, other) not in MOVES:
@@ -63,7 +63,7 @@ async def test_a_move_that_is_not_drawn_is_refused(jobs: JobTable, status: Expor
     assert (await jobs.job(export_id))["status"] == status
 
 
-async def test_an_export_starts_as_queued(jobs: JobTable) -> None:
+async def test_a_new_export_must_be_queued(jobs: JobTable) -> None:
     export_id = await export_that_is(jobs, "completed")
     columns = await jobs.sql.fetchval(
         "SELECT string_agg(attname, ', ') FROM pg_attribute"
@@ -118,7 +118,7 @@ IMPOSSIBLE: dict[str, list[tuple[str, str]]] = {
         *WITHOUT_A_FILE,
         ("finished_at = now()", "finished_at_the_end"),
         ("expired_at = now()", "expired_says_when"),
-        # It could never be claimed, and whoever tried would fail, for every Space.
+        # A claim of it would fail, and block the claims of every Space.
         ("attempts = max_attempts", "queued_may_be_tried"),
     ],
     "processing": [
@@ -186,7 +186,7 @@ async def test_an_attempt_has_ended_if_and_only_if_it_has_an_outcome(jobs: JobTa
 
 
 @pytest.mark.parametrize("table", ["export_jobs", "export_attempts"])
-async def test_every_column_says_what_it_means(jobs: JobTable, table: str) -> None:
+async def test_every_column_has_a_comment(jobs: JobTable, table: str) -> None:
     rows = await jobs.sql.fetch(
         "SELECT attname, col_description(attrelid, attnum) AS meaning FROM pg_attribute"
         " WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped",
@@ -196,7 +196,7 @@ async def test_every_column_says_what_it_means(jobs: JobTable, table: str) -> No
     assert [row["attname"] for row in rows if not (row["meaning"] or "").endswith(".")] == []
 
 
-async def test_every_table_view_and_function_says_what_it_is_for(jobs: JobTable) -> None:
+async def test_every_table_view_and_function_has_a_comment(jobs: JobTable) -> None:
     rows = await jobs.sql.fetch(
         "SELECT relname AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
         " AND relname <> 'schema_migrations' AND obj_description(oid, 'pg_class') IS NULL"
@@ -206,7 +206,7 @@ async def test_every_table_view_and_function_says_what_it_is_for(jobs: JobTable)
     assert [row["name"] for row in rows] == []
 
 
-async def test_the_overview_has_words_for_every_state(jobs: JobTable) -> None:
+async def test_the_overview_has_a_summary_for_every_status(jobs: JobTable) -> None:
     exports = {str(status): await export_that_is(jobs, status) for status in reversed(ExportStatus)}
     rows = await jobs.sql.fetch("SELECT export_id, status, summary FROM export_overview")
     assert {row["status"]: row["export_id"] for row in rows} == exports
@@ -217,15 +217,15 @@ async def test_the_overview_has_words_for_every_state(jobs: JobTable) -> None:
     assert summaries["failed"] == f"source_data: {SourceData().message}"
 
 
-# Leftover -------------------------------------------------------------------------------------------------------------
+# Leftovers -----------------------------------------------------------------------------------------------------------
 
 
-async def garbage(jobs: JobTable, grace: timedelta = NO_GRACE) -> set[str]:
+async def leftovers(jobs: JobTable, grace: timedelta = NO_GRACE) -> set[str]:
     return {each.object_name for each in await jobs.claims.leftovers(grace=grace)}
 
 
 async def attempt_that(jobs: JobTable, ending: str) -> Claim:
-    """An attempt that ended so."""
+    """An attempt with this ending."""
     claim = await jobs.claimed()
     if ending in ("completed", "expired"):
         await jobs.complete(claim)
@@ -250,44 +250,44 @@ OVER = ("failed", "to be tried again", "handed back", "lost", "cancelled")
 KEPT = ("running", "completed", "expired")
 
 
-async def test_garbage_is_what_attempts_left_that_are_over_and_published_nothing(jobs: JobTable) -> None:
+async def test_leftovers_are_of_ended_attempts_that_published_nothing(jobs: JobTable) -> None:
     over = [await attempt_that(jobs, ending) for ending in OVER]
     for ending in KEPT:
         await attempt_that(jobs, ending)
-    # Even if an attempt that published its file were not marked as clean.
+    # Even if an attempt that published its file is not marked as cleaned.
     await jobs.sql.execute("UPDATE export_attempts SET cleaned_at = NULL")
-    assert await garbage(jobs) == {claim.object_name for claim in over}
+    assert await leftovers(jobs) == {claim.object_name for claim in over}
 
 
-async def test_what_a_retry_left_is_garbage_while_the_next_attempt_runs_and_after_it_published(jobs: JobTable) -> None:
+async def test_the_leftover_of_an_earlier_attempt_stays_one_during_and_after_the_next(jobs: JobTable) -> None:
     first = await jobs.claimed()
     await jobs.lose(first)
     second = await jobs.claim()
-    assert await garbage(jobs) == {first.object_name}
+    assert await leftovers(jobs) == {first.object_name}
     await jobs.complete(second)
-    assert await garbage(jobs) == {first.object_name}
+    assert await leftovers(jobs) == {first.object_name}
 
 
-async def test_garbage_is_left_alone_for_the_grace_after_the_attempt_ended(jobs: JobTable) -> None:
+async def test_leftovers_are_not_listed_during_the_grace_period(jobs: JobTable) -> None:
     claims = {ending: await attempt_that(jobs, ending) for ending in OVER}
     grace = timedelta(minutes=2)
-    assert await garbage(jobs, grace) == set()
-    # Where a row was edited by hand the attempt has no end: then its beginning counts.
+    assert await leftovers(jobs, grace) == set()
+    # If a row was edited by hand the attempt may have no end; then its start counts.
     cancelled = claims["cancelled"].claim_id
     await jobs.sql.execute("UPDATE export_attempts SET ended_at = NULL, outcome = NULL WHERE claim_id = $1", cancelled)
     await jobs.sql.execute("UPDATE export_attempts SET started_at = now() - interval '3 minutes'")
-    assert await garbage(jobs, grace) == {claims["cancelled"].object_name}
+    assert await leftovers(jobs, grace) == {claims["cancelled"].object_name}
     await jobs.sql.execute("UPDATE export_attempts SET ended_at = now() - interval '3 minutes' WHERE ended_at IS NOT NULL")
-    assert await garbage(jobs, grace) == {claim.object_name for claim in claims.values()}
+    assert await leftovers(jobs, grace) == {claim.object_name for claim in claims.values()}
 
 
-async def test_garbage_that_was_removed_is_not_named_again(jobs: JobTable) -> None:
+async def test_a_cleaned_leftover_is_not_listed_again(jobs: JobTable) -> None:
     lost, failed = await attempt_that(jobs, "lost"), await attempt_that(jobs, "failed")
     await jobs.claims.record_cleaned(Leftover(lost.claim_id, lost.export_id, lost.object_name, None))
-    assert await garbage(jobs) == {failed.object_name}
+    assert await leftovers(jobs) == {failed.object_name}
 
 
-async def test_garbage_names_the_upload_if_one_was_recorded(jobs: JobTable) -> None:
+async def test_a_leftover_has_the_upload_id_if_one_was_recorded(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     assert await jobs.claims.record_upload(claim, "an upload")
     await jobs.lose(claim)
@@ -296,13 +296,13 @@ async def test_garbage_names_the_upload_if_one_was_recorded(jobs: JobTable) -> N
     ]
 
 
-async def test_an_upload_is_not_recorded_once_the_attempt_was_cleaned_up_after(jobs: JobTable) -> None:
+async def test_an_upload_is_not_recorded_after_the_attempt_was_cleaned(jobs: JobTable) -> None:
     claim = await attempt_that(jobs, "cancelled")
     await jobs.claims.record_cleaned(Leftover(claim.claim_id, claim.export_id, claim.object_name, None))
     assert not await jobs.claims.record_upload(claim, "an upload")
 
 
-async def test_much_garbage_comes_in_portions_until_none_is_left(jobs: JobTable) -> None:
+async def test_many_leftovers_come_in_batches_until_none_is_left(jobs: JobTable) -> None:
     claim = await attempt_that(jobs, "lost")
     await jobs.sql.execute(
         "INSERT INTO export_attempts (claim_id, job_id, attempt, worker, object_name, ended_at, outcome)"

@@ -1,4 +1,4 @@
-"""What dead attempts left in the store is removed, and nothing else, whatever was recorded of it."""
+"""Leftovers of dead attempts are deleted, recorded or not, and nothing else is."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
@@ -16,13 +16,13 @@ from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from tests.e2e.conftest import connection, space, store
 from tests.support.contacts import Tenant
-from tests.support.stores import StoreUnderTest
+from tests.support.stores import StoreUnderTest, link_secret
 
 __all__ = ["connection", "space", "store"]
 
 PART = 5 * 1024 * 1024
 _LEFT: list[AsyncExitStack] = []
-"""Uploads that are never ended: kept here, because one that is forgotten is closed, and so aborted."""
+"""Unfinished uploads. They are referenced here because a garbage-collected one is closed, and so aborted."""
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ async def claims(database_url: str) -> AsyncIterator[Claims]:
 
 
 @pytest.fixture
-def sweep(claims: Claims, store: StoreUnderTest) -> Leftovers:
-    """A sweep that waits for nothing."""
-    return Leftovers(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0))
+def leftovers(claims: Claims, store: StoreUnderTest) -> Leftovers:
+    """A cleanup without a grace period."""
+    return Leftovers(claims, store.store, grace=timedelta(0))
 
 
 async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tenant) -> Claim:
-    """A claim whose worker was lost: the export is queued again."""
+    """A claim whose lease was lost; the export is queued again."""
     await connection.execute(
         """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,
              max_attempts)
@@ -52,7 +52,7 @@ async def dead_claim(connection: asyncpg.Connection, claims: Claims, space: Tena
 
 
 async def leave_upload(store: StoreUnderTest, name: str) -> str:
-    """Begin an upload as a process does that is killed before it ends it."""
+    """Begin an upload like a process that is killed before finishing it."""
     left = AsyncExitStack()
     upload = await left.enter_async_context(store.store.upload(name, part_size=PART, filename="x", metadata={}))
     await upload.put_part(1, [b"x" * PART])
@@ -61,44 +61,44 @@ async def leave_upload(store: StoreUnderTest, name: str) -> str:
 
 
 async def leave_object(store: StoreUnderTest, name: str) -> None:
-    """Complete an upload as a process does that is killed before it publishes it."""
+    """Complete an upload like a process that is killed before publishing it."""
     async with store.store.upload(name, part_size=PART, filename="x", metadata={}) as upload:
         await upload.put_part(1, [b"x"])
         await upload.complete()
 
 
-async def test_an_upload_that_was_never_recorded_is_found_by_its_name(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
+async def test_an_unrecorded_upload_is_found_by_its_object_name(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, leftovers: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await leave_upload(store, claim.object_name)
     await leave_upload(store, claim.object_name)
     await leave_upload(store, claim.object_name + "x")
-    await sweep.rescue()
-    await sweep.clean()
+    await claims.rescue(pause=timedelta(0))
+    await leftovers.clean()
     assert await store.uploads() == [claim.object_name + "x"]
     assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
 
 
-async def test_a_complete_file_that_was_never_published_is_removed(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
+async def test_a_complete_file_that_was_never_published_is_deleted(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, leftovers: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await claims.record_upload(claim, await leave_upload(store, claim.object_name))
     await leave_object(store, claim.object_name)
-    await sweep.rescue()
-    await sweep.clean()
+    await claims.rescue(pause=timedelta(0))
+    await leftovers.clean()
     assert (await store.uploads(), await store.objects()) == ([], [])
 
 
-async def test_what_a_running_attempt_stores_is_left_alone(
-    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, sweep: Leftovers
+async def test_files_of_a_running_attempt_are_kept(
+    connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest, leftovers: Leftovers
 ) -> None:
     claim = await dead_claim(connection, claims, space)
     await claims.record_upload(claim, await leave_upload(store, claim.object_name))
     await leave_object(store, claim.object_name)
-    await sweep.clean()
-    await sweep.abort_abandoned()
+    await leftovers.clean()
+    await leftovers.abort_abandoned()
     assert (await store.uploads(), await store.objects()) == ([claim.object_name], [claim.object_name])
 
 
@@ -107,20 +107,20 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
     claims: Claims,
     space: Tenant,
     store: StoreUnderTest,
-    sweep: Leftovers,
+    leftovers: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("service.exports.leftovers.ABANDONED_AFTER", timedelta(seconds=-2))
     claim = await dead_claim(connection, claims, space)
     await leave_upload(store, claim.object_name)
     await leave_upload(store, "an object that no row names")
-    await sweep.abort_abandoned()
+    await leftovers.abort_abandoned()
     assert await store.uploads() == [claim.object_name]
     await leave_object(store, claim.object_name)
     file = StoredFile(row_count=1, size=1, sha256="ab" * 32)
     until = datetime(2024, 2, 1, tzinfo=UTC)
     assert await claims.complete(claim, file, snapshot_at=until, complete_until=until, file_lifetime=timedelta(hours=1))
-    await sweep.abort_abandoned()
+    await leftovers.abort_abandoned()
     assert (await store.uploads(), await store.objects()) == ([], [claim.object_name])
 
 
@@ -130,22 +130,22 @@ async def test_a_store_that_is_away_is_asked_again(
     from service.storage.directory import DirectoryStore
 
     await dead_claim(connection, claims, space)
-    away = DirectoryStore(tmp_path / "away", secret=b"x" * 16, link_lifetime=timedelta(minutes=1))
-    sweep = Leftovers(claims, away, grace=timedelta(0), retry_pause=timedelta(0))
-    await sweep.rescue()
-    await sweep.clean()
+    away = DirectoryStore(tmp_path / "away", link_secret, timedelta(minutes=1))
+    leftovers = Leftovers(claims, away, grace=timedelta(0))
+    await claims.rescue(pause=timedelta(0))
+    await leftovers.clean()
     assert not await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
     await away.create()
-    await sweep.clean()
+    await leftovers.clean()
     assert await connection.fetchval("SELECT cleaned_at IS NOT NULL FROM export_attempts")
 
 
-async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
+async def test_only_an_old_object_without_a_row_is_deleted(
     connection: asyncpg.Connection,
     claims: Claims,
     space: Tenant,
     store: StoreUnderTest,
-    sweep: Leftovers,
+    leftovers: Leftovers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     running = await dead_claim(connection, claims, space)
@@ -153,14 +153,14 @@ async def test_an_old_object_that_no_row_names_is_deleted_and_nothing_else(
     orphan = f"{space.space_id}/999/{uuid4()}.ndjson.gz"
     for name in (orphan, f".probe/{uuid4().hex}", "readme.txt", f"other/{orphan}"):
         await leave_object(store, name)
-    await sweep.delete_orphans()
+    await leftovers.delete_orphans()
     assert orphan in await store.objects(), "a young one may be of an attempt whose row is not there yet"
     monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
-    await sweep.delete_orphans()
+    await leftovers.delete_orphans()
     assert await store.objects() == sorted([running.object_name, "readme.txt", f"other/{orphan}"])
 
 
-async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone(
+async def test_an_object_whose_row_was_inserted_during_the_listing_is_kept(
     connection: asyncpg.Connection,
     database_url: str,
     space: Tenant,
@@ -180,12 +180,12 @@ async def test_an_object_whose_row_came_while_the_store_was_listed_is_left_alone
 
     async with Database(database_url, application_name="tests", size=2) as database:
         claims = ClaimedMeanwhile(database, renewals=database)
-        await Leftovers(claims, store.store, grace=timedelta(0), retry_pause=timedelta(0)).delete_orphans()
+        await Leftovers(claims, store.store, grace=timedelta(0)).delete_orphans()
     assert await store.objects() == [name]
 
 
-async def test_an_object_that_cannot_be_deleted_keeps_no_other(
-    claims: Claims, store: StoreUnderTest, sweep: Leftovers, monkeypatch: pytest.MonkeyPatch
+async def test_an_undeletable_object_does_not_block_others(
+    claims: Claims, store: StoreUnderTest, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(minutes=-1))
     names = sorted(f"1/1/{uuid4()}.ndjson.gz" for _ in range(3))
@@ -199,5 +199,5 @@ async def test_an_object_that_cannot_be_deleted_keeps_no_other(
         await delete(object_name)
 
     monkeypatch.setattr(store.store, "delete", refusing)
-    await sweep.delete_orphans()
+    await leftovers.delete_orphans()
     assert await store.objects() == [names[0]]

@@ -1,4 +1,4 @@
-"""The list of a Space's exports: newest first, page by page, with cursors that are good for nothing else."""
+"""The list of a Space's exports: order, pages, filters, and the scope of cursors."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -17,28 +17,28 @@ ENVELOPE = ["data", "path", "per_page", "next_cursor", "next_page_url", "prev_cu
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with limits that no test here reaches."""
+    """A site whose rate limits no test reaches."""
     async with site(database_url, tmp_path) as running:
         yield running
 
 
 async def listed(api: Site, headers: dict[str, str], address: str = EXPORTS, **query: Any) -> dict[str, Any]:
-    """The body of a list call that must succeed."""
+    """The body of a successful list call."""
     url = api.client.make_url("/").join(URL(address))
-    answer = await api.client.session.get(url.update_query(query), headers=headers)
-    assert answer.status == 200, await answer.text()
-    return dict(await answer.json())
+    response = await api.client.session.get(url.update_query(query), headers=headers)
+    assert response.status == 200, await response.text()
+    return dict(await response.json())
 
 
 async def refused(api: Site, headers: dict[str, str], query: str) -> dict[str, list[str]]:
-    """The errors of a list call that must be refused."""
-    answer = await api.client.get(f"{EXPORTS}?{query}", headers=headers)
-    assert answer.status == 422, query
-    return dict((await answer.json())["errors"])
+    """The errors of an invalid list call."""
+    response = await api.client.get(f"{EXPORTS}?{query}", headers=headers)
+    assert response.status == 422, query
+    return dict((await response.json())["errors"])
 
 
 def ids(page: dict[str, Any]) -> list[int]:
-    """The exports on a page."""
+    """The ids of the exports on a page."""
     return [item["export_id"] for item in page["data"]]
 
 
@@ -55,7 +55,7 @@ async def test_a_space_without_exports_has_an_empty_page(api: Site) -> None:
     }
 
 
-async def test_exports_are_listed_newest_first_as_their_status_shows_them(api: Site) -> None:
+async def test_exports_are_listed_newest_first_with_the_fields_of_their_status(api: Site) -> None:
     headers = await api.caller()
     failed, completed, cancelled, running, queued = [await api.create(headers) for _ in range(5)]
     await api.claims.end_in_error(await api.claim(), SourceData(), pause=timedelta(0))
@@ -72,7 +72,7 @@ async def test_exports_are_listed_newest_first_as_their_status_shows_them(api: S
     assert (shown["status"], shown["snapshot_at"], shown["complete_until"]) == ("completed", "2024-01-16T09:30:15Z", None)
 
 
-async def test_pages_are_walked_to_the_end_and_back(api: Site) -> None:
+async def test_following_the_links_reaches_every_page_forwards_and_backwards(api: Site) -> None:
     headers = await api.caller()
     created = [await api.create(headers) for _ in range(7)][::-1]
     pages = [await listed(api, headers, per_page=3)]
@@ -89,7 +89,7 @@ async def test_pages_are_walked_to_the_end_and_back(api: Site) -> None:
     assert ids(await listed(api, headers, per_page=3, cursor=pages[0]["next_cursor"])) == created[3:6]
 
 
-async def test_a_last_page_that_is_exactly_full_has_no_next_one(api: Site) -> None:
+async def test_a_full_last_page_has_no_next_page(api: Site) -> None:
     headers = await api.caller()
     for _ in range(4):
         await api.create(headers)
@@ -98,7 +98,7 @@ async def test_a_last_page_that_is_exactly_full_has_no_next_one(api: Site) -> No
     assert (len(second["data"]), second["next_cursor"], second["next_page_url"]) == (2, None, None)
 
 
-async def test_what_is_created_or_forgotten_meanwhile_moves_no_page(api: Site) -> None:
+async def test_new_and_deleted_exports_do_not_shift_the_pages(api: Site) -> None:
     headers = await api.caller()
     created = [await api.create(headers) for _ in range(4)][::-1]
     first = await listed(api, headers, per_page=2)
@@ -112,7 +112,7 @@ async def test_what_is_created_or_forgotten_meanwhile_moves_no_page(api: Site) -
     assert ids(await listed(api, headers, again["prev_page_url"])) == [newest, created[0]]
 
 
-async def test_an_empty_page_on_the_way_back_leads_forward_again(api: Site) -> None:
+async def test_an_empty_previous_page_links_forward(api: Site) -> None:
     headers = await api.caller()
     created = [await api.create(headers) for _ in range(3)][::-1]
     first = await listed(api, headers, per_page=1)
@@ -124,7 +124,7 @@ async def test_an_empty_page_on_the_way_back_leads_forward_again(api: Site) -> N
     assert ids(await listed(api, headers, back["next_page_url"])) == [created[1]]
 
 
-async def test_the_filter_shows_one_state_and_stays_in_the_addresses_of_other_pages(api: Site) -> None:
+async def test_the_status_filter_applies_and_is_repeated_in_the_links_to_other_pages(api: Site) -> None:
     headers = await api.caller()
     created = [await api.create(headers) for _ in range(6)]
     for export_id in created[::2]:
@@ -144,7 +144,7 @@ async def test_exports_of_other_spaces_are_never_listed(api: Site) -> None:
     assert ids(await listed(api, one)) == mine[::-1]
 
 
-async def test_a_cursor_of_another_space_or_filter_and_a_changed_one_are_422(api: Site) -> None:
+async def test_a_cursor_of_another_space_or_filter_and_a_changed_cursor_are_422(api: Site) -> None:
     one, other = await api.caller(), await api.caller()
     for headers in (one, one, other, other):
         await api.create(headers)
@@ -161,11 +161,11 @@ async def test_a_cursor_of_another_space_or_filter_and_a_changed_one_are_422(api
         assert list(await refused(api, one, f"cursor={text}")) == ["cursor"], text
 
 
-async def test_every_faulty_parameter_is_named_in_one_answer(api: Site) -> None:
+async def test_422_names_every_invalid_parameter_at_once(api: Site) -> None:
     headers = await api.caller()
     errors = await refused(api, headers, "status=done&per_page=0&cursor=x&unknown=1")
     assert list(errors) == ["status", "per_page", "cursor"]
-    assert all(sentence.startswith(name) for name, sentences in errors.items() for sentence in sentences)
+    assert all(message.startswith(name) for name, messages in errors.items() for message in messages)
     for value in ("0", "5001", "-1", "1.5", "01", "x", "", "%D9%A1", "1e3", "10000"):
         assert list(await refused(api, headers, f"per_page={value}")) == ["per_page"], value
     for value in ("", "QUEUED", "queued,failed", "x"):
@@ -175,12 +175,12 @@ async def test_every_faulty_parameter_is_named_in_one_answer(api: Site) -> None:
     assert (await listed(api, headers, per_page=5000, unknown="x"))["per_page"] == 5000
 
 
-async def test_listing_needs_the_scope_to_read(api: Site) -> None:
+async def test_listing_needs_the_scope_exports_read(api: Site) -> None:
     assert (await api.client.get(EXPORTS, headers=await api.caller(Scope.EXPORTS_WRITE))).status == 403
     assert (await api.client.get(EXPORTS)).status == 401
 
 
-async def test_addresses_of_other_pages_begin_with_the_public_address(database_url: str, tmp_path: Path) -> None:
+async def test_links_to_other_pages_start_with_the_public_url(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, public_url="https://exports.test/base") as api:
         headers = await api.caller()
         for _ in range(2):

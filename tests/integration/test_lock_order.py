@@ -1,4 +1,4 @@
-"""Whatever ends or keeps an attempt locks the export's row first and the attempt's after: so none waits in a circle."""
+"""Lock order: every write locks the row of the export, then the row of the attempt. This prevents deadlocks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 NO_PAUSE = timedelta(0)
 SECONDS = 10
-"""More than the server takes to find a deadlock and to end one of those in it."""
+"""Longer than the server needs to detect a deadlock and to end one of its sessions."""
 
 BOTH_WAIT = """
 SELECT count(*) = 2 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -52,11 +52,11 @@ WAITING: dict[str, Write] = {
     "cancel": cancel,
     "kick": kick,
 }
-"""What waits for the lock of the export's row."""
+"""Writes that wait for the lock of the export's row."""
 PASSING: dict[str, Write] = {"rescue": rescue, "renew": renew}
-"""What passes over a row that is locked."""
+"""Writes that skip a locked row."""
 ENDINGS: dict[str, Write] = {**WAITING, "rescue": rescue}
-"""What ends an attempt."""
+"""Writes that end an attempt."""
 
 
 @pytest.fixture
@@ -67,18 +67,18 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
 
 
 async def abandoned(jobs: JobTable) -> Claim:
-    """A claim that every one of these may end: its lease has run out, and nobody has noticed."""
+    """A claim that every one of these writes may end: its lease has expired and was not rescued."""
     return await jobs.claimed(lease_until="now() - interval '1 minute'")
 
 
 def locked(claim: Claim, table: str) -> str:
-    """The statement that locks the row of the export or of the attempt."""
+    """A statement that locks the row of the export or of the attempt."""
     where = {"export_jobs": f"id = {claim.export_id}", "export_attempts": f"claim_id = '{claim.claim_id}'"}
     return f"SELECT FROM {table} WHERE {where[table]} FOR UPDATE"
 
 
 @pytest.mark.parametrize("write", WAITING)
-async def test_who_waits_for_the_export_has_not_locked_the_attempt(jobs: JobTable, write: str) -> None:
+async def test_a_write_that_waits_for_the_export_has_not_locked_the_attempt(jobs: JobTable, write: str) -> None:
     claim = await abandoned(jobs)
     async with holding(jobs.url, locked(claim, "export_jobs")) as other:
         writing = asyncio.ensure_future(WAITING[write](jobs, claim))
@@ -88,7 +88,7 @@ async def test_who_waits_for_the_export_has_not_locked_the_attempt(jobs: JobTabl
 
 
 @pytest.mark.parametrize("write", PASSING)
-async def test_who_passes_over_an_export_that_is_locked_waits_for_nothing(jobs: JobTable, write: str) -> None:
+async def test_a_write_that_skips_a_locked_export_waits_for_nothing(jobs: JobTable, write: str) -> None:
     claim = await abandoned(jobs)
     async with (
         holding(jobs.url, locked(claim, "export_jobs")),
@@ -100,7 +100,7 @@ async def test_who_passes_over_an_export_that_is_locked_waits_for_nothing(jobs: 
 
 
 @pytest.mark.parametrize("write", ENDINGS)
-async def test_who_waits_for_the_attempt_has_locked_the_export(jobs: JobTable, write: str) -> None:
+async def test_a_write_that_waits_for_the_attempt_has_locked_the_export(jobs: JobTable, write: str) -> None:
     claim = await abandoned(jobs)
     async with holding(jobs.url, locked(claim, "export_attempts")) as other:
         writing = asyncio.ensure_future(ENDINGS[write](jobs, claim))
@@ -110,7 +110,7 @@ async def test_who_waits_for_the_attempt_has_locked_the_export(jobs: JobTable, w
     assert await writing
 
 
-async def test_of_any_two_at_the_same_time_the_first_counts_and_none_is_refused_for_a_deadlock(jobs: JobTable) -> None:
+async def test_of_any_two_concurrent_writes_the_first_counts_and_none_deadlocks(jobs: JobTable) -> None:
     for first, second in product(ENDINGS, ENDINGS | PASSING):
         claim = await abandoned(jobs)
         async with holding(jobs.url, locked(claim, "export_attempts")) as other, asyncio.timeout(SECONDS):

@@ -1,4 +1,4 @@
-"""merge_contacts: what belonged to two profiles belongs to one, whoever merges what at the same time."""
+"""merge_contacts: the survivor gets all values, also under concurrent merges."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def tokens(sql: asyncpg.Connection, contact_id: int) -> Seen:
 
 
 async def survivors(sql: asyncpg.Connection) -> dict[int, int | None]:
-    """Every contact, and what it was merged into."""
+    """Each contact and its merged_into."""
     return {row["id"]: row["merged_into"] for row in await sql.fetch("SELECT id, merged_into FROM contacts")}
 
 
@@ -73,7 +73,7 @@ async def everything(sql: asyncpg.Connection) -> list[list[asyncpg.Record]]:
 
 
 async def waits(sql: asyncpg.Connection, waiting: asyncpg.Connection, holding: asyncpg.Connection) -> None:
-    """Returns once the one session waits for a lock of the other."""
+    """Return when one session waits for a lock of the other."""
     pids = waiting.get_server_pid(), holding.get_server_pid()
     await until(lambda: sql.fetchval("SELECT $2 = ANY (pg_blocking_pids($1))", *pids))
 
@@ -88,27 +88,27 @@ async def test_addresses_and_tokens_move_to_the_survivor(sql: asyncpg.Connection
     assert await survivors(sql) == {a: None, b: a}
 
 
-async def test_the_merged_profiles_primary_address_moves_too(sql: asyncpg.Connection) -> None:
+async def test_the_primary_address_of_the_merged_contact_moves_too(sql: asyncpg.Connection) -> None:
     a = await contact(sql, email="a@x.test", emails={"a@x.test": day(1)})
     b = await contact(sql, email="b@x.test", created=day(4))
     await merge(sql, a, b)
     assert await emails(sql, a) == {"a@x.test": day(1), "b@x.test": day(4)}
 
 
-async def test_an_address_that_was_seen_after_the_profile_was_made_keeps_its_time(sql: asyncpg.Connection) -> None:
+async def test_an_address_seen_after_the_contact_was_created_keeps_its_time(sql: asyncpg.Connection) -> None:
     a = await contact(sql)
     b = await contact(sql, email="b@x.test", created=day(4), emails={"b@x.test": day(9)})
     await merge(sql, a, b)
     assert await emails(sql, a) == {"b@x.test": day(9)}
 
 
-async def test_a_profile_without_anything_can_be_merged(sql: asyncpg.Connection) -> None:
+async def test_a_contact_without_values_can_be_merged(sql: asyncpg.Connection) -> None:
     a, b = await contact(sql, emails={"a@x.test": day(1)}), await contact(sql)
     await merge(sql, a, b)
     assert await emails(sql, a) == {"a@x.test": day(1)}
 
 
-async def test_of_a_value_that_both_have_one_stays_with_the_later_sighting(sql: asyncpg.Connection) -> None:
+async def test_a_value_of_both_contacts_is_kept_once_with_the_later_time(sql: asyncpg.Connection) -> None:
     a = await contact(sql, emails={"x@x.test": day(5), "y@x.test": day(5)}, tokens={"x": day(5), "y": day(5)})
     b = await contact(sql, emails={"x@x.test": day(3), "y@x.test": day(8)}, tokens={"x": day(3), "y": day(8)})
     await merge(sql, a, b)
@@ -126,7 +126,7 @@ async def test_merging_again_changes_nothing(sql: asyncpg.Connection) -> None:
     assert await everything(sql) == before
 
 
-async def test_what_was_merged_into_the_merged_profile_follows(sql: asyncpg.Connection) -> None:
+async def test_contacts_merged_into_the_merged_contact_follow(sql: asyncpg.Connection) -> None:
     a, b, c, d = [await contact(sql, emails={f"{name}@x.test": day(1)}) for name in "abcd"]
     await merge(sql, c, d)
     await merge(sql, b, c)
@@ -135,7 +135,7 @@ async def test_what_was_merged_into_the_merged_profile_follows(sql: asyncpg.Conn
     assert await emails(sql, a) == dict.fromkeys(["a@x.test", "b@x.test", "c@x.test", "d@x.test"], day(1))
 
 
-async def test_a_survivor_that_was_merged_away_is_stood_for_by_its_own(sql: asyncpg.Connection) -> None:
+async def test_instead_of_a_merged_survivor_its_own_survivor_is_used(sql: asyncpg.Connection) -> None:
     a, b, c = [await contact(sql, emails={f"{name}@x.test": day(1)}) for name in "abc"]
     await merge(sql, a, b)
     assert await merge(sql, b, c) == a
@@ -143,7 +143,7 @@ async def test_a_survivor_that_was_merged_away_is_stood_for_by_its_own(sql: asyn
     assert len(await emails(sql, a)) == 3
 
 
-async def test_a_merged_profile_brings_its_survivor_along(sql: asyncpg.Connection) -> None:
+async def test_merging_a_merged_contact_merges_its_survivor(sql: asyncpg.Connection) -> None:
     a, b, c = [await contact(sql, emails={f"{name}@x.test": day(1)}) for name in "abc"]
     await merge(sql, b, c)
     assert await merge(sql, a, c) == a
@@ -151,7 +151,7 @@ async def test_a_merged_profile_brings_its_survivor_along(sql: asyncpg.Connectio
     assert len(await emails(sql, a)) == 3
 
 
-async def test_a_chain_that_was_not_made_by_merges_is_walked_to_its_end(sql: asyncpg.Connection) -> None:
+async def test_a_chain_that_was_not_created_by_merges_is_followed_to_its_end(sql: asyncpg.Connection) -> None:
     a, b, c, d = [await contact(sql) for _ in range(4)]
     for merged, survivor in ((c, b), (b, a)):
         await sql.execute("UPDATE contacts SET merged_into = $2 WHERE id = $1", merged, survivor)
@@ -175,7 +175,7 @@ async def test_a_contact_is_not_merged_into_itself(sql: asyncpg.Connection) -> N
         await sql.execute("UPDATE contacts SET merged_into = id")
 
 
-async def test_an_unknown_contact_is_named(sql: asyncpg.Connection) -> None:
+async def test_an_unknown_contact_is_refused(sql: asyncpg.Connection) -> None:
     a = await contact(sql, emails={"a@x.test": day(1)})
     for survivor, merged in ((a, 999), (999, a), (998, 999)):
         with pytest.raises(asyncpg.NoDataFoundError, match=f"{survivor}, {merged}"):
@@ -183,10 +183,10 @@ async def test_an_unknown_contact_is_named(sql: asyncpg.Connection) -> None:
     assert await emails(sql, a) == {"a@x.test": day(1)}
 
 
-# At the same time ----------------------------------------------------------------------------------------------------
+# Concurrency ---------------------------------------------------------------------------------------------------------
 
 
-async def test_opposite_merges_at_the_same_time_neither_deadlock_nor_lose_a_value(
+async def test_concurrent_opposite_merges_neither_deadlock_nor_lose_a_value(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     async with connect(database_url) as one, connect(database_url) as other:
@@ -226,7 +226,7 @@ async def test_a_merge_that_waited_continues_from_the_new_survivor(database_url:
     assert (await emails(sql, a)).keys() == {"a", "b", "c"}
 
 
-async def test_a_merge_by_way_of_a_merged_profile_does_not_deadlock_with_a_merge_of_its_survivor(
+async def test_merging_a_merged_contact_does_not_deadlock_with_a_merge_of_its_survivor(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     a, b, c, d = [await contact(sql, emails={name: day(1)}) for name in "abcd"]
@@ -234,7 +234,7 @@ async def test_a_merge_by_way_of_a_merged_profile_does_not_deadlock_with_a_merge
     async with connect(database_url) as blocker, connect(database_url) as one, connect(database_url) as other:
         transaction = blocker.transaction()
         await transaction.start()
-        # Holds up the first merge in its middle, where it has locked its two contacts and moves their addresses.
+        # Stops the first merge after it has locked its two contacts, while it moves their addresses.
         await blocker.execute("UPDATE contact_emails SET last_seen_at = now() WHERE contact_id = $1", b)
         first = asyncio.create_task(merge(one, a, b))
         await waits(sql, one, blocker)
@@ -246,7 +246,7 @@ async def test_a_merge_by_way_of_a_merged_profile_does_not_deadlock_with_a_merge
     assert (await emails(sql, d)).keys() == {"a", "b", "c", "d"}
 
 
-async def test_many_merges_of_the_same_contacts_at_once_leave_one_that_has_everything(
+async def test_many_concurrent_merges_of_the_same_contacts_leave_one_with_all_values(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     ids = [await contact(sql, emails={str(number): day(1)}) for number in range(8)]

@@ -1,4 +1,4 @@
-"""Migrations on a real server: applied once, refused where they do not fit, and never over an adopter's tables."""
+"""Migrations on a real server: applied once, refused on a mismatch, and never over tables of an adopter."""
 
 import asyncio
 
@@ -19,12 +19,12 @@ NOBODY = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
 async def ledger(connection: asyncpg.Connection) -> list[tuple[object, ...]]:
-    """What is recorded as applied, and when."""
+    """The rows of the ledger."""
     return [tuple(row) for row in await connection.fetch("SELECT * FROM schema_migrations ORDER BY set_name, version")]
 
 
 async def relations(connection: asyncpg.Connection) -> set[str]:
-    """The names of all tables and views that stand in the database's own schema."""
+    """Names of all tables and views in the schema `public`."""
     rows = await connection.fetch(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"
     )
@@ -32,7 +32,7 @@ async def relations(connection: asyncpg.Connection) -> set[str]:
 
 
 async def newer_by(connection: asyncpg.Connection, set_name: str, versions: int) -> None:
-    """Let the database look as a later version of the service would leave it."""
+    """Record migrations of a later version of the service."""
     for number in range(len(migrations(set_name)) + 1, len(migrations(set_name)) + 1 + versions):
         await connection.execute(
             "INSERT INTO schema_migrations (set_name, version, name, checksum) VALUES ($1, $2, $3, 'f')",
@@ -42,7 +42,7 @@ async def newer_by(connection: asyncpg.Connection, set_name: str, versions: int)
         )
 
 
-async def test_a_new_database_gets_everything_and_a_second_time_changes_nothing(empty_database_url: str) -> None:
+async def test_a_new_database_gets_all_migrations_and_a_second_run_changes_nothing(empty_database_url: str) -> None:
     assert await check_schema(empty_database_url) is False
     assert await migrate(empty_database_url) == ALL
     assert await check_schema(empty_database_url) is True
@@ -58,11 +58,11 @@ async def test_of_five_that_migrate_at_once_one_does(empty_database_url: str) ->
     assert sorted(done) == [[], [], [], [], ALL]
 
 
-async def test_who_holds_the_lock_delays_a_migration_without_being_waited_for(empty_database_url: str) -> None:
+async def test_a_migration_polls_for_the_lock_instead_of_waiting_for_it(empty_database_url: str) -> None:
     async with connect(empty_database_url) as holder, connect(empty_database_url) as watcher:
         await holder.execute("SELECT pg_advisory_lock(hashtext('contact-exports'), hashtext('migrate'))")
         migrating = asyncio.create_task(migrate(empty_database_url))
-        # It asks, and asks again; between two questions it is in no transaction that anything could have to wait for.
+        # It polls repeatedly. Between two polls it is in no transaction that another session could have to wait for.
         questions: set[object] = set()
         while len(questions) < 3:
             rows = await watcher.fetch(
@@ -78,13 +78,13 @@ async def test_who_holds_the_lock_delays_a_migration_without_being_waited_for(em
         assert await migrating == ALL
 
 
-async def test_a_migration_gives_the_lock_back(empty_database_url: str) -> None:
+async def test_a_migration_releases_the_lock(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await migrate(empty_database_url)
         assert await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('contact-exports'), hashtext('migrate'))")
 
 
-async def test_a_migration_that_fails_is_undone_whole_and_can_be_repeated(empty_database_url: str) -> None:
+async def test_a_failed_migration_is_rolled_back_completely_and_can_be_repeated(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await connection.execute("CREATE TABLE export_attempts ()")
         with pytest.raises(asyncpg.DuplicateTableError):
@@ -97,7 +97,7 @@ async def test_a_migration_that_fails_is_undone_whole_and_can_be_repeated(empty_
 
 
 @pytest.mark.parametrize("set_name", ["main", "contacts"])
-async def test_a_file_that_was_edited_after_it_had_been_applied_is_refused(database_url: str, set_name: str) -> None:
+async def test_a_file_that_was_edited_after_it_was_applied_is_refused(database_url: str, set_name: str) -> None:
     async with connect(database_url) as connection:
         await connection.execute(
             "UPDATE schema_migrations SET checksum = 'other' WHERE set_name = $1 AND version = 1", set_name
@@ -110,7 +110,7 @@ async def test_a_file_that_was_edited_after_it_had_been_applied_is_refused(datab
 
 
 @pytest.mark.parametrize("set_name", ["main", "contacts"])
-async def test_a_database_newer_by_one_can_be_worked_on_but_not_migrated(database_url: str, set_name: str) -> None:
+async def test_a_database_newer_by_one_can_be_used_but_not_migrated(database_url: str, set_name: str) -> None:
     async with connect(database_url) as connection:
         await newer_by(connection, set_name, 1)
     assert await check_schema(database_url) is True
@@ -138,20 +138,20 @@ async def test_a_set_of_a_later_version_makes_the_database_newer(database_url: s
         await migrate(database_url)
 
 
-async def test_a_missing_migration_is_noticed(database_url: str) -> None:
+async def test_a_missing_migration_is_detected(database_url: str) -> None:
     async with connect(database_url) as connection:
         await connection.execute("DELETE FROM schema_migrations WHERE set_name = 'main'")
     assert await check_schema(database_url) is False
 
 
-async def test_a_database_that_cannot_be_reached_is_said_to_be_unavailable() -> None:
+async def test_an_unreachable_database_is_unavailable() -> None:
     with pytest.raises(DatabaseUnavailable):
         await migrate(NOBODY)
     with pytest.raises(DatabaseUnavailable):
         await check_schema(NOBODY)
 
 
-async def test_every_statement_is_understood_by_the_server(database_url: str) -> None:
+async def test_the_server_can_prepare_every_statement(database_url: str) -> None:
     async with connect(database_url) as connection:
         for name, text in statements().items():
             try:
@@ -162,7 +162,7 @@ async def test_every_statement_is_understood_by_the_server(database_url: str) ->
 
 @pytest.fixture
 def _a_later_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service has one migration of the contacts more than it has."""
+    """Adds a migration to the set `contacts`."""
     later = Migration(len(migrations("contacts")) + 1, "9999_later", "ALTER TABLE contacts ADD COLUMN later text;")
 
     def with_later(set_name: str) -> tuple[Migration, ...]:
@@ -172,14 +172,14 @@ def _a_later_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_a_later_version")
-async def test_a_later_migration_of_contacts_is_applied_to_those_that_were_made_here(database_url: str) -> None:
+async def test_a_later_contacts_migration_is_applied_to_our_own_tables(database_url: str) -> None:
     assert await check_schema(database_url) is False
     assert await migrate(database_url) == ["contacts/9999_later"]
     assert await check_schema(database_url) is True
 
 
 @pytest.mark.usefixtures("_a_later_version")
-async def test_a_later_migration_of_contacts_is_not_applied_to_an_adopters(empty_database_url: str) -> None:
+async def test_a_later_contacts_migration_is_not_applied_to_relations_of_an_adopter(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await connection.execute(_VIEWS)
     assert await migrate(empty_database_url) == MAIN
@@ -210,7 +210,7 @@ CREATE MATERIALIZED VIEW comet_tokens AS
         ("comet_tokens", "TABLE {} (a text)"),
     ],
 )
-async def test_where_one_of_the_three_names_is_taken_no_contacts_are_made_and_the_rest_is_named(
+async def test_if_one_relation_exists_none_is_created_and_every_mismatch_is_listed(
     empty_database_url: str, name: str, kind: str
 ) -> None:
     async with connect(empty_database_url) as connection:
@@ -224,7 +224,7 @@ async def test_where_one_of_the_three_names_is_taken_no_contacts_are_made_and_th
         assert all(f"{name}.{column} is missing" in caught.value.message for column in CONTRACT[name])
 
 
-async def test_views_in_the_place_of_the_tables_are_accepted(empty_database_url: str) -> None:
+async def test_views_instead_of_the_tables_are_accepted(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await connection.execute(_VIEWS)
         assert await migrate(empty_database_url) == MAIN
@@ -233,7 +233,7 @@ async def test_views_in_the_place_of_the_tables_are_accepted(empty_database_url:
         assert await migrate(empty_database_url) == []
 
 
-async def test_contacts_that_live_elsewhere_are_not_made_here(empty_database_url: str) -> None:
+async def test_no_contact_tables_are_created_if_the_contacts_are_in_another_database(empty_database_url: str) -> None:
     assert await migrate(empty_database_url, own_contacts=False) == MAIN
     assert await check_schema(empty_database_url, own_contacts=False) is True
     assert await check_schema(empty_database_url) is False
@@ -241,7 +241,7 @@ async def test_contacts_that_live_elsewhere_are_not_made_here(empty_database_url
         assert await relations(connection) & CONTRACT.keys() == set()
 
 
-async def test_all_columns_that_do_not_fit_are_named_at_once(database_url: str) -> None:
+async def test_one_error_lists_all_columns_that_do_not_match(database_url: str) -> None:
     async with connect(database_url) as connection:
         await connection.execute(
             "ALTER TABLE contacts ALTER COLUMN phone TYPE integer USING 1;"
@@ -264,12 +264,12 @@ async def test_all_columns_that_do_not_fit_are_named_at_once(database_url: str) 
     }
 
 
-async def test_a_name_is_looked_for_where_the_statements_look_for_it(empty_database_url: str) -> None:
+async def test_relations_are_looked_up_on_the_search_path(empty_database_url: str) -> None:
     async with connect(empty_database_url) as connection:
         await connection.execute("CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.contacts (a text)")
     assert await migrate(empty_database_url) == ALL
 
 
-async def test_contacts_that_cannot_be_asked_for_are_not_said_to_be_missing() -> None:
+async def test_an_unreachable_contacts_database_is_not_reported_as_missing_relations() -> None:
     with pytest.raises(SourceUnavailable):
         await ContactSource(NOBODY, fetch_timeout=5).check()

@@ -1,4 +1,4 @@
-"""What operators look at and what they may do: views in words, functions that are safe at any time."""
+"""Views and functions for operators."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -21,14 +21,14 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
 
 
 async def kick(jobs: JobTable, export_id: int) -> asyncpg.Record | None:
-    """What kicking an export says."""
+    """The result of kicking an export."""
     return await jobs.sql.fetchrow("SELECT * FROM kick_export($1)", export_id)
 
 
 # Views ---------------------------------------------------------------------------------------------------------------
 
 
-async def test_what_runs_is_shown_with_its_worker_and_how_it_gets_on(jobs: JobTable) -> None:
+async def test_exports_running_shows_worker_and_progress(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     await jobs.queue(await jobs.space())
     await jobs.renew(claim, Progress(phase="reading", rows_read=500, bytes_stored=9, rows_estimated=2000))
@@ -39,7 +39,7 @@ async def test_what_runs_is_shown_with_its_worker_and_how_it_gets_on(jobs: JobTa
     assert await jobs.sql.fetchval("SELECT abandoned FROM exports_running")
 
 
-async def test_each_space_that_waits_is_shown_with_what_it_waits_for(jobs: JobTable) -> None:
+async def test_exports_waiting_shows_why_each_space_waits(jobs: JobTable) -> None:
     free, full, paused, failing = [await jobs.space(max_running=limit) for limit in (None, 1, 0, None)]
     await jobs.queue(full)
     await jobs.claim()
@@ -56,7 +56,7 @@ async def test_each_space_that_waits_is_shown_with_what_it_waits_for(jobs: JobTa
     }
 
 
-async def test_attempts_that_came_to_nothing_are_shown_with_the_reason(jobs: JobTable) -> None:
+async def test_attempts_lost_shows_the_reason(jobs: JobTable) -> None:
     lost = await jobs.claimed(phase="'reading'", rows_read=7)
     await jobs.lose(lost)
     again = await jobs.claim()
@@ -74,7 +74,7 @@ async def test_attempts_that_came_to_nothing_are_shown_with_the_reason(jobs: Job
 # Functions -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_running_export_that_is_kicked_is_started_anew_and_loses_no_attempt(jobs: JobTable) -> None:
+async def test_kicking_a_running_export_requeues_it_without_counting_the_attempt(jobs: JobTable) -> None:
     claim = await jobs.claimed(max_attempts=1)
     row = await kick(jobs, claim.export_id)
     assert row is not None
@@ -88,14 +88,14 @@ async def test_a_running_export_that_is_kicked_is_started_anew_and_loses_no_atte
     assert [each.claim_id for each in await jobs.claims.leftovers(grace=NO_PAUSE)] == [claim.claim_id]
 
 
-async def test_a_waiting_export_that_is_kicked_waits_no_longer(jobs: JobTable) -> None:
+async def test_kicking_a_queued_export_skips_its_retry_delay(jobs: JobTable) -> None:
     export_id = await jobs.queue(await jobs.space(), run_after="now() + interval '1 hour'")
     assert await jobs.try_claim() is None
     await kick(jobs, export_id)
     assert (await jobs.claim()).export_id == export_id
 
 
-async def test_an_export_that_has_ended_is_not_kicked(jobs: JobTable) -> None:
+async def test_kicking_a_finished_export_changes_nothing(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     await jobs.complete(claim)
     before = await jobs.everything()
@@ -104,7 +104,7 @@ async def test_an_export_that_has_ended_is_not_kicked(jobs: JobTable) -> None:
     assert await jobs.everything() == before
 
 
-async def test_retrying_asks_again_for_the_same_and_leaves_the_old_export_as_it_is(jobs: JobTable) -> None:
+async def test_retrying_creates_an_export_with_the_same_parameters_and_keeps_the_old_one(jobs: JobTable) -> None:
     claim = await jobs.claimed()
     assert await jobs.sql.fetchval("SELECT retry_export($1)", claim.export_id) is None
     await jobs.cancel(claim.export_id)

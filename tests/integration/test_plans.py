@@ -1,4 +1,4 @@
-"""With a hundred thousand exports that ended and ten thousand that wait, every statement finds its rows by an index."""
+"""With 100,000 finished and 10,000 queued exports, every statement finds its rows by an index."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from tests.support.one_connection import OneConnection
 
 PAUSE = timedelta(seconds=10)
 EXECUTIONS = 7
-"""So many that the server goes on to a plan for any parameters, which it keeps."""
+"""After this many executions the server has switched to a generic plan."""
 
 _COUNTS = """
 SELECT relname AS name, pg_stat_get_xact_numscans(oid) AS scans, pg_stat_get_xact_tuples_returned(oid) AS read
@@ -29,7 +29,7 @@ Call = Callable[["Crowd"], Awaitable[object]]
 
 @dataclass(frozen=True)
 class Crowd:
-    """The classes of the service on one connection, in a transaction that is undone."""
+    """The service's classes on one connection, in a transaction that is rolled back."""
 
     sql: asyncpg.Connection
     jobs: ExportJobs
@@ -37,25 +37,25 @@ class Crowd:
     claims: Claims
 
     async def reads(self, call: Call) -> dict[str, int]:
-        """Rows and entries read, by the tables that were scanned and the indexes that were used, also inside functions."""
+        """Rows and index entries that this call reads, by scanned table or index, also inside functions."""
         before = {row["name"]: row for row in await self.sql.fetch(_COUNTS)}
         await call(self)
         used = [row for row in await self.sql.fetch(_COUNTS) if row["scans"] > before[row["name"]]["scans"]]
         return {row["name"]: row["read"] - before[row["name"]]["read"] for row in used}
 
     async def claim(self, *, alone: bool = False) -> Claim:
-        """A claim of an export that was waiting."""
+        """Claim a queued export."""
         claim = await self.claims.claim("a worker", lease=LEASE, space_slots=64, alone=alone)
         assert claim is not None
         return claim
 
     async def renew(self) -> None:
-        """Renew three claims at once."""
+        """Renew three claims in one call."""
         progress = {(await self.claim()).claim_id: Progress() for _ in range(3)}
         assert set((await self.claims.renew(progress, lease=LEASE)).values()) == {Renewal.RENEWED}
 
     async def complete(self) -> None:
-        """Take an export to its end."""
+        """Complete an export."""
         claim = await self.claim()
         assert await self.claims.record_upload(claim, "an upload")
         assert await self.claims.complete(
@@ -67,7 +67,7 @@ class Crowd:
         assert await self.claims.end_in_error(await self.claim(), StorageUnavailable(), pause=PAUSE)
 
     async def hand_back(self) -> None:
-        """Give an export back."""
+        """Hand an export back."""
         assert await self.claims.hand_back(await self.claim())
 
     async def insert(self) -> None:
@@ -76,7 +76,7 @@ class Crowd:
 
 
 CALLS: dict[str, tuple[Call, str, int]] = {
-    # What it does, an index that it uses, and how many rows and entries it reads at most.
+    # The call, an index it must use, and the most rows and index entries it may read.
     "create": (Crowd.insert, "spaces_pkey", 10),
     "find": (lambda crowd: crowd.jobs.find(50_000, CROWDED_SPACE), "export_jobs_pkey", 2),
     "list": (lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=None, below=50_000, limit=200), "export_jobs", 2_000),
@@ -95,8 +95,8 @@ CALLS: dict[str, tuple[Call, str, int]] = {
     "cancel": (lambda crowd: crowd.jobs.cancel(FINISHED + RUNNING + 5_000, None), "export_jobs_pkey", 10),
     "rescue": (lambda crowd: crowd.claims.rescue(pause=PAUSE), "export_jobs_running", 200),
     "expire": (lambda crowd: crowd.files.expire(links_live=PAUSE), "export_jobs_expiry", 200),
-    "find dead files": (lambda crowd: crowd.files.deletable(), "export_jobs_undeleted", 200),
-    "find garbage": (lambda crowd: crowd.claims.leftovers(grace=timedelta(0)), "export_attempts_unclean", 500),
+    "find deletable files": (lambda crowd: crowd.files.deletable(), "export_jobs_undeleted", 200),
+    "find leftovers": (lambda crowd: crowd.claims.leftovers(grace=timedelta(0)), "export_attempts_unclean", 500),
     "ask what is in use": (
         lambda crowd: crowd.claims.objects_in_use([f"object {number}" for number in range(100)]),
         "export_attempts_object_name_key",
@@ -120,7 +120,7 @@ async def test_no_statement_reads_more_than_it_needs(postgres_server: str, templ
     assert wrong == {}
 
 
-async def test_a_claim_that_was_planned_on_an_empty_table_is_as_good_once_many_wait(database_url: str) -> None:
+async def test_a_claim_planned_on_an_empty_table_stays_cheap_when_the_queue_is_long(database_url: str) -> None:
     async with job_table(database_url) as jobs, connect(database_url) as sql:
         claims = crowd(sql).claims
         for _ in range(EXECUTIONS):
@@ -133,6 +133,6 @@ async def test_a_claim_that_was_planned_on_an_empty_table_is_as_good_once_many_w
 
 
 def crowd(sql: asyncpg.Connection) -> Crowd:
-    """The classes of the service on this connection."""
+    """The service's classes on this connection."""
     database = OneConnection(sql)
     return Crowd(sql, ExportJobs(database), ExportFiles(database), Claims(database, renewals=database))

@@ -1,4 +1,4 @@
-"""Connections that end at the worst moment: what was answered stays answered, what was not is called unavailable."""
+"""Connections that break: a response that arrived counts, otherwise the database is unavailable."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from service.postgres.pool import Database
 
 
 def end_session(url: str, pid: int) -> None:
-    """End a session of the server from a thread, and return when it is gone; our event loop learns nothing meanwhile."""
+    """Terminate a server session from a thread and return when it has ended; the event loop does not notice meanwhile."""
 
     async def end() -> None:
         connection = await asyncpg.connect(url)
@@ -27,7 +27,7 @@ def end_session(url: str, pid: int) -> None:
     thread.join()
 
 
-async def test_a_statement_that_was_answered_stands_when_its_connection_cannot_be_given_back(database_url: str) -> None:
+async def test_a_statement_succeeds_even_if_its_connection_cannot_be_released(database_url: str) -> None:
     async with Database(database_url, application_name="tests", size=1) as database:
         async with database.connection() as connection:
             assert await connection.fetchval("SELECT 1") == 1

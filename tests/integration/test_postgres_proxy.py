@@ -1,4 +1,4 @@
-"""The proxy that the fault tests put before Postgres does to connections what it says, and to no others."""
+"""The proxy of the fault tests changes the connections it is told to, and no others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,10 +28,10 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def client(proxy: PostgresProxy, name: str) -> asyncpg.Connection:
-    return await asyncpg.connect(proxy.url, server_settings={"application_name": name}, timeout=5)
+    return await asyncio.wait_for(asyncpg.connect(proxy.url, server_settings={"application_name": name}), 30)
 
 
-async def test_connections_pass_unchanged_and_are_known_by_their_name_and_backend(
+async def test_connections_are_forwarded_and_known_by_name_and_backend(
     proxy: PostgresProxy, sql: asyncpg.Connection
 ) -> None:
     one, other = await client(proxy, "one"), await client(proxy, "other")
@@ -43,24 +43,24 @@ async def test_connections_pass_unchanged_and_are_known_by_their_name_and_backen
     other.terminate()
 
 
-async def test_a_frozen_connection_goes_on_where_it_stood(proxy: PostgresProxy) -> None:
+async def test_a_frozen_connection_continues_without_loss(proxy: PostgresProxy) -> None:
     frozen, other = await client(proxy, "frozen"), await client(proxy, "other")
-    proxy.behave(Mode.FREEZE, "frozen")
-    answer = asyncio.create_task(frozen.fetchval("SELECT 1"))
+    proxy.set_mode(Mode.FREEZE, "frozen")
+    response = asyncio.create_task(frozen.fetchval("SELECT 1"))
     assert await other.fetchval("SELECT 2") == 2
-    assert not answer.done()
-    proxy.behave(Mode.PASS, "frozen")
-    assert await answer == 1
+    assert not response.done()
+    proxy.set_mode(Mode.PASS, "frozen")
+    assert await response == 1
     for each in (frozen, other):
         each.terminate()
 
 
-async def test_of_a_connection_in_a_black_hole_neither_side_learns_the_end(
+async def test_neither_side_of_a_blackholed_connection_learns_that_the_other_has_closed(
     proxy: PostgresProxy, sql: asyncpg.Connection
 ) -> None:
     lost = await client(proxy, "lost")
     (link,) = proxy.connections("lost")
-    link.behave(Mode.BLACKHOLE)
+    link.set_mode(Mode.BLACKHOLE)
     with pytest.raises(TimeoutError):
         await lost.fetchval("SELECT 1", timeout=0.1)
     lost.terminate()
@@ -70,9 +70,11 @@ async def test_of_a_connection_in_a_black_hole_neither_side_learns_the_end(
     following.terminate()
 
 
-async def test_a_reset_ends_both_sides_and_those_to_come(proxy: PostgresProxy, sql: asyncpg.Connection) -> None:
+async def test_a_reset_closes_both_sides_of_current_and_future_connections(
+    proxy: PostgresProxy, sql: asyncpg.Connection
+) -> None:
     victim = await client(proxy, "victim")
-    proxy.behave(Mode.RESET, "victim")
+    proxy.set_mode(Mode.RESET, "victim")
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await victim.fetchval("SELECT 1")
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
@@ -80,9 +82,9 @@ async def test_a_reset_ends_both_sides_and_those_to_come(proxy: PostgresProxy, s
     await until_row(sql, "SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'victim')")
 
 
-async def test_a_round_trip_that_is_delayed_takes_longer_and_no_more(proxy: PostgresProxy) -> None:
+async def test_a_delayed_round_trip_takes_at_least_the_delay_longer(proxy: PostgresProxy) -> None:
     proxy.delay = 0.05
-    proxy.behave(Mode.DELAY)
+    proxy.set_mode(Mode.DELAY)
     slow = await client(proxy, "slow")
     began = asyncio.get_running_loop().time()
     assert await slow.fetchval("SELECT 1") == 1
@@ -90,8 +92,8 @@ async def test_a_round_trip_that_is_delayed_takes_longer_and_no_more(proxy: Post
     slow.terminate()
 
 
-@pytest.mark.parametrize(("fault", "committed"), [(Fault.LOSE_REQUEST, 0), (Fault.LOSE_ANSWER, 1)])
-async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_request_is_lost_is_not(
+@pytest.mark.parametrize(("fault", "committed"), [(Fault.LOSE_REQUEST, 0), (Fault.LOSE_RESPONSE, 1)])
+async def test_a_statement_is_committed_if_its_response_is_lost_and_not_if_its_request_is_lost(
     proxy: PostgresProxy, sql: asyncpg.Connection, fault: Fault, committed: int
 ) -> None:
     writer = await client(proxy, "writer")
@@ -99,25 +101,25 @@ async def test_a_statement_whose_answer_is_lost_is_committed_and_one_whose_reque
     await writer.fetch(LIST_SPACES)
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         await writer.fetch(INSERT_SPACE, "a space", "UTC")
-    await proxy.met(INSERT_SPACE)
+    await proxy.until_injected(INSERT_SPACE)
     assert await sql.fetchval("SELECT count(*) FROM spaces") == committed
 
 
-async def test_an_answer_that_is_held_arrives_when_the_connection_passes_again(proxy: PostgresProxy) -> None:
+async def test_a_held_response_arrives_when_the_connection_passes_again(proxy: PostgresProxy) -> None:
     reader = await client(proxy, "reader")
-    proxy.next("SELECT 1", Fault.HOLD_ANSWER)
-    answer = asyncio.create_task(reader.fetchval("SELECT 1"))
-    await proxy.met("SELECT 1")
+    proxy.next("SELECT 1", Fault.HOLD_RESPONSE)
+    response = asyncio.create_task(reader.fetchval("SELECT 1"))
+    await proxy.until_injected("SELECT 1")
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(answer), 0.1)
-    proxy.behave(Mode.PASS, "reader")
-    assert await answer == 1
+        await asyncio.wait_for(asyncio.shield(response), 0.1)
+    proxy.set_mode(Mode.PASS, "reader")
+    assert await response == 1
     reader.terminate()
 
 
-async def test_parameters_of_a_session_are_replaced_where_the_client_sets_them(proxy: PostgresProxy) -> None:
+async def test_session_parameters_are_replaced_if_the_client_sets_them(proxy: PostgresProxy) -> None:
     proxy.startup = {"lock_timeout": "5s", "jit": "off"}
-    connection = await asyncpg.connect(proxy.url, server_settings={"lock_timeout": "1s"}, timeout=5)
+    connection = await asyncpg.connect(proxy.url, server_settings={"lock_timeout": "1s"}, timeout=30)
     assert await connection.fetchval("SHOW lock_timeout") == "5s"
     assert await connection.fetchval("SELECT source FROM pg_settings WHERE name = 'jit'") != "client"
     connection.terminate()

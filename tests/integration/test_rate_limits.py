@@ -1,4 +1,4 @@
-"""Rate limits: exact under concurrency, held across replicas and restarts, told truly, by the database's clock."""
+"""Rate limits: exact under concurrency, shared by replicas, kept across restarts, and measured by the database's clock."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ from service.errors import DatabaseUnavailable, RateLimited, RateLimitStorageUnu
 from service.model import Scope
 from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.web.rate_limits import Bucket, Throttle
+from service.web.rate_limits import RateLimitBucket, Throttle
 from tests.support.web import BODY, EXPORTS, Site, site
 
 SPACE = 7
@@ -23,18 +23,18 @@ SPACE = 7
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
-    """A pool like that of one replica."""
+    """A pool like that of a replica."""
     async with Database(database_url, application_name="tests", size=5) as opened:
         yield opened
 
 
 def throttle(database: Database, limit: str) -> Throttle:
     """A throttle over the database with one limit for both buckets."""
-    return Throttle(PostgresStorage(database=database), create_export=limit, get_export=limit, other=limit)
+    return Throttle(PostgresStorage(database=database), dict.fromkeys(RateLimitBucket, limit))
 
 
 async def hits_stored(database: Database) -> list[int]:
-    """How many hits each row holds."""
+    """The number of hits of each window."""
     async with database.connection() as connection:
         rows = await connection.fetch("SELECT cardinality(hits) FROM rate_limit_windows ORDER BY key")
     return [row[0] for row in rows]
@@ -54,7 +54,7 @@ async def test_concurrent_hits_through_two_replicas_are_counted_exactly(database
     assert 0 <= time.time() - start < 30
 
 
-async def test_several_hits_at_once_are_all_taken_or_none(database: Database) -> None:
+async def test_several_hits_in_one_call_are_all_recorded_or_none(database: Database) -> None:
     storage = PostgresStorage(database=database)
     assert not await storage.acquire_entry("key", 5, 60, 6)
     assert await storage.acquire_entry("key", 5, 60, 3)
@@ -63,7 +63,7 @@ async def test_several_hits_at_once_are_all_taken_or_none(database: Database) ->
     assert (await storage.get_moving_window("key", 5, 60))[1] == 5
 
 
-async def test_hits_leave_the_window_one_by_one_and_are_pruned_on_the_way(database: Database) -> None:
+async def test_hits_leave_the_window_one_by_one_and_are_removed_by_the_next_hit(database: Database) -> None:
     storage = PostgresStorage(database=database)
     assert await storage.acquire_entry("key", 2, 60)
     async with database.connection() as connection:
@@ -83,7 +83,7 @@ async def test_a_new_pool_still_sees_the_hits(database_url: str) -> None:
             assert await PostgresStorage(database=database).acquire_entry("key", 3, 60) is expected
 
 
-async def test_only_rows_that_count_nothing_any_more_are_pruned(database: Database) -> None:
+async def test_only_expired_windows_are_pruned(database: Database) -> None:
     storage = PostgresStorage(database=database)
     for key in ("dead", "dying", "live"):
         await storage.acquire_entry(key, 1, 60)
@@ -99,7 +99,7 @@ async def test_only_rows_that_count_nothing_any_more_are_pruned(database: Databa
     assert not await storage.acquire_entry("live", 1, 60)
 
 
-async def test_without_a_database_no_hit_passes() -> None:
+async def test_without_a_database_every_hit_raises() -> None:
     async with Database("postgresql://nobody@/none?host=/nonexistent", application_name="tests", size=1) as database:
         storage = PostgresStorage(database=database)
         with pytest.raises(DatabaseUnavailable):
@@ -108,7 +108,7 @@ async def test_without_a_database_no_hit_passes() -> None:
             await storage.check()
 
 
-async def test_the_storage_is_known_to_the_library_by_its_scheme(database: Database) -> None:
+async def test_the_library_finds_the_storage_by_its_scheme(database: Database) -> None:
     storage = open_storage("async+postgres://", database)
     assert isinstance(storage, PostgresStorage)
     assert await storage.check()
@@ -120,7 +120,7 @@ async def test_the_storage_is_known_to_the_library_by_its_scheme(database: Datab
     assert isinstance(open_storage("async+memory://", database), MemoryStorage)
 
 
-async def test_a_url_that_cannot_be_used_is_refused_saying_what_is_missing(
+async def test_an_unusable_url_is_refused_with_the_missing_package(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for url in ("async+nothing://user:secret@host", "", "async+redis://user:secret@[broken"):
@@ -135,19 +135,19 @@ async def test_a_url_that_cannot_be_used_is_refused_saying_what_is_missing(
 # The throttle --------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_left_is_told_after_each_hit_and_a_look_takes_nothing(database: Database) -> None:
+async def test_each_hit_returns_the_remaining_calls_and_a_peek_consumes_none(database: Database) -> None:
     limited = throttle(database, "2/minute")
-    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).headers == {
+    assert (await limited.peek(RateLimitBucket.GET_EXPORT, SPACE)).headers == {
         "X-RateLimit-Limit": "2",
         "X-RateLimit-Remaining": "2",
         "RateLimit-Policy": '"get-export";q=2;w=60',
         "RateLimit": '"get-export";r=2',
     }
-    hits = [await limited.hit(Bucket.GET_EXPORT, SPACE) for _ in range(3)]
+    hits = [await limited.hit(RateLimitBucket.GET_EXPORT, SPACE) for _ in range(3)]
     assert hits[0].reset in (59, 60)
     assert [(hit.remaining, hit.granted) for hit in hits] == [(1, True), (0, True), (0, False)]
     assert hits[0].headers["RateLimit"] == f'"get-export";r=1;t={hits[0].reset}'
-    assert (await limited.look(Bucket.GET_EXPORT, SPACE)).remaining == 0
+    assert (await limited.peek(RateLimitBucket.GET_EXPORT, SPACE)).remaining == 0
     with pytest.raises(RateLimited) as caught:
         hits[2].check()
     assert 59 <= caught.value.retry_after <= 60
@@ -155,31 +155,31 @@ async def test_what_is_left_is_told_after_each_hit_and_a_look_takes_nothing(data
 
 async def test_spaces_and_buckets_do_not_share(database: Database) -> None:
     limited = throttle(database, "1/minute")
-    for bucket in Bucket:
+    for bucket in RateLimitBucket:
         for space_id in (SPACE, SPACE + 1):
             assert (await limited.hit(bucket, space_id)).granted
             assert not (await limited.hit(bucket, space_id)).granted
 
 
 @pytest.mark.parametrize("hours", [-48, 48])
-async def test_the_local_clock_decides_nothing(database: Database, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+async def test_the_local_clock_has_no_influence(database: Database, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
     limited = throttle(database, "1/minute")
-    assert (await limited.hit(Bucket.CREATE_EXPORT, SPACE)).granted
+    assert (await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)).granted
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + hours * 3600)
-    refused = await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+    refused = await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)
     assert not refused.granted
     assert refused.reset is not None
     assert 50 <= refused.reset <= 60
 
 
 @pytest.mark.parametrize("text", ["", "five", "5", "0/minute", "-1/minute", "5/fortnight"])
-async def test_a_limit_that_says_nothing_is_refused(database: Database, text: str) -> None:
+async def test_a_meaningless_limit_is_refused(database: Database, text: str) -> None:
     with pytest.raises(ValueError, match="limit"):
         throttle(database, text)
 
 
-async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_rate_limit_store_that_fails_or_hangs_allows_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(MemoryStorage):
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
             raise StorageError(ConnectionError("password=secret"))
@@ -190,9 +190,9 @@ async def test_a_store_of_limits_that_fails_or_hangs_is_never_taken_for_room(mon
 
     monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
     for storage in (Failing(), Hanging()):
-        limited = Throttle(storage, create_export="5/minute", get_export="5/minute", other="5/minute")
+        limited = Throttle(storage, dict.fromkeys(RateLimitBucket, "5/minute"))
         with pytest.raises(RateLimitsUnavailable) as caught:
-            await limited.hit(Bucket.CREATE_EXPORT, SPACE)
+            await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)
         assert "secret" not in str(caught.value)
 
 
@@ -216,7 +216,7 @@ async def test_concurrent_requests_to_two_replicas_get_exactly_what_the_limit_al
     assert created == 5
 
 
-async def test_waiting_as_long_as_told_succeeds(database_url: str, tmp_path: Path) -> None:
+async def test_a_call_after_the_announced_wait_succeeds(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, create_export="2/2second") as api:
         headers = await api.caller()
         await api.create(headers)
@@ -242,12 +242,12 @@ async def test_limits_hold_across_a_restart_of_the_service(database_url: str, tm
 
 
 async def remaining(api: Site, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> tuple[int, str]:
-    """An answer's status and what it says is left."""
+    """Status of the response and its number of remaining calls."""
     answer = await api.client.request(method, path, headers=headers, data=body)
     return answer.status, answer.headers["X-RateLimit-Remaining"]
 
 
-async def test_faulty_calls_consume_and_refused_ones_do_not(database_url: str, tmp_path: Path) -> None:
+async def test_invalid_calls_consume_the_limit_and_rejected_ones_do_not(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, create_export="5/minute", get_export="3/minute") as api:
         space_id = await api.callers.create_space("a space", "UTC")
         both, reader, writer = [
@@ -273,7 +273,7 @@ async def test_faulty_calls_consume_and_refused_ones_do_not(database_url: str, t
         assert await hits_stored(api.database) == [5, 3]
 
 
-async def test_limits_may_be_kept_in_memory_instead(database_url: str, tmp_path: Path) -> None:
+async def test_limits_can_be_kept_in_memory(database_url: str, tmp_path: Path) -> None:
     storage = storage_from_string("async+memory://")
     assert isinstance(storage, MemoryStorage)
     async with site(database_url, tmp_path, create_export="1/minute", storage=storage) as api:

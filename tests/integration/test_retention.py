@@ -1,4 +1,4 @@
-"""Files go when their time has come and their links have died; rows go when nothing in the store is theirs."""
+"""Expired files are deleted after their links expired; old rows are deleted once the store has nothing of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,6 +12,7 @@ from service.model import Claim
 from service.postgres.export_files import ExportFiles
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table
+from tests.support.stores import link_secret
 
 LINKS = timedelta(minutes=15)
 HISTORY = timedelta(days=90)
@@ -28,14 +29,14 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
 @pytest.fixture
 async def store(tmp_path: Path) -> DirectoryStore:
     """An empty store."""
-    made = DirectoryStore(tmp_path / "store", secret=b"x" * 16, link_lifetime=LINKS)
+    made = DirectoryStore(tmp_path / "store", link_secret, LINKS)
     await made.create()
     return made
 
 
 @pytest.fixture
 def retention(jobs: JobTable, store: DirectoryStore) -> Retention:
-    """What every replica does."""
+    """The retention of a replica."""
     return Retention(ExportFiles(jobs.database), store, link_lifetime=LINKS, history=HISTORY)
 
 
@@ -47,7 +48,7 @@ async def put(store: DirectoryStore, object_name: str) -> None:
 
 
 async def names(store: DirectoryStore) -> set[str]:
-    """The objects that are there."""
+    """Names of the objects in the store."""
     return {found.object_name async for found in store.objects()}
 
 
@@ -63,9 +64,7 @@ async def completed(jobs: JobTable, store: DirectoryStore, **columns: object) ->
 OLD = {"file_expires_at": "now() - interval '1 second'"}
 
 
-async def test_a_file_expires_when_its_time_has_come_and_not_before(
-    jobs: JobTable, store: DirectoryStore, retention: Retention
-) -> None:
+async def test_a_file_expires_when_due_and_not_before(jobs: JobTable, store: DirectoryStore, retention: Retention) -> None:
     old, young = await completed(jobs, store, **OLD), await completed(jobs, store)
     await retention.expire()
     assert (await jobs.job(young.export_id))["status"] == "completed"
@@ -74,7 +73,7 @@ async def test_a_file_expires_when_its_time_has_come_and_not_before(
     assert job["file_delete_after"] - job["expired_at"] == LINKS + timedelta(hours=1)
 
 
-async def test_a_file_is_deleted_only_after_its_last_link_has_died(
+async def test_a_file_is_deleted_only_after_its_last_link_has_expired(
     jobs: JobTable, store: DirectoryStore, retention: Retention
 ) -> None:
     old = await completed(jobs, store, **OLD)
@@ -87,13 +86,13 @@ async def test_a_file_is_deleted_only_after_its_last_link_has_died(
     assert (await jobs.job(old.export_id))["file_deleted_at"] is not None
 
 
-async def test_whatever_step_a_crash_comes_after_the_next_pass_does_the_rest(
+async def test_after_a_crash_between_any_two_steps_the_next_pass_finishes(
     jobs: JobTable, store: DirectoryStore, retention: Retention
 ) -> None:
     expired = await completed(jobs, store, **OLD)
     deleted = await completed(jobs, store, **OLD)
     files = ExportFiles(jobs.database)
-    # One process dies after the commit that expires, another after it has deleted and before it says so.
+    # One process dies after the expiry commit, another after the deletion and before recording it.
     assert sorted(await files.expire(links_live=timedelta(0))) == [expired.export_id, deleted.export_id]
     await store.delete(deleted.object_name)
     await retention.expire()
@@ -104,7 +103,7 @@ async def test_whatever_step_a_crash_comes_after_the_next_pass_does_the_rest(
     assert await files.deletable() == []
 
 
-async def test_a_file_that_cannot_be_deleted_is_tried_again(
+async def test_a_failed_file_deletion_is_retried(
     jobs: JobTable, store: DirectoryStore, retention: Retention, tmp_path: Path
 ) -> None:
     claim = await completed(jobs, store, **OLD)
@@ -118,7 +117,7 @@ async def test_a_file_that_cannot_be_deleted_is_tried_again(
     assert (await jobs.job(claim.export_id))["file_deleted_at"] is not None
 
 
-async def test_replicas_expire_and_delete_side_by_side(jobs: JobTable, store: DirectoryStore, retention: Retention) -> None:
+async def test_replicas_expire_and_delete_concurrently(jobs: JobTable, store: DirectoryStore, retention: Retention) -> None:
     claims = [await completed(jobs, store, **OLD) for _ in range(20)]
     files = ExportFiles(jobs.database)
     expired = await asyncio.gather(*(files.expire(links_live=timedelta(0)) for _ in range(3)))
@@ -128,7 +127,7 @@ async def test_replicas_expire_and_delete_side_by_side(jobs: JobTable, store: Di
     assert await jobs.sql.fetchval("SELECT count(*) FROM export_jobs WHERE file_deleted_at IS NULL") == 0
 
 
-async def test_a_row_that_is_locked_keeps_no_other_file_from_expiring(
+async def test_a_locked_row_does_not_block_the_expiry_of_others(
     jobs: JobTable, store: DirectoryStore, retention: Retention
 ) -> None:
     locked, free = await completed(jobs, store, **OLD), await completed(jobs, store, **OLD)
@@ -143,11 +142,11 @@ async def test_a_row_that_is_locked_keeps_no_other_file_from_expiring(
 
 
 async def ids(jobs: JobTable) -> list[int]:
-    """The exports that there are."""
+    """The ids of all exports."""
     return [row["id"] for row in await jobs.sql.fetch("SELECT id FROM export_jobs ORDER BY id")]
 
 
-async def test_rows_are_kept_for_the_history_and_then_go_with_their_attempts(
+async def test_rows_are_deleted_with_their_attempts_after_the_history_period(
     jobs: JobTable, store: DirectoryStore, retention: Retention
 ) -> None:
     old, young = await completed(jobs, store), await completed(jobs, store)
@@ -160,7 +159,7 @@ async def test_rows_are_kept_for_the_history_and_then_go_with_their_attempts(
     assert await jobs.sql.fetchval("SELECT count(*) FROM export_attempts") == 1
 
 
-async def test_a_row_stays_while_anything_in_the_store_may_be_its_own(
+async def test_a_row_is_kept_while_the_store_may_contain_something_of_it(
     jobs: JobTable, store: DirectoryStore, retention: Retention
 ) -> None:
     with_a_file = await completed(jobs, store, finished_at=LONG_AGO)
@@ -178,7 +177,7 @@ async def test_a_row_stays_while_anything_in_the_store_may_be_its_own(
     assert await ids(jobs) == [with_a_file.export_id, to_be_deleted.export_id, waiting]
 
 
-async def test_many_rows_go_in_batches_that_replicas_share(jobs: JobTable, retention: Retention) -> None:
+async def test_many_rows_are_deleted_in_batches_shared_by_replicas(jobs: JobTable, retention: Retention) -> None:
     space_id = await jobs.space()
     await jobs.sql.execute(
         "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to,"

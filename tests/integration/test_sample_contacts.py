@@ -1,4 +1,4 @@
-"""Sample contacts: plausible, true to the contract of the three relations, and the same every time."""
+"""Sample contacts are realistic, match the contract of the three relations, and are reproducible."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ async def _rows(connection: asyncpg.Connection) -> list[list[asyncpg.Record]]:
     return [await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in _TABLES]
 
 
-async def test_as_many_profiles_as_asked_for_lie_in_the_range_of_the_space(
+async def test_the_requested_number_of_contacts_is_in_the_range(
     connection: asyncpg.Connection,
 ) -> None:
     await _create(connection, space_id=7)
@@ -41,7 +41,7 @@ async def test_as_many_profiles_as_asked_for_lie_in_the_range_of_the_space(
     assert await connection.fetchval(f"SELECT count(*) FROM contacts WHERE {where}", _FIRST, _LAST) == _COUNT
 
 
-async def test_one_profile_in_fifty_is_merged_away_and_keeps_no_rows(
+async def test_every_fiftieth_contact_is_merged_and_has_no_rows_of_its_own(
     connection: asyncpg.Connection,
 ) -> None:
     await _create(connection)
@@ -68,7 +68,7 @@ async def test_every_known_primary_address_is_a_row_of_the_surviving_contact(
 
 
 @pytest.mark.parametrize(("table", "average", "most"), [("contact_emails", 1.6, 6), ("comet_tokens", 3, 12)])
-async def test_contacts_have_as_many_values_as_real_ones(
+async def test_the_number_of_values_per_contact_is_realistic(
     connection: asyncpg.Connection, table: str, average: float, most: int
 ) -> None:
     await _create(connection)
@@ -92,19 +92,19 @@ async def test_contacts_have_as_many_values_as_real_ones(
         "name ~ ''''",
     ],
 )
-async def test_the_awkward_is_there_but_not_everywhere(connection: asyncpg.Connection, fact: str) -> None:
+async def test_missing_values_and_unusual_names_occur_but_not_everywhere(connection: asyncpg.Connection, fact: str) -> None:
     await _create(connection)
     found = await connection.fetchval(f"SELECT count(*) FROM contacts WHERE {fact}")
     assert 0 < found < _COUNT / 2
 
 
-async def test_no_address_could_be_anybodys(connection: asyncpg.Connection) -> None:
+async def test_all_addresses_use_reserved_domains(connection: asyncpg.Connection) -> None:
     await _create(connection)
     reserved = r"@(example\.(com|org|net)|\w+\.example)$"
     assert not await connection.fetch("SELECT FROM contact_emails WHERE email !~ $1", reserved)
 
 
-async def test_nothing_was_last_seen_before_it_was_created_or_after_the_end(
+async def test_last_seen_at_is_between_creation_and_the_end(
     connection: asyncpg.Connection,
 ) -> None:
     await _create(connection)
@@ -115,7 +115,7 @@ async def test_nothing_was_last_seen_before_it_was_created_or_after_the_end(
         )
 
 
-async def test_the_same_seed_makes_the_same_rows_and_another_makes_others(
+async def test_the_same_seed_creates_the_same_rows_and_another_creates_others(
     connection: asyncpg.Connection, postgres_server: str, template_database: str
 ) -> None:
     await _create(connection, count=200)
@@ -129,7 +129,7 @@ async def test_the_same_seed_makes_the_same_rows_and_another_makes_others(
         assert [left == right for left, right in zip(made, rows, strict=True)] == [same] * len(_TABLES)
 
 
-async def test_ids_go_on_above_what_is_there_and_the_sequence_goes_on_above_them(
+async def test_ids_start_above_existing_ones_and_the_sequence_continues_after_them(
     connection: asyncpg.Connection,
 ) -> None:
     await connection.execute("INSERT INTO contacts (id, space_id) VALUES (41, 1)")
@@ -140,7 +140,7 @@ async def test_ids_go_on_above_what_is_there_and_the_sequence_goes_on_above_them
     assert ids == list(range(41, 63))
 
 
-async def test_no_contacts_and_an_end_before_the_start_are_refused(connection: asyncpg.Connection) -> None:
+async def test_a_count_of_zero_and_an_end_before_the_start_are_refused(connection: asyncpg.Connection) -> None:
     with pytest.raises(ValueError, match="count must be at least 1"):
         await _create(connection, count=0)
     with pytest.raises(ValueError, match="must not be before first_created_at"):

@@ -1,4 +1,4 @@
-"""What a snapshot reads: exactly the contacts of the window, in the file's order, with the extras that were asked for."""
+"""A snapshot reads exactly the contacts of the window, in file order, with the requested extras."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def add(sql: asyncpg.Connection, *created: datetime, space_id: int = SPACE, **columns: object) -> list[int]:
-    """The ids of contacts created at these times, in their order."""
+    """Insert contacts created at these times; returns their ids in the same order."""
     names = ", ".join(["space_id", "created_at", *columns])
     values = ", ".join(f"${number}" for number in range(1, len(columns) + 3))
     insert = f"INSERT INTO contacts ({names}) VALUES ({values}) RETURNING id"
@@ -48,7 +48,7 @@ async def add(sql: asyncpg.Connection, *created: datetime, space_id: int = SPACE
 
 
 async def add_many(sql: asyncpg.Connection, count: int, *, space_id: int = SPACE) -> None:
-    """Contacts whose ids are in another order than their times, about thirteen of them at a time."""
+    """Contacts whose ids are not in the order of their creation; about 13 of them share a time."""
     await sql.execute(
         "INSERT INTO contacts (space_id, created_at, email, name)"
         " SELECT $1, $2::timestamptz + interval '1 second' * (n * 7919 % greatest($3 / 13, 1)),"
@@ -61,7 +61,7 @@ async def add_many(sql: asyncpg.Connection, count: int, *, space_id: int = SPACE
 
 
 async def add_extras(sql: asyncpg.Connection) -> None:
-    """For each contact up to three addresses and eight tokens, in upper and lower case, many seen at the same time."""
+    """Up to three addresses and eight tokens per contact, in upper and lower case, many with the same last_seen_at."""
     await sql.execute(
         "INSERT INTO contact_emails"
         " SELECT id, chr(65 + (n * 37 + id)::int % 60) || n, $1::timestamptz + interval '1 hour' * (n % 2)"
@@ -79,7 +79,7 @@ async def add_extras(sql: asyncpg.Connection) -> None:
 # The rows ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_lines_are_those_of_a_plain_query_whatever_was_asked_for(
+async def test_the_lines_equal_those_of_a_plain_query_for_every_combination_of_extras(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     await add_many(sql, MANY)
@@ -92,7 +92,7 @@ async def test_the_lines_are_those_of_a_plain_query_whatever_was_asked_for(
         assert await lines(database_url, claim_on(tokens=tokens, emails=emails)) == wanted
 
 
-async def test_contacts_created_at_the_same_time_across_the_end_of_a_batch_are_neither_lost_nor_doubled(
+async def test_contacts_created_at_the_same_time_across_two_batches_appear_once(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     ids = await add(sql, *[START] * (BATCH_ROWS + 5))
@@ -102,7 +102,7 @@ async def test_contacts_created_at_the_same_time_across_the_end_of_a_batch_are_n
     assert [id_ for batch in read for id_ in batch] == ids
 
 
-async def test_all_are_read_however_many_they_are_and_no_batch_is_empty_or_too_large(
+async def test_any_number_of_contacts_is_read_and_no_batch_is_empty_or_too_large(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     first, second = FIRST_ROWS, 2 * FIRST_ROWS
@@ -160,7 +160,7 @@ async def test_wide_contacts_are_read_a_few_at_a_time(database_url: str, sql: as
     assert sum(sizes) == 200
 
 
-async def test_the_window_begins_with_its_start_and_ends_before_its_end(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_the_window_includes_its_start_and_excludes_its_end(database_url: str, sql: asyncpg.Connection) -> None:
     tick = timedelta(microseconds=1)
     _, first, last_second, last, _ = await add(
         sql, START - tick, START, WINDOW.end - timedelta(seconds=0.1), WINDOW.end - tick, WINDOW.end
@@ -168,12 +168,12 @@ async def test_the_window_begins_with_its_start_and_ends_before_its_end(database
     assert [line["id"] for line in await lines(database_url, claim_on())] == [first, last_second, last]
 
 
-async def test_a_window_without_an_end_takes_all_from_its_start(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_a_window_without_an_end_includes_all_from_its_start(database_url: str, sql: asyncpg.Connection) -> None:
     ids = await add(sql, START, datetime(9999, 12, 31, 23, 59, 59, 999_998, START.tzinfo))
     assert [line["id"] for line in await lines(database_url, claim_on(window=Window(START, END_OF_TIME)))] == ids
 
 
-async def test_merged_profiles_and_contacts_of_other_spaces_have_no_line(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_merged_contacts_and_contacts_of_other_spaces_have_no_line(database_url: str, sql: asyncpg.Connection) -> None:
     survivor, merged = await add(sql, START, START, email="a@x.test")
     await add(sql, START, space_id=SPACE + 1)
     await sql.execute("SELECT merge_contacts($1, $2)", survivor, merged)
@@ -184,7 +184,7 @@ async def test_merged_profiles_and_contacts_of_other_spaces_have_no_line(databas
 
 
 async def sort_as_people_do(sql: asyncpg.Connection, table: str, column: str) -> None:
-    """Give the column a collation by which "a" comes before "B", if this server was built with any."""
+    """Give the column a collation that sorts "a" before "B", if the server has one."""
     names = await sql.fetch("SELECT collname FROM pg_collation WHERE collencoding IN (-1, 6) AND collprovider IN ('c', 'i')")
     for (name,) in names:
         with suppress(asyncpg.FeatureNotSupportedError):  # listed, but not in this build
@@ -193,9 +193,7 @@ async def sort_as_people_do(sql: asyncpg.Connection, table: str, column: str) ->
                 return
 
 
-async def test_at_most_five_tokens_come_newest_first_and_ties_in_the_order_of_their_characters(
-    database_url: str, sql: asyncpg.Connection
-) -> None:
+async def test_at_most_five_tokens_newest_first_and_then_by_code_point(database_url: str, sql: asyncpg.Connection) -> None:
     await sort_as_people_do(sql, "comet_tokens", "token")
     (contact_id,) = await add(sql, START)
     tokens = {"old": 1, "older": 0, "b": 5, "B": 5, "é": 5, "z": 5, "new": 9}
@@ -209,7 +207,7 @@ async def test_at_most_five_tokens_come_newest_first_and_ties_in_the_order_of_th
 
 
 @pytest.mark.parametrize("view", [False, True])
-async def test_all_addresses_come_newest_first_and_ties_in_the_order_of_their_characters(
+async def test_all_addresses_newest_first_and_then_by_code_point(
     database_url: str, sql: asyncpg.Connection, view: bool
 ) -> None:
     await sort_as_people_do(sql, "contact_emails", "email")
@@ -226,13 +224,13 @@ async def test_all_addresses_come_newest_first_and_ties_in_the_order_of_their_ch
     assert "comet_tokens" not in line
 
 
-async def test_a_contact_without_extras_has_empty_ones(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_a_contact_without_tokens_and_addresses_has_empty_lists(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, START)
     (line,) = await lines(database_url, claim_on(tokens=True, emails=True))
     assert (line["comet_tokens"], line["emails"]) == ([], [])
 
 
-async def test_a_view_may_show_an_address_twice_and_without_a_time_and_none_at_all(
+async def test_a_view_may_contain_duplicate_addresses_and_null_times_and_addresses(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     (contact_id,) = await add(sql, START)
@@ -264,7 +262,7 @@ async def test_a_view_may_show_an_address_twice_and_without_a_time_and_none_at_a
         (", UNIQUE (contact_id) INCLUDE (email)", False),
     ],
 )
-async def test_only_a_table_that_forbids_it_itself_is_trusted_not_to_hold_an_address_twice(
+async def test_addresses_are_unique_only_with_a_unique_constraint_on_a_table(
     sql: asyncpg.Connection, constraint: str, unique: bool
 ) -> None:
     columns = "contact_id bigint, email text, last_seen_at timestamptz"
@@ -272,7 +270,7 @@ async def test_only_a_table_that_forbids_it_itself_is_trusted_not_to_hold_an_add
     assert await sql.fetchval(statement("emails_are_unique")) is unique
 
 
-async def test_an_index_of_only_some_addresses_proves_nothing(sql: asyncpg.Connection) -> None:
+async def test_a_partial_unique_index_does_not_make_addresses_unique(sql: asyncpg.Connection) -> None:
     await sql.execute(
         "ALTER TABLE contact_emails DROP CONSTRAINT contact_emails_pkey;"
         "CREATE UNIQUE INDEX ON contact_emails (contact_id, email) WHERE last_seen_at > '2024-01-01';"
@@ -281,7 +279,7 @@ async def test_an_index_of_only_some_addresses_proves_nothing(sql: asyncpg.Conne
     assert await sql.fetchval(statement("emails_are_unique")) is False
 
 
-async def test_whatever_characters_a_contact_holds_its_line_says_them(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_every_character_of_a_contact_is_in_its_line(database_url: str, sql: asyncpg.Connection) -> None:
     for text in NASTY:
         (contact_id,) = await add(sql, START, email=text, name=text, phone=text, location=text)
         await sql.execute("INSERT INTO contact_emails VALUES ($1, $2), ($1, $2 || 'x')", contact_id, text)
@@ -311,13 +309,13 @@ async def test_what_happens_meanwhile_does_not_show(database_url: str, sql: asyn
     assert parsed(claim, read) == wanted
 
 
-async def test_it_is_dated_at_an_instant_at_which_all_it_shows_was_there(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_everything_in_a_snapshot_existed_at_its_time(database_url: str, sql: asyncpg.Connection) -> None:
     before = await sql.fetchval("SELECT clock_timestamp()")
     snapshot = await taken(database_url)
     assert before <= snapshot.taken_at <= await sql.fetchval("SELECT clock_timestamp()")
 
 
-async def test_the_number_of_its_contacts_is_estimated(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_the_number_of_contacts_is_estimated(database_url: str, sql: asyncpg.Connection) -> None:
     await add_many(sql, 2000)
     await add_many(sql, 1000, space_id=SPACE + 1)
     await sql.execute("ANALYZE contacts")

@@ -1,4 +1,4 @@
-"""Where snapshots come from: up to when they are complete, how they fail, what they leave behind, and what they cost."""
+"""Source of snapshots: complete_until, errors, connections that are left, and plans."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ async def add(sql: asyncpg.Connection, count: int) -> None:
 
 
 async def show_instead(sql: asyncpg.Connection, name: str) -> None:
-    """Put a view in the place of the contacts that gives this for a name."""
+    """Replace the contacts by a view with this expression as the name."""
     await sql.execute(
         "ALTER TABLE contacts RENAME TO people;"
         f"CREATE VIEW contacts AS SELECT id, space_id, created_at, email, {name} AS name, phone, location, merged_into"
@@ -73,7 +73,7 @@ async def complete_until(url: str, window: Window = ENDLESS) -> datetime | None:
     return (await taken(url, claim_on(window=window))).complete_until
 
 
-async def test_with_no_other_transaction_it_is_complete_until_a_second_before_it_was_taken(
+async def test_without_other_transactions_it_is_complete_until_one_second_before_it(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     before = await sql.fetchval("SELECT clock_timestamp()")
@@ -82,7 +82,7 @@ async def test_with_no_other_transaction_it_is_complete_until_a_second_before_it
     assert before - MARGIN <= end <= await sql.fetchval("SELECT clock_timestamp()") - MARGIN
 
 
-async def test_an_open_transaction_holds_it_back_to_a_second_before_its_begin(database_url: str) -> None:
+async def test_an_open_transaction_limits_it_to_one_second_before_its_start(database_url: str) -> None:
     async with holding(database_url, "SELECT") as writer, holding(database_url, "SELECT"):
         assert await complete_until(database_url) == await writer.fetchval("SELECT now()") - MARGIN
 
@@ -99,28 +99,28 @@ async def test_what_an_open_transaction_creates_lies_after_it(database_url: str,
     assert await sql.fetchval("SELECT created_at FROM contacts") > end
 
 
-async def test_our_own_snapshots_do_not_hold_it_back(database_url: str) -> None:
+async def test_our_own_snapshots_do_not_limit_it(database_url: str) -> None:
     async with source(database_url).snapshot(claim_on()) as first:
         end = await complete_until(database_url)
     assert end is not None
     assert end > first.taken_at - MARGIN
 
 
-async def test_a_transaction_on_another_database_does_not_hold_it_back(database_url: str, postgres_server: str) -> None:
+async def test_a_transaction_on_another_database_does_not_limit_it(database_url: str, postgres_server: str) -> None:
     async with holding(postgres_server, "SELECT") as elsewhere:
         end = await complete_until(database_url)
         assert end is not None
         assert end > await elsewhere.fetchval("SELECT now()") - MARGIN
 
 
-async def test_it_is_never_complete_beyond_its_window(database_url: str) -> None:
+async def test_complete_until_is_never_after_the_end_of_the_window(database_url: str) -> None:
     window = Window(START, START + timedelta(days=1))
     assert await complete_until(database_url, window) == window.end
 
 
 @asynccontextmanager
 async def role(url: str, grants: str) -> AsyncIterator[str]:
-    """The URL of a new role that may read the contacts, and has these grants; {} stands for its name."""
+    """The URL of a new role that can read the contacts and has these grants; {} is replaced by its name."""
     name, password = f"reader_{secrets.token_hex(6)}", secrets.token_hex(12)
     parts = urlsplit(url)
     async with connect(url) as owner:
@@ -134,7 +134,9 @@ async def role(url: str, grants: str) -> AsyncIterator[str]:
             await owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
-async def test_it_is_unknown_to_a_role_that_may_not_see_other_sessions(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_complete_until_is_unknown_without_the_right_to_see_sessions(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
     await add(sql, 3)
     async with role(database_url, "SELECT") as reader:
         assert await complete_until(reader) is None
@@ -145,7 +147,7 @@ async def test_it_is_unknown_to_a_role_that_may_not_see_other_sessions(database_
         await until_closed(sql)
 
 
-async def test_it_is_unknown_while_there_is_a_prepared_transaction() -> None:
+async def test_complete_until_is_unknown_while_a_prepared_transaction_exists() -> None:
     parameters = {"max_prepared_transactions": "2", "fsync": "off"}
     with (
         tempfile.TemporaryDirectory(prefix="contact-exports-tests-") as directory,
@@ -160,12 +162,12 @@ async def test_it_is_unknown_while_there_is_a_prepared_transaction() -> None:
 
 
 def make_standby(directory: Path) -> None:
-    """Let the server whose data are below this directory start as a standby."""
+    """Configure the server with data in this directory to start as a standby."""
     (control,) = directory.rglob("pg_control")
     (control.parent.parent / "standby.signal").touch()
 
 
-async def test_it_is_unknown_on_a_standby_where_the_writers_cannot_be_seen() -> None:
+async def test_complete_until_is_unknown_on_a_standby() -> None:
     with tempfile.TemporaryDirectory(prefix="contact-exports-tests-") as directory:
         server = EmbeddedPostgres(Path(directory, "postgres"), parameters={"fsync": "off"})
         with server:
@@ -186,7 +188,7 @@ async def failure_of(
     fetch_timeout: float = FETCH_SECONDS,
     fetch_slot: FetchSlot = at_once,
 ) -> tuple[ExportFailure, int]:
-    """How reading all batches fails, and how many came before."""
+    """The error of reading all batches, and the number of batches before it."""
     count = 0
 
     async def consume() -> None:
@@ -203,13 +205,13 @@ async def failure_of(
     return caught.value, count
 
 
-async def test_a_database_that_cannot_be_reached_is_unavailable() -> None:
+async def test_an_unreachable_database_makes_the_source_unavailable() -> None:
     failure, _ = await failure_of("postgresql://nobody@127.0.0.1:1/nothing", claim_on())
     assert isinstance(failure, SourceUnavailable)
     assert "contacts database" in (failure.detail or "")
 
 
-async def test_a_relation_that_went_away_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_a_dropped_relation_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 1)
     await sql.execute("DROP TABLE comet_tokens")
     failure, _ = await failure_of(database_url, claim_on(tokens=True))
@@ -219,7 +221,7 @@ async def test_a_relation_that_went_away_makes_the_source_unavailable(database_u
     await until_closed(sql)
 
 
-async def test_a_contact_that_cannot_be_read_is_bad_data_and_its_content_is_not_told(
+async def test_an_unreadable_contact_is_a_data_error_that_does_not_contain_its_values(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     await add(sql, 2 * FETCH_ROWS)
@@ -250,7 +252,7 @@ async def test_text_that_is_no_utf_8_is_bad_data(postgres_server: str) -> None:
     assert isinstance(failure, SourceData)
 
 
-async def test_a_connection_that_breaks_in_the_middle_makes_the_source_unavailable(
+async def test_a_connection_that_breaks_while_reading_makes_the_source_unavailable(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     await add(sql, 9 * FETCH_ROWS)
@@ -287,7 +289,7 @@ async def test_a_read_that_takes_too_long_makes_the_source_unavailable(database_
 # What it leaves behind -----------------------------------------------------------------------------------------------
 
 
-async def test_no_connection_is_left_after_all_was_read(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_no_connection_is_left_after_everything_was_read(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 2 * BATCH_ROWS)
     async with batches_of(database_url, claim_on()) as batches:
         await anext(batches)
@@ -296,14 +298,14 @@ async def test_no_connection_is_left_after_all_was_read(database_url: str, sql: 
     await until_closed(sql)
 
 
-async def test_a_snapshot_can_be_given_back_before_its_end(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_a_snapshot_can_be_closed_early(database_url: str, sql: asyncpg.Connection) -> None:
     async with source(database_url).snapshot(claim_on()) as snapshot:
         snapshot.close()
         await until_closed(sql)
         snapshot.close()
 
 
-async def test_no_connection_is_left_when_the_consumer_breaks_off(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_no_connection_is_left_when_the_consumer_stops_early(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 5 * BATCH_ROWS)
 
     async def consume() -> None:
@@ -344,7 +346,7 @@ async def test_no_connection_is_left_after_a_cancellation_while_the_server_is_bu
 
 
 async def assert_cancelling_closes(sql: asyncpg.Connection, task: "asyncio.Task[Any]", reached: Callable[[], Any]) -> None:
-    """Cancelled where `reached` returns, the task ends at once, and soon the server has ended its connection."""
+    """Cancelled when `reached` returns, the task ends immediately, and the server closes the connection soon after."""
     await reached()
     assert await open_sources(sql) == 1
     task.cancel()
@@ -354,7 +356,7 @@ async def assert_cancelling_closes(sql: asyncpg.Connection, task: "asyncio.Task[
     await until_closed(sql)
 
 
-# What it costs -------------------------------------------------------------------------------------------------------
+# Cost ----------------------------------------------------------------------------------------------------------------
 
 
 async def plan_of(sql: asyncpg.Connection, text: str, *arguments: object) -> list[dict[str, Any]]:
@@ -372,14 +374,14 @@ async def plan_of(sql: asyncpg.Connection, text: str, *arguments: object) -> lis
 
 
 async def _all_visible(sql: asyncpg.Connection) -> bool:
-    """Vacuums; false if some other session's snapshot kept it from marking all pages, as an automatic ANALYZE may."""
+    """Vacuum. False if the snapshot of another session, such as an automatic ANALYZE, prevented marking all pages."""
     await sql.execute("VACUUM ANALYZE contacts, contact_emails, comet_tokens")
     tables = "'contacts', 'contact_emails', 'comet_tokens'"
     query = f"SELECT every(relallvisible = relpages) FROM pg_class WHERE relname IN ({tables})"
     return bool(await sql.fetchval(query))
 
 
-async def test_with_many_contacts_they_are_found_by_their_index_and_the_extras_in_theirs_alone(
+async def test_contacts_are_read_by_an_index_and_extras_by_index_only_scans(
     sql: asyncpg.Connection,
 ) -> None:
     await sql.execute(

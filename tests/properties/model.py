@@ -1,4 +1,4 @@
-"""What the two tables hold after any sequence of calls, as plain Python: small enough to be seen to be right."""
+"""A model of both tables in plain Python, small enough to review."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ from uuid import UUID
 from service.model import Claim
 
 POISON = 2
-"""Lost leases from which on an export runs alone."""
+"""From this number of lost leases on an export runs alone."""
 OVERDUE = timedelta(minutes=10)
 
 
 @dataclass
 class Attempt:
-    """One claim, for ever."""
+    """One claim; kept after its rows are deleted."""
 
     claim: Claim
     started_at: datetime
@@ -27,7 +27,7 @@ class Attempt:
 
 @dataclass
 class Export:
-    """One export. What has no meaning in a state is None there."""
+    """One export. Values that do not apply to its status are None."""
 
     export_id: int
     space_id: int
@@ -53,7 +53,7 @@ class Export:
 
 @dataclass
 class Model:
-    """`now` is the database's and stands still: time passes by everything else becoming older."""
+    """`now` is the transaction time of the database and stays constant: time passes by making all rows older."""
 
     now: datetime
     caps: dict[int, int | None] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Model:
         return space_slots if cap is None else cap
 
     def next(self, space_slots: int, *, alone: bool) -> Export | None:
-        """What a claim takes: of the heads of all Spaces with room the fairest."""
+        """The export that a claim takes: the first by the rule among the heads of all Spaces with a free slot."""
         heads: dict[tuple[int, bool], Export] = {}
         for export in sorted(self.exports.values(), key=lambda each: each.export_id):
             room = len(self.running(export.space_id)) < self.cap(export.space_id, space_slots)
@@ -88,7 +88,7 @@ class Model:
         return next(slot for slot in range(1, len(taken) + 2) if slot not in taken)
 
     def held_by(self, attempt: Attempt) -> Export | None:
-        """The export while this attempt owns it."""
+        """The export if this attempt holds its claim, else None."""
         export = self.exports.get(attempt.claim.export_id)
         return export if export is not None and export.claim_id == attempt.claim.claim_id else None
 
@@ -100,7 +100,7 @@ class Model:
         return attempt
 
     def end(self, export: Export, status: str, outcome: str) -> None:
-        """The claim leaves its export, and its receipt is written."""
+        """End the running attempt and write its receipt."""
         assert export.claim_id is not None
         attempt = self.attempts[export.claim_id]
         attempt.ended_at, attempt.outcome = self.now, outcome
@@ -127,7 +127,7 @@ class Model:
             export.run_after = self.now
 
     def rescue(self, *, pause: timedelta) -> dict[UUID, str]:
-        """The claims that are taken back, and what becomes of their exports."""
+        """The rescued claims and the new statuses of their exports."""
         rescued = {}
         for export in self.exports.values():
             if export.claim_id is not None and export.lease_until is not None and export.lease_until < self.now:
@@ -137,7 +137,7 @@ class Model:
         return rescued
 
     def expire(self, *, links_live: timedelta) -> list[int]:
-        """The exports whose time has come."""
+        """The exports that are due to expire."""
         expired = []
         for export in self.exports.values():
             if export.status == "completed" and export.file_expires_at and export.file_expires_at < self.now:
@@ -145,7 +145,7 @@ class Model:
                 expired.append(export.export_id)
         return expired
 
-    def garbage(self, grace: timedelta) -> set[UUID]:
+    def leftovers(self, grace: timedelta) -> set[UUID]:
         return {
             attempt.claim.claim_id
             for attempt in self.attempts.values()
@@ -157,12 +157,12 @@ class Model:
         }
 
     def in_use(self) -> set[str]:
-        """Names of the objects that must not be touched."""
+        """Names of the objects that must be kept."""
         published = {each.object_name for each in self.exports.values() if each.object_name and not each.file_deleted}
         return published | {each.claim.object_name for each in self.attempts.values() if self.held_by(each)}
 
     def old(self, age: timedelta) -> list[Export]:
-        """Exports whose rows may go."""
+        """Exports whose rows may be deleted."""
         unclean = {each.claim.export_id for each in self.attempts.values() if not each.cleaned and not each.forgotten}
         return [
             each

@@ -1,4 +1,4 @@
-"""The rows of both tables: what must hold between them and the model and among themselves, and how they grow older."""
+"""Compares the rows of both tables with the model and with each other, and makes them older."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ _TIMES = {
 
 
 async def make_older(sql: asyncpg.Connection, duration: timedelta) -> None:
-    """Let so much time pass. The clock of a transaction stands still, so whatever happened moves into the past."""
+    """Let this much time pass. The clock of a transaction does not move, so all stored times are moved back."""
     for table, columns in _TIMES.items():
         older = ", ".join(f"{column} = {column} - $1::interval" for column in columns.split())
         await sql.execute(f"UPDATE {table} SET {older}", duration)
 
 
 def assert_as_modelled(model: Model, jobs: Sequence[asyncpg.Record], attempts: Sequence[asyncpg.Record]) -> None:
-    """Both tables hold what the model says, and no row more."""
+    """Both tables equal the model and have no other rows."""
     assert [job["id"] for job in jobs] == sorted(model.exports)
     for job in jobs:
         export = model.exports[job["id"]]
@@ -41,7 +41,7 @@ def assert_as_modelled(model: Model, jobs: Sequence[asyncpg.Record], attempts: S
 
 
 def assert_every_attempt_has_its_receipt(jobs: Sequence[asyncpg.Record], attempts: Sequence[asyncpg.Record]) -> None:
-    """The counts of an export are those of its attempts' outcomes."""
+    """The counters of each export match the outcomes of its attempts."""
     for job in jobs:
         receipts = Counter(attempt["outcome"] for attempt in attempts if attempt["job_id"] == job["id"])
         assert job["attempts"] == receipts.total() - receipts["handed_back"], job

@@ -1,4 +1,4 @@
-"""Whatever is called in whatever order, by who holds an export or no longer does: the tables are as the model says.
+"""After any sequence of calls, with valid and with lost claims, the tables equal the model.
 
 Many more sequences: ./run test -n 0 tests/properties --hypothesis-profile thousands --timeout 0
 """
@@ -32,7 +32,7 @@ LINKS_LIVE = timedelta(minutes=20)
 HISTORY = timedelta(days=90)
 GRACE = timedelta(minutes=2)
 TICKS = [timedelta(minutes=4), timedelta(minutes=11)]
-"""None leads to within a minute of the end of a lease: that of a claim begins a little later than the transaction."""
+"""None ends within a minute of the end of a lease, because the lease of a claim starts a little after the transaction."""
 SPACES = 3
 SPACE_SLOTS = 2
 WRITES = ("record_upload", "complete", "fail", "try_again", "hand_back")
@@ -40,7 +40,7 @@ CHORES = ("rescue", "expire", "delete_files", "clean", "forget")
 
 
 class Life(RuleBasedStateMachine):
-    """One sequence of calls, in a transaction that is undone at its end: its clock stands still, and nothing remains."""
+    """One sequence of calls, in a transaction that is rolled back: its clock does not move, and no row remains."""
 
     def __init__(self, runner: asyncio.Runner, sql: asyncpg.Connection) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Life(RuleBasedStateMachine):
         return self.run(self._sql.fetch(f"SELECT * FROM {table} ORDER BY 1"))
 
     def settle(self, attempt: Attempt, write: Coroutine[Any, Any, bool]) -> Export | None:
-        """The export if the attempt still holds it. If not, the write is refused and changes nothing at all."""
+        """The export if the attempt holds its claim. If not, the write is refused and changes nothing."""
         export = self.model.held_by(attempt)
         before = None if export else (self.rows("export_jobs"), self.rows("export_attempts"))
         assert self.run(write) is (export is not None)
@@ -81,7 +81,7 @@ class Life(RuleBasedStateMachine):
     def over(self) -> list[Attempt]:
         return [attempt for attempt in self.model.attempts.values() if not self.model.held_by(attempt)]
 
-    # What consumers and operators do ------------------------------------------------------------------------------
+    # Consumers and operators -----------------------------------------------------------------------------------------
 
     @initialize(spaces=st.lists(st.integers(0, SPACES - 1), min_size=2, max_size=6), max_attempts=st.integers(1, 4))
     def begin(self, spaces: list[int], max_attempts: int) -> None:
@@ -122,7 +122,7 @@ class Life(RuleBasedStateMachine):
         self.run(self._sql.execute("SELECT kick_export($1)", export.export_id))
         self.model.kick(export)
 
-    # What a worker does that holds a claim, or held it once -------------------------------------------------------
+    # Workers, with a valid or a lost claim ---------------------------------------------------------------------------
 
     @rule(times=st.integers(1, 3))
     def claim_when_empty(self, times: int) -> None:
@@ -192,7 +192,7 @@ class Life(RuleBasedStateMachine):
         if export := self.settle(attempt, self._claims.end_in_error(attempt.claim, failure, pause=PAUSE)):
             over = failure.permanent or export.attempts == export.max_attempts
             self.model.end(export, "failed" if over else "queued", "error")
-            # The pause is random: only its bounds are known.
+            # The delay is random: only its bounds are known.
             pause = min(PAUSE * 2 ** (export.attempts - 1), LONGEST_PAUSE)
             query = "SELECT run_after FROM export_jobs WHERE id = $1"
             export.run_after = self.run(self._sql.fetchval(query, export.export_id))
@@ -202,7 +202,7 @@ class Life(RuleBasedStateMachine):
         if export := self.settle(attempt, self._claims.hand_back(attempt.claim)):
             self.model.hand_back(export)
 
-    # What every replica does now and then -------------------------------------------------------------------------
+    # Periodic tasks of every replica ---------------------------------------------------------------------------------
 
     @rule()
     def lose_all(self) -> None:
@@ -254,11 +254,11 @@ class Life(RuleBasedStateMachine):
             self.ended.pop(export.export_id, None)
 
     def clean(self) -> None:
-        garbage = self.run(self._claims.leftovers(grace=GRACE))
-        wanted = self.model.garbage(GRACE)
-        assert {each.claim_id for each in garbage} <= wanted
-        assert len(garbage) == min(20, len(wanted))
-        for each in garbage:
+        leftovers = self.run(self._claims.leftovers(grace=GRACE))
+        wanted = self.model.leftovers(GRACE)
+        assert {each.claim_id for each in leftovers} <= wanted
+        assert len(leftovers) == min(20, len(wanted))
+        for each in leftovers:
             attempt = self.model.attempts[each.claim_id]
             claim = attempt.claim
             assert each == Leftover(claim.claim_id, claim.export_id, claim.object_name, attempt.upload_id)
@@ -272,7 +272,7 @@ class Life(RuleBasedStateMachine):
             self.model.forget(export)
             self.ended.pop(export.export_id, None)
 
-    # What holds after every step ----------------------------------------------------------------------------------
+    # Invariant after every step --------------------------------------------------------------------------------------
 
     @invariant()
     def everything_is_in_order(self) -> None:
@@ -284,7 +284,7 @@ class Life(RuleBasedStateMachine):
         self.ended = ended
 
 
-def test_the_tables_are_as_the_model_says_after_any_sequence_of_calls(database_url: str) -> None:
+def test_the_tables_equal_the_model_after_any_sequence_of_calls(database_url: str) -> None:
     with asyncio.Runner() as runner:
         sql = runner.run(asyncpg.connect(database_url))
 

@@ -1,4 +1,4 @@
-"""Contacts in the database, and what an export of them must hold, asked by a plain query."""
+"""Contacts in the database, and the expected lines of an export, read by plain queries."""
 
 import base64
 import gzip
@@ -22,25 +22,25 @@ WHOLE_RANGE = {"start_date": "2024-01-01 00:00:00", "end_date": "2024-12-31 23:5
 
 
 def chosen_extras(*, tokens: bool = False, emails: bool = False) -> Extras:
-    """The extras of an export with or without tokens and addresses."""
+    """Return the extras of an export with or without tokens and email addresses."""
     return Extra.among([Extra.COMET_TOKENS] * tokens + [Extra.EMAILS] * emails)
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A Space made for a test, and a key of it that may do everything."""
+    """A Space made for a test, and a key with all scopes."""
 
     space_id: int
     key: str
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a consumer sends."""
+        """The headers of an authenticated request."""
         return {"Authorization": f"Bearer {self.key}"}
 
 
 async def tenant(database_url: str, *, timezone: str = "Europe/Berlin") -> Tenant:
-    """A new Space with a key."""
+    """Create a Space with a key."""
     async with Database(database_url, application_name="tests", size=1) as database:
         callers = Access(AccessTables(database))
         space_id = await callers.create_space("Tests", timezone)
@@ -48,7 +48,7 @@ async def tenant(database_url: str, *, timezone: str = "Europe/Berlin") -> Tenan
 
 
 async def add_contacts(connection: asyncpg.Connection, space_id: int, count: int, *, first: datetime = FIRST) -> None:
-    """Plain contacts a second apart, each with one address and three tokens; every tenth with six more tokens."""
+    """Add contacts one second apart, each with one email address and three tokens; every tenth has nine tokens."""
     await connection.execute(
         """
         WITH added AS (
@@ -72,7 +72,7 @@ async def add_contacts(connection: asyncpg.Connection, space_id: int, count: int
 
 
 async def add_wide_contacts(connection: asyncpg.Connection, space_id: int, count: int) -> None:
-    """Contacts whose names are a megabyte each and do not compress below three quarters of it."""
+    """Add contacts whose names have 1 MB each and compress to 750 kB."""
     for number in range(count):
         name = base64.b64encode(os.urandom(750_000)).decode()
         created_at = FIRST + timedelta(seconds=number)
@@ -90,7 +90,7 @@ async def expected_lines(
     tokens: bool = False,
     emails: bool = False,
 ) -> list[dict[str, Any]]:
-    """The lines of an export by the contract's words: one query a relation, put together here."""
+    """Return the lines that the contract requires, from one query per table."""
     contacts = await connection.fetch(
         """SELECT id, email, name, phone, location FROM contacts
             WHERE space_id = $1 AND created_at >= $2 AND created_at < $3 AND merged_into IS NULL
@@ -113,7 +113,7 @@ async def expected_lines(
 
 
 async def _values(connection: asyncpg.Connection, query: str) -> dict[int, list[str]]:
-    """The values of each contact, most recent first, ties by value."""
+    """Return the values of each contact, most recent first, ties ordered by value."""
     rows: Sequence[Any] = await connection.fetch(query)
     found: dict[int, list[str]] = {}
     for contact_id, value, _ in sorted(rows, key=lambda row: (-row[2].timestamp(), row[1])):
@@ -122,7 +122,7 @@ async def _values(connection: asyncpg.Connection, query: str) -> dict[int, list[
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The records of a file: every line ends in a newline and parses; nothing else separates lines."""
+    """Parse a file: every line must end in a newline and be one JSON object."""
     content = gzip.decompress(path.read_bytes())
     assert not content or content.endswith(b"\n")
     return [json.loads(line) for line in content.split(b"\n")[:-1]]

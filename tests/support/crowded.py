@@ -1,4 +1,4 @@
-"""A database with a long history and a long queue, made in seconds."""
+"""A database with a long history and a long queue, created in seconds."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,9 +12,9 @@ FINISHED = 100_000
 QUEUED = 10_000
 RUNNING = 20
 CROWDED_SPACE = 1
-"""It has a fifth of all exports that ended, and a tenth of those that wait."""
+"""This Space has a fifth of the finished exports and a tenth of the queued ones."""
 
-# Of the exports that ended a hundred are old enough to be forgotten, fifty files are due to expire and fifty to be deleted.
+# 100 finished exports are old enough to be deleted, 50 files are due to expire and 50 to be deleted.
 _JOBS = f"""
 WITH made AS (INSERT INTO spaces (id, name, timezone) SELECT n, 'Space ' || n, 'UTC' FROM generate_series(1, {SPACES}) n),
      numbered AS (
@@ -49,7 +49,7 @@ SELECT n, space_id, status, '2024-01-15', '2024-01-16', 'UTC', '2024-01-15Z', '2
   FROM stated
 """
 
-# One attempt of each that is no longer waiting; of those that failed every fiftieth left something in the store.
+# One attempt for each export that is not queued. Every fiftieth failed one has a leftover in the store.
 _ATTEMPTS = """
 INSERT INTO export_attempts (claim_id, job_id, attempt, worker, object_name, started_at, ended_at, outcome, cleaned_at)
 SELECT coalesce(claim_id, gen_random_uuid()), id, 1, 'a worker', 'object ' || id, created_at, finished_at,
@@ -61,7 +61,7 @@ SELECT coalesce(claim_id, gen_random_uuid()), id, 1, 'a worker', 'object ' || id
 
 @asynccontextmanager
 async def crowded_database(server_url: str, template: str) -> AsyncIterator[str]:
-    """The URL of a database with all that, dropped afterwards."""
+    """The URL of such a database; it is dropped afterwards."""
     async with postgres.database(server_url, template) as url:
         await _fill(url)
         yield url
@@ -70,7 +70,7 @@ async def crowded_database(server_url: str, template: str) -> AsyncIterator[str]
 async def _fill(url: str) -> None:
     connection = await asyncpg.connect(url)
     try:
-        # Exports start as queued and move on; a history is written as it ended.
+        # The triggers allow only new exports that are queued, but the history is inserted in its final state.
         await connection.execute("ALTER TABLE export_jobs DISABLE TRIGGER USER")
         await connection.execute(_JOBS)
         await connection.execute("SELECT setval(pg_get_serial_sequence('export_jobs', 'id'), max(id)) FROM export_jobs")

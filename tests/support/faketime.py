@@ -1,4 +1,4 @@
-"""Another wall clock for one process, by Debian's package `faketime`; clocks that only count go on as they are."""
+"""A different wall clock for one process, by Debian's package `faketime`; monotonic clocks are not changed."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ _LIBRARIES = Path("/usr/lib")
 
 
 def shifted(offset: str) -> dict[str, str]:
-    """What in its environment shifts a process's clock from its start on, as in "+1h" or "-5m"."""
+    """Return the environment variables that shift the clock of a process by a fixed offset such as "+1h" or "-5m"."""
     return {**_preloaded(), "FAKETIME": offset}
 
 
 def movable(file: Path) -> dict[str, str]:
-    """What in its environment lets a process's clock, and its children's, follow the offset that `set_offset` gives."""
+    """Return the environment variables that make the clocks of a process and its children follow `set_offset`."""
     set_offset(file, "+0s")
     return {**_preloaded(), "FAKETIME_TIMESTAMP_FILE": str(file), "FAKETIME_NO_CACHE": "1"}
 
 
 def set_offset(file: Path, offset: str) -> None:
-    """Move the clocks that follow this file, at once."""
+    """Change the clocks that follow this file, at once."""
     new = file.with_suffix(".new")
     new.write_text(f"{offset}\n")
     new.chmod(0o644)

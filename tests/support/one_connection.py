@@ -1,4 +1,4 @@
-"""The statements of the service on a single connection, so that a test can undo or count what they did."""
+"""Run the service's statements on a single connection, so that a test can roll them back or count them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from service.postgres.pool import Database
 
 
 class OneConnection(Database):
-    """A database whose statements all run on this connection, inside whatever transaction it is in."""
+    """A database whose statements all run on this connection, inside its current transaction."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection

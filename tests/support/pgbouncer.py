@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode before a test's database: Debian's package `pgbouncer`."""
+"""PgBouncer in transaction mode in front of a test's database, from Debian's package `pgbouncer`."""
 
 import asyncio
 import os
@@ -16,11 +16,11 @@ import asyncpg
 from tests.support.waiting import until
 
 SERVER_CONNECTIONS = 2
-"""So few that the transactions of a process's connections take turns on them."""
+"""Fewer than a process has connections, so that their transactions take turns."""
 
 
 class PgBouncer:
-    """The pooler while it runs. `url` leads to the same database through it."""
+    """The running pooler. `url` leads to the same database through it."""
 
     def __init__(self, directory: Path, upstream: str) -> None:
         directory.chmod(0o755)  # it may run as another user
@@ -48,24 +48,24 @@ class PgBouncer:
         )
 
     async def start(self) -> None:
-        """Start it and wait until it accepts connections."""
+        """Start the pooler and wait until it accepts connections."""
         program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
         assert program is not None, "install Debian's package pgbouncer"
-        # It refuses to run as root, and drops to the user it is given.
+        # PgBouncer refuses to run as root.
         user = ["-u", "nobody"] if os.geteuid() == 0 else []
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 program, *user, str(self._configuration), stdout=log, stderr=log
             )
-        await until(self._answers)
+        await until(self._accepts_connections)
 
     async def stop(self) -> None:
-        """End it at once, and with it all connections through it."""
+        """Stop the pooler at once, which ends all connections through it."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
             await self._process.wait()
 
-    async def _answers(self) -> bool:
+    async def _accepts_connections(self) -> bool:
         assert self._process is not None
         assert self._process.returncode is None, self._log.read_text()
         try:
@@ -78,7 +78,7 @@ class PgBouncer:
 
 @asynccontextmanager
 async def pgbouncer(upstream: str) -> AsyncIterator[PgBouncer]:
-    """A pooler before the TCP address `upstream`, for the length of the block."""
+    """Run a pooler in front of the TCP address `upstream` inside the block."""
     with tempfile.TemporaryDirectory(prefix="contact-exports-pgbouncer-") as directory:
         pooler = PgBouncer(Path(directory), upstream)
         try:

@@ -1,7 +1,7 @@
-"""Databases for the tests: one server a session, one migrated template, one copy of it a test.
+"""Databases for the tests: one server per session, one migrated template, and one copy of it per test.
 
-TEST_DATABASE_URL names an existing server, by the URL of a role that may create databases; otherwise an
-embedded one runs for the session. Where neither can be had the tests fail.
+TEST_DATABASE_URL names an existing server by the URL of a role that may create databases; otherwise an embedded server runs
+for the session. The tests fail if neither is available.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from service.embedded.postgres import EmbeddedPostgres
 from service.postgres.migrate import migrate
 
 _PARAMETERS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-"""Nothing here has to survive the machine, and many small commits are what tests do."""
+"""The tests need no durability, and commit often."""
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """The URL of a server for the session."""
+    """Yield the URL of a server for the session."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
         return
@@ -37,7 +37,7 @@ def server() -> Iterator[str]:
 
 @contextmanager
 def migrated_template(server_url: str) -> Iterator[str]:
-    """The name of a database that holds what the migrations make and nothing else."""
+    """Yield the name of a database that contains only what the migrations create."""
     name = f"contact_exports_template_{secrets.token_hex(4)}"
 
     async def create() -> None:
@@ -53,7 +53,7 @@ def migrated_template(server_url: str) -> Iterator[str]:
 
 @asynccontextmanager
 async def database(server_url: str, template: str) -> AsyncIterator[str]:
-    """The URL of a new copy of `template`, dropped afterwards whoever is still connected."""
+    """Yield the URL of a new copy of `template`; it is dropped afterwards even if sessions are still connected."""
     name = f"contact_exports_test_{secrets.token_hex(8)}"
     await _execute(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:

@@ -1,4 +1,4 @@
-"""The little of Postgres's protocol (version 3) that a proxy has to understand."""
+"""The part of the Postgres protocol (version 3) that the proxy understands."""
 
 import asyncio
 import struct
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 _PROTOCOL = 196608
 _CANCEL = 80877102
 _ENCRYPTION = (80877103, 80877104)
-"""Requests for TLS and for GSSAPI, answered by one byte before the real start-up message comes."""
+"""Requests for TLS and GSSAPI; each gets a response of one byte before the startup message follows."""
 
 
 @dataclass
 class Startup:
-    """What a client says first: parameters of a session, or the process whose statement it wants cancelled."""
+    """The first message of a client: the parameters of a session, or the process whose statement it cancels."""
 
     parameters: dict[str, str] = field(default_factory=dict)
     cancels: int | None = None
     message: bytes = b""
 
     def encoded(self) -> bytes:
-        """The message for the server, with the parameters as they are now."""
+        """Return the message for the server, with the current parameters."""
         if self.cancels is not None:
             return self.message
         pairs = b"".join(f"{name}\0{value}\0".encode() for name, value in self.parameters.items())
@@ -27,7 +27,7 @@ class Startup:
 
 
 async def read_startup(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Startup:
-    """The start-up message; a wish for encryption is answered with no. Raises IncompleteReadError at the end."""
+    """Read the startup message and refuse requests for encryption. Raises IncompleteReadError at the end."""
     while True:
         head = await reader.readexactly(8)
         length, code = struct.unpack("!ii", head)
@@ -43,30 +43,30 @@ async def read_startup(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:
-    """One message with its type and length. Raises IncompleteReadError at the end."""
+    """Read one message with its type and length. Raises IncompleteReadError at the end."""
     head = await reader.readexactly(5)
     return head + await reader.readexactly(int.from_bytes(head[1:]) - 4)
 
 
 def kind(message: bytes) -> str:
-    """The letter that says what it is."""
+    """Return the letter of the message type."""
     return chr(message[0])
 
 
 def backend_pid(message: bytes) -> int:
-    """Of the message in which a backend tells its process id."""
+    """Return the backend's process id from a BackendKeyData message."""
     return int.from_bytes(message[5:9])
 
 
 class Statements:
-    """Follows which statement a client's message executes."""
+    """Tracks which statement a client's message executes."""
 
     def __init__(self) -> None:
         self._prepared: dict[bytes, str] = {}
         self._portals: dict[bytes, str] = {}
 
     def executed(self, message: bytes) -> str | None:
-        """The text of the statement that this message executes, or goes on to fetch from, if it does."""
+        """Return the text of the statement that this message executes or continues to fetch from, if any."""
         match kind(message):
             case "P":  # parse: name, text
                 name, text, _ = message[5:].split(b"\0", 2)

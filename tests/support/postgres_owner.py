@@ -2,8 +2,8 @@
 
     python -m tests.support.postgres_owner DIRECTORY
 
-Prints the server's process id, whether the server was joined, and its URL, as one line of JSON; then waits
-for the end of its standard input. Interrupted (SIGINT), it prints a sign of life from the server.
+Prints one line of JSON with the server's process id, whether the process joined a running server, and its URL. Then it waits
+for the end of its standard input. After SIGINT it queries the server and prints the result.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import asyncpg
 from service.embedded.postgres import EmbeddedPostgres
 
 
-async def _answer(url: str) -> str:
+async def _query(url: str) -> str:
     connection = await asyncpg.connect(url)
     try:
         return str(await connection.fetchval("SELECT 'still here'"))
@@ -24,20 +24,20 @@ async def _answer(url: str) -> str:
         await connection.close()
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Own the server until told otherwise."""
+    """Own the server until standard input ends or SIGINT arrives."""
     with EmbeddedPostgres(Path(sys.argv[1])) as server:
         state = {"pid": server.pid, "joined": server.joined, "url": server.dsn()}
         try:
-            _say(json.dumps(state))
+            _print_line(json.dumps(state))
             sys.stdin.read()
         except KeyboardInterrupt:
-            _say(asyncio.run(_answer(server.dsn())))
+            _print_line(asyncio.run(_query(server.dsn())))
 
 
 if __name__ == "__main__":

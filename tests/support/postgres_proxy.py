@@ -1,4 +1,4 @@
-"""A proxy before a real Postgres that breaks connections on command: the wire is faked, never the client or the server."""
+"""A proxy in front of a real Postgres that breaks connections on command. Client and server are real."""
 
 import asyncio
 import socket
@@ -15,45 +15,45 @@ from tests.support.waiting import until
 SERVICE = "contact-exports"
 RENEWALS = "contact-exports renewals"
 EXPORTS = "contact-exports export"
-"""The application names by which the service's connections can be told apart."""
+"""Application names of the service's connections."""
 
 _RECEIVE_BUFFER = 64 * 1024
-"""Bytes. A client that stops reading is noticed by the server after this and its own buffer, not after megabytes."""
+"""Bytes. Small, so that the server soon notices a client that stops reading."""
 
 
 _TURNS_OF_AN_ACCEPT = 5
-"""RequestPriority of the event loop between a new connection and the first step of its task, and one more."""
+"""Iterations of the event loop between a new connection and the first step of its task, plus one."""
 _LAST_OF_A_REQUEST = "SHQ"
-"""Sync, flush, query: now the client waits for an answer."""
+"""Sync, flush, query: after one of these the client waits for a response."""
 
 
 class Mode(Enum):
-    """What a connection does with the messages of both sides."""
+    """How a connection handles the messages of both sides."""
 
     PASS = "pass"
     FREEZE = "freeze"
-    """Nothing moves until it passes again; then nothing was lost."""
+    """Nothing moves until the mode changes; no message is lost."""
     BLACKHOLE = "blackhole"
-    """What either side sends is lost, even its end: both believe in a connection that is none."""
+    """Messages and the end of either side are lost: both sides still believe in the connection."""
     RESET = "reset"
-    """Ended on both sides, without a goodbye."""
+    """Closed on both sides with a TCP reset."""
     DELAY = "delay"
     """Each round trip takes `PostgresProxy.delay` seconds longer."""
 
 
 class Fault(Enum):
-    """What becomes of one execution of a statement."""
+    """What happens to one execution of a statement."""
 
     LOSE_REQUEST = "lose request"
-    """The connection is reset before the server has seen it."""
-    LOSE_ANSWER = "lose answer"
-    """The server does it and commits; the answer is dropped and the connection reset."""
-    HOLD_ANSWER = "hold answer"
-    """The server does it; the connection freezes before the first word of the answer."""
+    """The connection is reset before the server receives the statement."""
+    LOSE_RESPONSE = "lose response"
+    """The server executes and commits; the response is dropped and the connection reset."""
+    HOLD_RESPONSE = "hold response"
+    """The server executes; the connection freezes before the first message of the response."""
 
 
 class Connection:
-    """One client's connection; `backend` is its process in pg_stat_activity, once it is known."""
+    """The connection of one client. `backend` is its process id in pg_stat_activity, once it is known."""
 
     def __init__(self, proxy: "PostgresProxy", startup: Startup, client: asyncio.StreamWriter) -> None:
         self.application_name = startup.parameters.get("application_name", "")
@@ -65,10 +65,10 @@ class Connection:
         self._moving = asyncio.Event()
         self._moving.set()
         self._statements = Statements()
-        self._unanswered: Fault | None = None
+        self._pending_fault: Fault | None = None
 
-    def behave(self, mode: Mode) -> None:
-        """From now on do this."""
+    def set_mode(self, mode: Mode) -> None:
+        """Change the mode."""
         self.mode = mode
         if mode is Mode.FREEZE:
             self._moving.clear()
@@ -78,15 +78,15 @@ class Connection:
             self.reset()
 
     def reset(self) -> None:
-        """End both sides without a goodbye."""
+        """Close both sides with a TCP reset."""
         for writer in (self._client, self._server):
             if writer is not None:
-                with suppress(OSError):  # the kernel has none for a unix socket, or it is closed already
+                with suppress(OSError):  # not supported by unix sockets, or already closed
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 writer.transport.abort()
 
     async def run(self, startup: Startup, reader: asyncio.StreamReader) -> None:
-        """Carry messages until either side ends."""
+        """Forward messages until either side ends."""
         from_server, self._server = await self._proxy.connect()
         pumps: list[asyncio.Task[None]] = []
         try:
@@ -94,7 +94,7 @@ class Connection:
             pumps += [asyncio.create_task(self._from_client(reader)), asyncio.create_task(self._from_server(from_server))]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             if self.mode is Mode.BLACKHOLE:
-                await asyncio.wait(pumps)  # neither side learns that the other is gone
+                await asyncio.wait(pumps)  # neither side learns that the other has closed
         finally:
             self._server.transport.abort()
             for pump in pumps:
@@ -111,7 +111,7 @@ class Connection:
                 if fault is Fault.LOSE_REQUEST:
                     self.reset()
                     return
-                self._unanswered = self._unanswered or fault
+                self._pending_fault = self._pending_fault or fault
                 await self._carry(message, self._server)
         if self.mode is Mode.BLACKHOLE:
             await asyncio.get_running_loop().create_future()
@@ -122,10 +122,10 @@ class Connection:
                 message = await read_message(reader)
                 if kind(message) == "K":
                     self.backend = backend_pid(message)
-                if self._unanswered is Fault.HOLD_ANSWER:
-                    self._unanswered = None
-                    self.behave(Mode.FREEZE)
-                if self._unanswered is None:
+                if self._pending_fault is Fault.HOLD_RESPONSE:
+                    self._pending_fault = None
+                    self.set_mode(Mode.FREEZE)
+                if self._pending_fault is None:
                     await self._carry(message, self._client)
                 elif kind(message) == "Z":  # ready for the next statement: this one is committed
                     self.reset()
@@ -142,37 +142,37 @@ class Connection:
 
 @dataclass
 class PostgresProxy:
-    """The proxy while it runs. `url` leads to the same database, with the same role, through it."""
+    """The running proxy. `url` leads to the same database, with the same role, through it."""
 
     url: str
     port: int
     upstream: SplitResult
     delay: float = 0.05
-    """Seconds that each round trip of a connection in `Mode.DELAY` takes longer."""
+    """Seconds that each round trip takes longer in `Mode.DELAY`."""
     startup: dict[str, str] = field(default_factory=dict)
-    """Parameters that get another value at the start of a session, where the client sets them at all."""
+    """Values that replace the client's own at the start of a session, for parameters that the client sets."""
     _open: list[Connection] = field(default_factory=list)
     _future: dict[str | None, Mode] = field(default_factory=dict)
     _planned: dict[str, list[Fault]] = field(default_factory=dict)
 
     def connections(self, application_name: str | None = None) -> list[Connection]:
-        """Those that are open, all or of one name."""
+        """Return the open connections, all or of one application name."""
         return [each for each in self._open if application_name in (None, each.application_name)]
 
-    def behave(self, mode: Mode, application_name: str | None = None) -> None:
-        """What connections, all or of one name, do from now on; those to come too."""
+    def set_mode(self, mode: Mode, application_name: str | None = None) -> None:
+        """Set the mode of current and future connections, all or of one application name."""
         if application_name is None:
             self._future.clear()
         self._future[application_name] = mode
         for connection in self.connections(application_name):
-            connection.behave(mode)
+            connection.set_mode(mode)
 
     def next(self, part: str, *faults: Fault) -> None:
-        """Let the next executions of statements that hold this text meet these faults, one each."""
+        """Inject these faults, one each, into the next executions of statements that contain this text."""
         self._planned.setdefault(part, []).extend(faults)
 
-    async def met(self, part: str) -> None:
-        """Wait until all that was planned for statements that hold this text has come about."""
+    async def until_injected(self, part: str) -> None:
+        """Wait until all faults for statements that contain this text were injected."""
 
         async def all_met() -> bool:
             return not self._planned[part]
@@ -180,14 +180,14 @@ class PostgresProxy:
         await until(all_met)
 
     def take(self, text: str) -> Fault | None:
-        """The fault that this execution is to meet."""
+        """Return the fault for this execution and remove it from the plan."""
         for part, planned in self._planned.items():
             if planned and part in text:
                 return planned.pop(0)
         return None
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the server."""
+        """Open a connection to the server."""
         query = parse_qs(self.upstream.query)
         host = query.get("host", [unquote(self.upstream.hostname or "127.0.0.1")])[0]
         port = int(query.get("port", [self.upstream.port or 5432])[0])
@@ -215,7 +215,7 @@ class PostgresProxy:
             self._open.append(connection)
             try:
                 name = connection.application_name
-                connection.behave(self._future.get(name, self._future.get(None, Mode.PASS)))
+                connection.set_mode(self._future.get(name, self._future.get(None, Mode.PASS)))
                 await connection.run(startup, reader)
             finally:
                 self._open.remove(connection)
@@ -225,7 +225,7 @@ class PostgresProxy:
             writer.transport.abort()
 
     async def _cancel(self, startup: Startup) -> None:
-        """Pass on a request to cancel, unless the connection that it is about would not pass it either."""
+        """Forward a cancel request, unless the connection it is about is not in `Mode.PASS`."""
         if any(each.backend == startup.cancels and each.mode is not Mode.PASS for each in self._open):
             return
         _, server = await self.connect()
@@ -238,7 +238,7 @@ class PostgresProxy:
 
 @asynccontextmanager
 async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
-    """A proxy on a free loopback port before the database at `url`, for the length of the block."""
+    """Run a proxy on a free loopback port in front of the database at `url` inside the block."""
     upstream = urlsplit(url)
     serving: set[asyncio.Task[None]] = set()
 
@@ -247,7 +247,7 @@ async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
         assert task is not None
         serving.add(task)
         try:
-            with suppress(asyncio.CancelledError):  # only ever by us, below
+            with suppress(asyncio.CancelledError):  # only cancelled below
                 await proxy.accept(reader, writer)
         finally:
             serving.discard(task)
@@ -262,7 +262,7 @@ async def postgres_proxy(url: str) -> AsyncIterator[PostgresProxy]:
     finally:
         server.close()
         for _ in range(_TURNS_OF_AN_ACCEPT):
-            await asyncio.sleep(0)  # what was accepted a moment ago begins, to be ended properly
+            await asyncio.sleep(0)  # let the tasks of new connections start, so that they end properly
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)

@@ -1,7 +1,7 @@
 """The S3 store of the tests, and buckets in it.
 
-TEST_S3_ENDPOINT_URL names an existing store, with TEST_S3_ACCESS_KEY, TEST_S3_SECRET_KEY and TEST_S3_REGION;
-otherwise a real server runs for the session.
+Set TEST_S3_ENDPOINT_URL, TEST_S3_ACCESS_KEY, TEST_S3_SECRET_KEY and TEST_S3_REGION to use an existing store. By default a
+real server is started for the session.
 """
 
 import os
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 _session = cache(get_session)
-"""Shared, because each session reads the description of S3 anew: 0.1 s."""
+"""Shared, because each new session needs 0.1 s to read the S3 service description."""
 
 
 class S3Access(NamedTuple):
-    """How to reach a store."""
+    """The address and credentials of a store."""
 
     endpoint_url: str
     access_key: str
@@ -33,7 +33,7 @@ class S3Access(NamedTuple):
     region: str
 
     def client(self) -> "AbstractAsyncContextManager[S3Client]":
-        """A client of the test's own, to look at what the service did."""
+        """Create a client with which a test inspects the store."""
         return _session().create_client(
             "s3",
             endpoint_url=self.endpoint_url,
@@ -46,7 +46,7 @@ class S3Access(NamedTuple):
 
 @contextmanager
 def store() -> Iterator[S3Access]:
-    """A store for the session."""
+    """Provide a store for the session."""
     if url := os.environ.get("TEST_S3_ENDPOINT_URL"):
         yield S3Access(
             url,
@@ -61,10 +61,10 @@ def store() -> Iterator[S3Access]:
 
 @asynccontextmanager
 async def bucket(access: S3Access) -> AsyncIterator[str]:
-    """The name of a new bucket, removed afterwards with all objects and unfinished uploads in it."""
+    """Create a bucket and yield its name. It is deleted afterwards with all objects and unfinished uploads."""
     name = f"contact-exports-test-{secrets.token_hex(8)}"
     async with access.client() as client:
-        if access.region == "us-east-1":  # the one region that may not be named here
+        if access.region == "us-east-1":  # S3 refuses its default region as a location
             await client.create_bucket(Bucket=name)
         else:
             place = {"LocationConstraint": access.region}

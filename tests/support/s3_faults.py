@@ -1,6 +1,6 @@
-"""A reverse proxy before a real S3 store that fails on command: the wire is faked, never the client or the store.
+"""A reverse proxy in front of a real S3 store that injects faults. The client and the store are real.
 
-Requests pass unchanged, the Host header included, because that is what clients sign.
+Requests are forwarded unchanged, including the Host header, because clients sign it.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from yarl import URL
 
 Forward = Callable[[], Awaitable[web.Response]]
 Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
-"""Gives the answer to a request, or none by ending its connection; `Forward` asks the store."""
+"""Responds to a request or closes its connection. Calling `Forward` sends the request to the store."""
 
 ANY = "*"
-"""In place of an operation's name: every operation for which nothing else is planned."""
+"""In place of an operation's name: all operations without a fault of their own."""
 
 _SHUTDOWN_SECONDS = 0.1
-"""Requests that hang end then; 0 would mean to wait for them."""
+"""Longest wait for hanging requests at shutdown. 0 would mean to wait forever."""
 _EXTENSIONS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer", "if-none-match", "if-match")
-_OF_ONE_CONNECTION = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
+_HOP_BY_HOP = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
 
 
 def answer(status: int, code: str) -> Fault:
-    """Answer with an S3 error; the request does not reach the store."""
+    """Respond with an S3 error; the request does not reach the store."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         return _error(status, code)
@@ -40,46 +40,46 @@ def answer(status: int, code: str) -> Fault:
 
 
 async def lose_request(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """End the connection before the store has seen the request."""
+    """Close the connection without forwarding the request."""
     _reset(request)
     return web.Response()
 
 
 async def lose_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Let the store do it, then end the connection without an answer."""
+    """Forward the request, then close the connection without a response."""
     await forward()
     _reset(request)
     return web.Response()
 
 
 async def hang(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Neither pass the request on nor answer, until the client gives up."""
+    """Neither forward the request nor respond."""
     await asyncio.get_running_loop().create_future()
     raise AssertionError
 
 
 async def hang_after(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Let the store do it, then say nothing until the client gives up."""
+    """Forward the request, then never respond."""
     await forward()
     return await hang(request, forward)
 
 
 async def error_in_success(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Answer 200 with an error in the body, as S3 may when a completion fails late; nothing reaches the store."""
+    """Respond 200 with an error in the body, as S3 may do for a completion that fails late. Nothing reaches the store."""
     error = _error(200, "InternalError")
     error.set_status(200)
     return error
 
 
 async def flip_a_byte(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Pass the body on with its first byte changed."""
+    """Forward the request with its first byte changed."""
     body = await request.read()
     request._read_bytes = bytes([body[0] ^ 1]) + body[1:]
     return await forward()
 
 
 async def cut_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """Let the store do it, then end the connection in the middle of the answer's body."""
+    """Forward the request, then close the connection in the middle of the response body."""
     reply = await forward()
     body = reply.body if isinstance(reply.body, bytes) else b""
     started = web.StreamResponse(status=reply.status, headers=reply.headers)
@@ -91,7 +91,7 @@ async def cut_answer(request: web.Request, forward: Forward) -> web.StreamRespon
 
 
 async def refuse_extensions(request: web.Request, forward: Forward) -> web.StreamResponse:
-    """A store that knows S3 as it was: no additional checksums, no chunked signatures, no conditional writes."""
+    """Act as an old S3 store: no additional checksums, no chunked signatures, no conditional writes."""
     for name, value in request.headers.items():
         if name.lower().startswith(_EXTENSIONS) or "aws-chunked" in value or value.startswith("STREAMING-"):
             return _error(501, "NotImplemented")
@@ -99,7 +99,7 @@ async def refuse_extensions(request: web.Request, forward: Forward) -> web.Strea
 
 
 def slowly(bytes_per_second: int) -> Fault:
-    """Take the request's body, and give the answer's, at this rate."""
+    """Limit the request body and the response body to this rate."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         step = max(1, bytes_per_second // 10)
@@ -123,7 +123,7 @@ def slowly(bytes_per_second: int) -> Fault:
 
 
 def refuse_tokens(*tokens: str) -> Fault:
-    """A store for which these temporary credentials are over."""
+    """Act as a store for which these session tokens have expired."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         if request.headers.get("X-Amz-Security-Token") in tokens:
@@ -135,7 +135,7 @@ def refuse_tokens(*tokens: str) -> Fault:
 
 
 def answer_late(seconds: float) -> Fault:
-    """Let the store do it and answer after a silence."""
+    """Forward the request and respond after this delay."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         reply = await forward()
@@ -148,47 +148,47 @@ def answer_late(seconds: float) -> Fault:
 
 @dataclass
 class S3Faults:
-    """The proxy while it runs. A fault is for one operation, named as S3 names it."""
+    """The running proxy. Operations have their S3 names."""
 
     endpoint_url: str = ""
     seen: list[str] = field(default_factory=list)
-    """The operations that were asked for, in their order."""
+    """The requested operations, in order."""
     met: Counter[str] = field(default_factory=Counter)
-    """How often each fault was met, by its name."""
+    """How often each fault was injected, by its name."""
     _planned: dict[str, deque[Fault]] = field(default_factory=dict)
     _always: dict[str, Fault] = field(default_factory=dict)
     _chances: list[tuple[random.Random, Collection[str], Mapping[Fault, float]]] = field(default_factory=list)
     _change: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def next(self, operation: str, *faults: Fault) -> None:
-        """Let the next requests for `operation` meet these faults, one each."""
+        """Inject these faults into the next requests for `operation`, one each."""
         self._planned.setdefault(operation, deque()).extend(faults)
 
     def always(self, operation: str, fault: Fault) -> None:
-        """Let every request for `operation`, or for ANY, meet this fault."""
+        """Inject this fault into every request for `operation`, or for ANY."""
         self._always[operation] = fault
 
     def randomly(self, rng: random.Random, chances: Mapping[Fault, float], *, operations: Collection[str] = ()) -> None:
-        """Let requests for these operations, by default all, meet each fault with its probability; the sum is at most 1.
+        """Inject each fault with its probability (sum at most 1) into these operations, by default into all.
 
-        May be called again for other operations. What is planned otherwise comes first.
+        Can be called again for other operations. `next` and `always` have priority.
         """
         assert sum(chances.values()) <= 1
         self._chances.append((rng, operations, chances))
 
     def heal(self) -> None:
-        """From now on nothing goes wrong any more."""
+        """Remove all faults."""
         self._planned.clear()
         self._always.clear()
         self._chances.clear()
 
     async def reached(self, operation: str) -> None:
-        """Wait until `operation` has been asked for."""
+        """Wait until `operation` was requested."""
         async with self._change:
             await self._change.wait_for(lambda: operation in self.seen)
 
     async def take(self, operation: str) -> Fault | None:
-        """Note a request; the fault it is to meet."""
+        """Record a request and return its fault, if any."""
         async with self._change:
             self.seen.append(operation)
             self._change.notify_all()
@@ -214,7 +214,7 @@ class S3Faults:
 
 @asynccontextmanager
 async def s3_faults(upstream: str) -> AsyncIterator[S3Faults]:
-    """A proxy on a free loopback port before the store at `upstream`, for the length of the block."""
+    """Run a proxy on a free loopback port in front of the store at `upstream`."""
     faults = S3Faults()
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
@@ -240,7 +240,7 @@ async def s3_faults(upstream: str) -> AsyncIterator[S3Faults]:
 
 
 def operation(request: web.Request) -> str:
-    """S3's name for what a request of path style asks for; its method and path where we need no name."""
+    """Return the S3 name of the operation of a path-style request, or its method."""
     _, _, key = request.path.removeprefix("/").partition("/")
     query = request.query
     if not key:
@@ -258,14 +258,14 @@ def operation(request: web.Request) -> str:
 async def _forward(session: aiohttp.ClientSession, upstream: str, request: web.Request) -> web.Response:
     url = URL(upstream + request.raw_path, encoded=True)
     headers = CIMultiDict(request.headers)
-    for name in _OF_ONE_CONNECTION:
+    for name in _HOP_BY_HOP:
         headers.popall(name, None)
     body = BytesIO(await request.read())
     async with session.request(request.method, url, headers=headers, data=body, allow_redirects=False) as reply:
-        answered = CIMultiDict(reply.headers)
-        for name in _OF_ONE_CONNECTION[:-1]:
-            answered.popall(name, None)
-        return web.Response(status=reply.status, headers=answered, body=await reply.read() or None)
+        response_headers = CIMultiDict(reply.headers)
+        for name in _HOP_BY_HOP[:-1]:
+            response_headers.popall(name, None)
+        return web.Response(status=reply.status, headers=response_headers, body=await reply.read() or None)
 
 
 def _reset(request: web.Request) -> None:
@@ -274,5 +274,5 @@ def _reset(request: web.Request) -> None:
 
 
 def _error(status: int, code: str) -> web.Response:
-    text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>as planned</Message></Error>'
+    text = f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>injected fault</Message></Error>'
     return web.Response(status=status, text=text, content_type="application/xml")

@@ -1,4 +1,4 @@
-"""Snapshots of the contacts as an attempt takes them, and the lines that come of them."""
+"""Snapshots of the contacts like those of an attempt, and their lines."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
@@ -20,17 +20,17 @@ SPACE = 7
 START = datetime(2024, 3, 1, tzinfo=UTC)
 WINDOW = Window(START, START + timedelta(days=1))
 FETCH_SECONDS = 600.0
-"""So long that no test passes only because the server gave up."""
+"""Long enough that no test passes because of a server timeout."""
 _LINE_BYTES = 100
 
 
 def at_once(most_rows: int = FETCH_ROWS) -> AbstractAsyncContextManager[int]:
-    """A fetch slot that nothing waits for."""
+    """A fetch slot that is always free."""
     return nullcontext(most_rows)
 
 
 def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = False, emails: bool = False) -> Claim:
-    """A claim of an export; there is no row of it."""
+    """A claim without a row in the job table."""
     return Claim(
         claim_id=uuid4(),
         export_id=1,
@@ -52,7 +52,7 @@ def source(url: str, *, fetch_timeout: float = FETCH_SECONDS) -> ContactSource:
 
 @asynccontextmanager
 async def batches_of(url: str, claim: Claim) -> AsyncIterator[AsyncIterator[Batch]]:
-    """The batches of a new snapshot, closed at the end, read as those of contacts of ordinary size."""
+    """The batches of a new snapshot, paced for contacts of ordinary size; closed at the end."""
 
     async def paced(snapshot: Snapshot) -> AsyncGenerator[Batch, None]:
         async with aclosing(snapshot.batches(at_once)) as batches:
@@ -71,25 +71,25 @@ async def lines(url: str, claim: Claim) -> list[dict[str, Any]]:
 
 
 def parsed(claim: Claim, batches: Iterable[Sequence[Any]]) -> list[dict[str, Any]]:
-    """The lines that these batches become."""
+    """The encoded lines of these batches."""
     encode = encoder(claim.extras)
     return [json.loads(line) for batch in batches for line in encode(batch).split(b"\n")[:-1]]
 
 
 async def taken(url: str, claim: Claim | None = None) -> Snapshot:
-    """A snapshot that is over; what it said of itself remains."""
+    """A closed snapshot; its attributes remain."""
     async with source(url).snapshot(claim or claim_on()) as snapshot:
         return snapshot
 
 
 async def open_sources(sql: asyncpg.Connection) -> int:
-    """How many connections for snapshots there are to this database."""
+    """The number of snapshot connections to this database."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
     return int(await sql.fetchval(query, APPLICATION_NAME))
 
 
 async def until_closed(sql: asyncpg.Connection) -> None:
-    """Returns once there is no connection for a snapshot any more."""
+    """Return when no snapshot connection is left."""
 
     async def closed() -> bool:
         return await open_sources(sql) == 0

@@ -1,4 +1,4 @@
-"""A primary and an asynchronous standby of it, on one machine; what is sent from one to the other can be held up."""
+"""A primary and an asynchronous standby on one machine; the replication between them can be interrupted."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.support.waiting import until, until_row
 
 _PARAMETERS = {"fsync": "off"}
 _STANDBY = _PARAMETERS | {
-    # A conflict is decided at once, not after half a minute.
+    # Resolve conflicts at once instead of after 30 seconds.
     "max_standby_streaming_delay": "0",
     "hot_standby_feedback": "off",
 }
@@ -22,21 +22,21 @@ _STANDBY = _PARAMETERS | {
 
 @dataclass(frozen=True)
 class Pair:
-    """Both servers, and the way of the write-ahead log between them."""
+    """Both servers, and the proxy through which the write-ahead log is sent."""
 
     primary: EmbeddedPostgres
     standby: EmbeddedPostgres
     log: PostgresProxy
 
     async def caught_up(self) -> None:
-        """Wait until the standby shows what the primary shows now."""
+        """Wait until the standby has applied everything that the primary has written."""
         async with connect(self.primary.dsn()) as primary, connect(self.standby.dsn()) as standby:
             written = await primary.fetchval("SELECT pg_current_wal_lsn()::text")
             await until_row(standby, "SELECT 1 WHERE pg_last_wal_replay_lsn() >= $1::text::pg_lsn", written)
 
     async def fail_over(self) -> None:
-        """Lose the primary, and what it had not sent; the standby takes its place."""
-        self.log.behave(Mode.RESET)
+        """Lose the primary with everything it has not sent yet, and promote the standby."""
+        self.log.set_mode(Mode.RESET)
         self.primary.stop("immediate")
         async with connect(self.standby.dsn()) as standby:
             await standby.execute("SELECT pg_promote()")
@@ -49,7 +49,7 @@ class Pair:
 
     @property
     def dsn(self) -> str:
-        """The address of whichever takes writes."""
+        """The URL of both servers; it leads to the one that accepts writes."""
         hosts, ports = [], []
         for server in (self.standby, self.primary):
             host, _, port = server.dsn().partition("?host=")[2].partition("&port=")
@@ -62,7 +62,7 @@ class Pair:
 
 @asynccontextmanager
 async def replicated(directory: Path) -> AsyncIterator[Pair]:
-    """A primary with an empty database and a standby that follows it."""
+    """Start a primary with an empty database and a standby that follows it."""
     primary = EmbeddedPostgres(directory / "primary", parameters=_PARAMETERS)
     primary.start()
     primary.stop()
@@ -76,7 +76,7 @@ async def replicated(directory: Path) -> AsyncIterator[Pair]:
 
 
 def copy(cluster: Path, to: Path) -> None:
-    """Copy the data of a server that is stopped, owner included, as those of a standby."""
+    """Copy the data of a stopped server as the data of a standby, with the same owner."""
     shutil.copytree(cluster, to, symlinks=True)
     (to / "standby.signal").touch()
     owner = cluster.stat()

@@ -1,4 +1,4 @@
-"""The two object stores, as the program is told of them and as a test looks into them."""
+"""The two object stores: the settings that a program needs to use one, and a store object for the test itself."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,40 +8,44 @@ from pathlib import Path
 
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
-from service.storage.s3 import S3Store
+from service.storage.s3 import S3Settings, S3Store
 from tests.support.s3 import S3Access
 
 LINK_SECRET = "a secret of the tests, long enough"
 
 
+async def link_secret() -> bytes:
+    """Return the secret of a directory store, as the service's wiring would."""
+    return LINK_SECRET.encode()
+
+
 @dataclass(frozen=True)
 class StoreUnderTest:
-    """`settings` for the program, `store` for the test's own look at what is there."""
+    """`settings` are the program's environment variables; `store` shows the test the same files."""
 
-    kind: str
     settings: dict[str, str]
     store: ObjectStore
 
     async def objects(self) -> list[str]:
-        """The names of all completed objects."""
+        """Return the names of all completed objects."""
         return sorted([entry.object_name async for entry in self.store.objects()])
 
     async def uploads(self) -> list[str]:
-        """The names of all unfinished uploads."""
+        """Return the names of all unfinished uploads."""
         return sorted([entry.object_name async for entry in self.store.unfinished_uploads()])
 
 
 @asynccontextmanager
 async def directory_store(path: Path) -> AsyncIterator[StoreUnderTest]:
-    """A directory that exists."""
-    store = DirectoryStore(path, secret=LINK_SECRET.encode(), link_lifetime=timedelta(minutes=15))
+    """Create a directory store."""
+    store = DirectoryStore(path, link_secret, timedelta(minutes=15))
     await store.create()
-    yield StoreUnderTest("directory", {"STORAGE_URL": path.as_uri(), "LINK_SECRET": LINK_SECRET}, store)
+    yield StoreUnderTest({"STORAGE_URL": path.as_uri(), "LINK_SECRET": LINK_SECRET}, store)
 
 
 @asynccontextmanager
 async def s3_store(access: S3Access, bucket: str) -> AsyncIterator[StoreUnderTest]:
-    """A bucket that exists; its credentials must be in the environment of this process too."""
+    """Open a store in an existing bucket. Its credentials must also be in this process's environment."""
     settings = {
         "STORAGE_URL": f"s3://{bucket}/exports",
         "S3_ENDPOINT_URL": access.endpoint_url,
@@ -49,12 +53,13 @@ async def s3_store(access: S3Access, bucket: str) -> AsyncIterator[StoreUnderTes
         "S3_ADDRESSING_STYLE": "path",
         **credentials(access),
     }
-    async with S3Store.open(
-        bucket=bucket, prefix="exports", endpoint_url=access.endpoint_url, region=access.region, addressing_style="path"
-    ) as store:
-        yield StoreUnderTest("s3", settings, store)
+    opened = S3Settings(
+        bucket, prefix="exports", endpoint_url=access.endpoint_url, region=access.region, addressing_style="path"
+    )
+    async with S3Store.open(opened) as store:
+        yield StoreUnderTest(settings, store)
 
 
 def credentials(access: S3Access) -> dict[str, str]:
-    """What the client libraries of S3 read from the environment."""
+    """Return the environment variables from which S3 client libraries read credentials."""
     return {"AWS_ACCESS_KEY_ID": access.access_key, "AWS_SECRET_ACCESS_KEY": access.secret_key}

@@ -1,4 +1,4 @@
-"""A real S3 server for the tests: OpenStack Swift's, which checks signatures, expiry, checksums and sizes."""
+"""A real S3 server for the tests: OpenStack Swift, which verifies signatures, expiry, checksums and sizes."""
 
 import errno
 import os
@@ -16,15 +16,15 @@ from service.embedded import child_process
 
 _SERVER = Path(__file__).with_name("swift_server.py")
 _START_SECONDS = 60.0
-"""Ready in 1 to 2 s on an idle machine."""
+"""On an idle machine it is ready in 1 to 2 s."""
 _POLL_SECONDS = 0.02
 _LOG_TAIL_BYTES = 4000
 
 
 class SwiftS3:
-    """One server, its data in a temporary directory; runs inside the `with` block and dies with this process.
+    """One server with its data in a temporary directory. It runs inside the `with` block and ends with this process.
 
-    `minimum_part_bytes` is the least size of all parts of an upload but the last; the default is S3's rule.
+    `minimum_part_bytes` is the minimum size of all parts except the last. The default is that of S3.
     """
 
     region = "us-east-1"
@@ -38,13 +38,13 @@ class SwiftS3:
 
     @property
     def endpoint_url(self) -> str:
-        """Where the server listens, on the loopback interface."""
+        """The address of the server on the loopback interface."""
         return f"http://127.0.0.1:{(self._directory / 'port').read_text()}"
 
     def start(self) -> None:
-        """Start the server and return when it answers. Raises RuntimeError with its log when it does not."""
+        """Start the server and wait until it responds. Raises RuntimeError with its log if it does not."""
         self._directory = _directory_with_attributes()
-        # -P keeps this directory off the child's module path, where this module would hide the package swift.
+        # -P removes this directory from the child's module path, where swift.py would shadow the package swift.
         python = [sys.executable, "-P", "-W", "ignore"]
         command = [*python, str(_SERVER), str(self._directory), self.access_key, self.secret_key]
         try:
@@ -56,7 +56,7 @@ class SwiftS3:
             raise
 
     def stop(self) -> None:
-        """End the server and remove its data."""
+        """Stop the server and delete its data."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -79,15 +79,15 @@ class SwiftS3:
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 log = (self._directory / "log").read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
-                problem = "ended at its start" if ended else f"did not start within {_START_SECONDS:.0f} s"
+                problem = "exited during startup" if ended else f"did not start within {_START_SECONDS:.0f} s"
                 raise RuntimeError(f"Swift {problem}\n{log}")
             time.sleep(_POLL_SECONDS)
 
 
 def _directory_with_attributes() -> Path:
-    """A new temporary directory where files can have extended attributes, in which Swift keeps its metadata.
+    """Create a temporary directory that supports extended attributes, in which Swift stores metadata.
 
-    Raises RuntimeError that names the places tried: tmpfs has them since Linux 6.6 only.
+    Raises RuntimeError that lists the directories tried. tmpfs supports user attributes since Linux 6.6.
     """
     tried = []
     for parent in (tempfile.gettempdir(), "/var/tmp"):

@@ -1,10 +1,10 @@
-"""The child of `tests.support.swift`: OpenStack Swift with its S3 API, all four servers in this one process.
+"""The child process of `tests.support.swift`: all four servers of OpenStack Swift, with the S3 API.
 
     python swift_server.py DIRECTORY ACCESS_KEY SECRET_KEY MINIMUM_PART_BYTES
 
-Everything is kept in DIRECTORY. The port of the S3 endpoint is written to the file `port` there when it
-answers. Swift is meant to be spread over machines and configured in /etc; here its rings have one device
-each, on loopback ports that the system chose, and its configuration is written beside them.
+All data are in DIRECTORY. When the S3 endpoint responds, its port is written to the file `port` there. Swift is made for
+many machines and is configured in /etc. Here each ring has one device on a free loopback port, and the configuration is
+in DIRECTORY too.
 """
 
 import logging
@@ -38,7 +38,7 @@ log_level = WARNING
 
 [app:main]
 use = egg:swift#{kind}
-# By default 1 s; what a container learns later misses in its listings until a daemon, not run here, adds it.
+# The default is 1 s. Later updates are missing in listings until a daemon, which is not run here, adds them.
 container_update_timeout = 30
 """
 
@@ -96,14 +96,14 @@ def _load(directory: Path, name: str, text: str) -> Any:
 
 
 def _serve(app: Any, listener: Any) -> Any:
-    """Start serving; the answer's `wait()` returns when that ends."""
+    """Start a server. `wait()` of the result returns when it ends."""
     return eventlet.spawn(
         eventlet.wsgi.server,
         listener,
         app,
         wsgi.NullLogger(),
         protocol=wsgi.SwiftHttpProtocol,
-        # S3 clients look for "ETag", not "Etag".
+        # S3 clients expect "ETag", not "Etag".
         capitalize_response_headers=False,
         url_length_limit=constraints.MAX_REQUEST_LINE,
     )
@@ -112,7 +112,7 @@ def _serve(app: Any, listener: Any) -> Any:
 def main(directory: Path, access_key: str, secret_key: str, minimum_part_bytes: int) -> None:
     """Serve until killed."""
     utils.monkey_patch()
-    # Swift logs to the machine's syslog; ours goes where our output goes.
+    # Swift logs to syslog by default; send the log to this process's output.
     logs.ThreadSafeSysLogHandler = lambda **_: logging.StreamHandler()
     (directory / "devices" / "disk").mkdir(parents=True)
     (directory / "swift.conf").write_text(_SWIFT_CONF)

@@ -1,4 +1,4 @@
-"""The HTTP side of the service on a real socket, over a database and a directory of the test's own."""
+"""The HTTP side of the service on a real socket, with a database and a directory of the test's own."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import UUID
 
 from aiohttp.test_utils import TestClient, TestServer
@@ -15,7 +15,7 @@ from limits.aio.storage import Storage
 
 from service.access import Access
 from service.exports.priority import RequestPriority
-from service.exports.use_cases import Exports
+from service.exports.use_cases import ExportRules, Exports
 from service.model import Claim, Scope, StoredFile
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
@@ -25,20 +25,21 @@ from service.postgres.pool import Database
 from service.postgres.rate_limits import PostgresStorage
 from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
-from service.web.app import create_app
-from service.web.cursors import Cursors
-from service.web.handlers import Readiness
-from service.web.rate_limits import Throttle
+from service.web.app import WebServices, build_app
+from service.web.health import Readiness
+from service.web.paging import Cursors
+from service.web.rate_limits import RateLimitBucket, Throttle
+from tests.support.stores import link_secret
 
 EXPORTS = "/public-api/v1/contacts/exports"
 BODY = {"start_date": "2024-01-15 00:00:00", "end_date": "2024-01-15 23:59:59"}
-SECRET = b"a secret of the tests, long enough"
+UNREACHED = "1000/minute"
 Client = TestClient[Any, Any]
 
 
 @dataclass
-class RawAnswer:
-    """An answer as it came over the wire; names of headers in lower case."""
+class RawResponse:
+    """A response as received; names of headers in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -47,38 +48,38 @@ class RawAnswer:
 
 @dataclass
 class Site:
-    """A running HTTP side, and what stands behind it. `faults`, `starting` and `alive` can be set by a test."""
+    """A running HTTP side and the services it calls. A test may set `checks`, `starting` and `alive`."""
 
     client: Client
     database: Database
     callers: Access
     store: DirectoryStore
-    faults: dict[str, str | None]
+    checks: dict[str, str | None]
     starting: Exception | None = None
     alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
-    """Claims whose attempts a cancellation ended."""
+    """Claims whose attempts were cancelled."""
 
     async def caller(self, *scopes: Scope, zone: str = "UTC") -> dict[str, str]:
-        """Headers with a key of a new Space that has these scopes, all of them by default."""
+        """Headers with a key of a new Space. The key has these scopes, all of them by default."""
         space_id = await self.callers.create_space("a space", zone)
         key = await self.callers.create_key(space_id, scopes or Scope)
         return {"Authorization": f"Bearer {key}"}
 
     async def create(self, headers: dict[str, str]) -> int:
         """The id of a new export."""
-        answer = await self.client.post(EXPORTS, json=BODY, headers=headers)
-        assert answer.status == 202, await answer.text()
-        return int((await answer.json())["export_id"])
+        response = await self.client.post(EXPORTS, json=BODY, headers=headers)
+        assert response.status == 202, await response.text()
+        return int((await response.json())["export_id"])
 
     async def claim(self) -> Claim:
-        """Start work on the export that waits."""
+        """Claim the queued export."""
         claim = await self.claims.claim("a worker", lease=timedelta(minutes=5), space_slots=9, alone=True)
         assert claim is not None
         return claim
 
     async def complete(self, data: bytes) -> Claim:
-        """Complete the export that waits, with a file that holds `data`."""
+        """Claim and complete the queued export, with a file that contains `data`."""
         claim = await self.claim()
         async with self.store.upload(claim.object_name, part_size=len(data), filename="", metadata={}) as upload:
             await upload.put_part(1, [data])
@@ -86,11 +87,13 @@ class Site:
         at = datetime(2024, 1, 16, 9, 30, 15, 999_999, UTC)
         file = StoredFile(3, len(data), "ab" * 32)
         lifetime = timedelta(hours=24)
-        assert await self.claims.complete(claim, file, snapshot_at=at, complete_until=None, file_lifetime=lifetime)
+        # Not inside the assert: the call must run under `python -OO` too.
+        completed = await self.claims.complete(claim, file, snapshot_at=at, complete_until=None, file_lifetime=lifetime)
+        assert completed
         return claim
 
-    async def send(self, head: str | bytes, body: bytes = b"") -> RawAnswer:
-        """Send bytes that no client library would, and read the answer to the end of the connection."""
+    async def send(self, head: str | bytes, body: bytes = b"") -> RawResponse:
+        """Send bytes that no client library would send, and read until the server closes the connection."""
         reader, writer = await self.connect()
         try:
             lines = head.encode() if isinstance(head, str) else head
@@ -100,71 +103,71 @@ class Site:
             writer.close()
         status, *fields = start.decode().split("\r\n")
         headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields)}
-        return RawAnswer(int(status.split()[1]), headers, rest)
+        return RawResponse(int(status.split()[1]), headers, rest)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection to the site."""
+        """Open a connection to the site."""
         return await asyncio.open_connection(self.client.host, self.client.port)
 
     @property
     def claims(self) -> Claims:
-        """What a worker would write."""
+        """The claims of a worker."""
         return Claims(self.database, renewals=self.database)
 
 
+class SiteOptions(TypedDict, total=False):
+    """Options of `site`. Limits are written as `limits` reads them; without a `storage` they are in the database."""
+
+    create_export: str
+    get_export: str
+    other: str
+    storage: Storage
+    public_url: str
+    link_lifetime: timedelta
+    max_range_days: int
+
+
 @asynccontextmanager
-async def site(
-    database_url: str,
-    directory: Path,
-    *,
-    create_export: str = "1000/minute",
-    get_export: str = "1000/minute",
-    other: str = "1000/minute",
-    storage: Storage | None = None,
-    public_url: str | None = None,
-    link_lifetime: timedelta = timedelta(minutes=15),
-    max_range_days: int | None = None,
-) -> AsyncIterator[Site]:
-    """A site with the limits given as `limits` writes them, kept in the database unless there is a `storage`."""
-    store = DirectoryStore(directory, secret=SECRET, link_lifetime=link_lifetime)
+async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions]) -> AsyncIterator[Site]:
+    """Run a site whose rate limits, unless given, no test reaches."""
+    limits = {
+        RateLimitBucket.CREATE_EXPORT: options.get("create_export", UNREACHED),
+        RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
+        RateLimitBucket.OTHER: options.get("other", UNREACHED),
+    }
+    store = DirectoryStore(directory, link_secret, options.get("link_lifetime", timedelta(minutes=15)))
     await store.create()
     async with Database(database_url, application_name="tests", size=5) as database:
-        callers = Access(AccessTables(database))
-        faults: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
+        access = Access(AccessTables(database))
+        checks: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
         running: list[Site] = []
 
         async def ready() -> Readiness:
-            return Readiness(faults)
+            return Readiness(checks)
 
-        def started() -> None:
+        def require_started() -> None:
             if running[0].starting is not None:
                 raise running[0].starting
 
-        app = create_app(
-            callers=callers,
+        services = WebServices(
+            access=access,
             exports=Exports(
                 ExportJobs(database),
                 ExportFiles(database),
                 store,
-                max_attempts=1,
-                max_range_days=max_range_days,
-                created=lambda: None,
-                cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
+                ExportRules(1, options.get("max_range_days")),
+                on_queued=lambda: None,
+                on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),
             ),
+            rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
-            throttle=Throttle(
-                storage or PostgresStorage(database=database),
-                create_export=create_export,
-                get_export=get_export,
-                other=other,
-            ),
             priority=RequestPriority(),
+            require_started=require_started,
             alive=lambda: running[0].alive,
             ready=ready,
-            started=started,
-            local_files=store.open_link,
-            public_url=public_url,
+            open_link=store.open_link,
         )
+        app = build_app(services, public_url=options.get("public_url"))
         async with TestClient(TestServer(app)) as client:
-            running.append(Site(client, database, callers, store, faults))
+            running.append(Site(client, database, access, store, checks))
             yield running[0]

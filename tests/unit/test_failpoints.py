@@ -1,4 +1,4 @@
-"""Failpoints: what a specification means, that it must be asked for twice, and that every point there is can be named."""
+"""Failpoints: the specification, the actions, and the list of names."""
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ def _disarmed() -> Iterator[None]:
 
 
 async def raised(name: str, times: int = 1) -> int:
-    """How often passing this point so many times is an error."""
+    """Pass the point `times` times and return how many passes raised."""
     errors = 0
     for _ in range(times):
         try:
@@ -34,14 +34,14 @@ async def raised(name: str, times: int = 1) -> int:
     return errors
 
 
-async def test_nothing_happens_at_a_point_that_is_not_armed() -> None:
+async def test_a_point_without_a_rule_does_nothing() -> None:
     for name in POINTS:
         await failpoint(name)
     arm("claimed:raise")
     assert await raised("settled") == 0
 
 
-async def test_an_armed_point_raises_what_boundaries_take_for_trouble_of_the_connection() -> None:
+async def test_the_error_of_a_failpoint_counts_as_a_lost_connection() -> None:
     arm("claimed:raise")
     with pytest.raises(FailpointRaised) as caught:
         await failpoint("claimed")
@@ -50,7 +50,7 @@ async def test_an_armed_point_raises_what_boundaries_take_for_trouble_of_the_con
 
 
 @pytest.mark.parametrize(("action", "held"), [("stall", True), ("delay", False)])
-async def test_a_stall_holds_the_whole_loop_and_a_delay_only_the_one_who_passes(action: str, held: bool) -> None:
+async def test_a_stall_blocks_the_event_loop_and_a_delay_only_the_task(action: str, held: bool) -> None:
     arm(f"renewed:{action}(0.1)")
     passing = asyncio.create_task(failpoint("renewed"))
     await asyncio.sleep(0)
@@ -61,12 +61,12 @@ async def test_a_stall_holds_the_whole_loop_and_a_delay_only_the_one_who_passes(
     assert held or time.monotonic() - before >= 0.09
 
 
-async def test_a_star_stands_for_every_point() -> None:
+async def test_a_star_applies_to_every_point() -> None:
     arm("*:raise")
     assert [await raised(name) for name in sorted(POINTS)] == [1] * len(POINTS)
 
 
-async def test_a_probability_is_kept() -> None:
+async def test_a_probability_is_respected() -> None:
     arm("claimed:raise@0.25")
     assert 150 < await raised("claimed", times=1000) < 350
     arm("claimed:raise@0")
@@ -74,12 +74,12 @@ async def test_a_probability_is_kept() -> None:
 
 
 @pytest.mark.parametrize("spec", ["claimed:raise#2", "claimed:raise@1#2", "*:raise@1.0#2"])
-async def test_a_number_limits_how_often_it_happens(spec: str) -> None:
+async def test_a_count_limits_how_often_a_rule_applies(spec: str) -> None:
     arm(spec)
     assert await raised("claimed", times=10) == 2
 
 
-async def test_several_rules_hold_together() -> None:
+async def test_several_rules_can_be_combined() -> None:
     arm("claimed:raise#1, settled:raise#3")
     assert (await raised("claimed", times=9), await raised("settled", times=9)) == (1, 3)
 
@@ -103,12 +103,12 @@ async def test_several_rules_hold_together() -> None:
         "no_such_point:kill",
     ],
 )
-def test_any_other_specification_is_refused(spec: str) -> None:
-    with pytest.raises(ValueError, match=r"rule, number \d"):
+def test_a_malformed_specification_is_refused(spec: str) -> None:
+    with pytest.raises(ValueError, match=r"rule \d is malformed"):
         arm(spec)
 
 
-def test_the_points_that_can_be_named_are_those_of_the_code() -> None:
+def test_the_list_of_names_matches_the_code() -> None:
     named: Counter[str] = Counter()
     for path in SERVICE.rglob("*.py"):
         named.update(re.findall(r'(?:failpoint\(|point=)"(\w+)"', path.read_text(encoding="utf-8")))

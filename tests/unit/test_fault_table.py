@@ -1,4 +1,4 @@
-"""The table of faults is true: every number is there once, and every test that it names exists."""
+"""Every fault number is in the fault table once, and every test that the table names exists."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ def test_every_fault_has_one_row_in_order() -> None:
 
 
 @pytest.mark.parametrize("row", _ROWS, ids=[row.split("|")[1].strip() for row in _ROWS])
-def test_the_tests_it_names_exist(row: str) -> None:
+def test_the_tests_of_a_fault_exist(row: str) -> None:
     file: Path | None = None
     for name in re.findall(r"`((?:tests/|test_|\.\.::)[^`]*)`", row):
         path, _, function = name.partition("::")
@@ -23,4 +23,8 @@ def test_the_tests_it_names_exist(row: str) -> None:
         assert file is not None
         assert file.exists(), name
         if function:
-            assert re.search(rf"^(?:async )?def {re.escape(function)}\(", file.read_text(), re.MULTILINE), name
+            assert re.search(
+                rf"^(?:async )?def {re.escape(function)}\(",
+                file.read_text(),
+                re.MULTILINE,
+            ), name

@@ -1,4 +1,4 @@
-"""What a log line may hold."""
+"""The contents of log lines."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ except ValueError:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_traceback_holds_no_values_of_variables(form: str) -> None:
+def test_a_traceback_contains_no_values_of_variables(form: str) -> None:
     command = [sys.executable, "-c", _CRASH.format(form=form)]
     logged = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "went wrong" in logged

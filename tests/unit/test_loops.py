@@ -1,4 +1,4 @@
-"""Nothing but cancellation ends a loop of the runner."""
+"""Only cancellation ends a loop of the runner."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,8 @@ import pytest
 from service.errors import DatabaseUnavailable, StorageRefused
 from service.exports.attempt import Attempts
 from service.exports.lease import Leases
-from service.exports.runner import PeriodicTask, Runner, RunnerLimits
+from service.exports.periodic import PeriodicTask
+from service.exports.runner import Runner, RunnerOptions
 from service.failpoints import FailpointRaised
 from service.model import Claim
 from service.postgres.claims import Claims
@@ -26,28 +27,28 @@ ERRORS = [
     asyncpg.InternalClientError(),
     KeyError(),
     RuntimeError(),
-    asyncio.CancelledError(),  # something that was awaited had been cancelled, not the loop
+    asyncio.CancelledError(),  # an awaited task was cancelled, not the loop
 ]
 SHORT = timedelta(seconds=0.004)
 
 
 @dataclass
 class Failing:
-    """A step that ends with each of the errors in turn, and is well after them."""
+    """A step that raises each of the errors in turn and then succeeds."""
 
     times: int = 0
-    well: asyncio.Event = field(default_factory=asyncio.Event)
+    succeeded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, *_: Any, **__: Any) -> None:
         self.times += 1
         await asyncio.sleep(0)
         if self.times <= len(ERRORS):
             raise ERRORS[self.times - 1]
-        self.well.set()
+        self.succeeded.set()
 
 
-class Nothing(Claims):
-    """No work ever."""
+class NoWork(Claims):
+    """A queue that is always empty."""
 
     def __init__(self) -> None: ...
 
@@ -58,42 +59,41 @@ class Nothing(Claims):
 
 @asynccontextmanager
 async def running(loop: str, step: Failing) -> AsyncIterator["asyncio.Task[None]"]:
-    """A runner one of whose loops does this step."""
-    claims = Nothing()
+    """Run a runner with this step in one of its loops."""
+    claims = NoWork()
     leases = Leases(claims, duration=SHORT, no_progress=SHORT)
     rescue = step if loop == "rescue" else Failing(times=len(ERRORS))
     if loop == "claim":
         claims.claim = step  # type: ignore[method-assign]
     if loop == "renew":
         leases.renew = step  # type: ignore[method-assign]
-    chores = [PeriodicTask("clean", step, SHORT.total_seconds())] if loop == "chore" else []
-    seconds = SHORT.total_seconds()
-    limits = RunnerLimits(slots=1, space_slots=1, lease=SHORT, poll=seconds, rescue=seconds)
-    runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), chores, worker="tests", limits=limits)
+    periodic = [PeriodicTask("clean", step, SHORT)] if loop == "periodic task" else []
+    options = RunnerOptions(worker="tests", slots=1, space_slots=1, lease=SHORT, poll=SHORT, rescue=SHORT)
+    runner = Runner(claims, leases, cast(Attempts, None), cast(Any, rescue), periodic, options)
     task = asyncio.create_task(runner.run())
     try:
         yield task
         runner.stop()
-        await asyncio.wait({task}, timeout=5)
+        await asyncio.wait({task}, timeout=20)
     finally:
         task.cancel()
 
 
-@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "chore"])
+@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "periodic task"])
 async def test_no_error_ends_a_loop(loop: str) -> None:
     step = Failing()
-    async with running(loop, step) as task, asyncio.timeout(5):
-        await step.well.wait()
+    async with running(loop, step) as task, asyncio.timeout(20):
+        await step.succeeded.wait()
         assert not task.done()
     assert step.times > len(ERRORS)
 
 
-@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "chore"])
-async def test_cancellation_ends_all_of_them(loop: str) -> None:
+@pytest.mark.parametrize("loop", ["claim", "renew", "rescue", "periodic task"])
+async def test_cancellation_ends_every_loop(loop: str) -> None:
     before = asyncio.all_tasks()
     step = Failing(times=len(ERRORS))
-    async with running(loop, step) as task, asyncio.timeout(5):
-        await step.well.wait()
+    async with running(loop, step) as task, asyncio.timeout(20):
+        await step.succeeded.wait()
         task.cancel()
         await asyncio.wait({task})
         assert task.cancelled()

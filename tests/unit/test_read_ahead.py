@@ -1,4 +1,4 @@
-"""Reading ahead: the same items in the same order, no more of them than allowed, and nothing left however it ends."""
+"""read_ahead yields the same items in order, fetches at most `depth` ahead, and always closes the source."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from service.postgres.read_ahead import read_ahead
 
 
 class Source:
-    """Counts up; says how far it was asked, and whether it was closed."""
+    """Counts up; records how many items were requested, and whether it was closed."""
 
     def __init__(self, count: int, *, then: BaseException | None = None) -> None:
         self.asked = 0
@@ -31,7 +31,7 @@ class Source:
 
 
 async def settle() -> None:
-    """Let everything that can go on do so."""
+    """Let all runnable tasks continue."""
     for _ in range(50):
         await asyncio.sleep(0)
 
@@ -43,7 +43,7 @@ def other_tasks() -> set[asyncio.Task[object]]:
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 2, 20])
-async def test_the_items_are_those_of_the_source_in_their_order(count: int, depth: int) -> None:
+async def test_the_items_are_those_of_the_source_in_order(count: int, depth: int) -> None:
     source = Source(count)
     assert [item async for item in read_ahead(source.items(), depth)] == list(range(count))
     assert source.closed
@@ -51,7 +51,7 @@ async def test_the_items_are_those_of_the_source_in_their_order(count: int, dept
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
-async def test_the_next_items_are_fetched_before_they_are_asked_for_and_no_more_than_allowed(depth: int) -> None:
+async def test_the_next_items_are_fetched_early_and_at_most_depth_of_them(depth: int) -> None:
     source = Source(20)
     async with aclosing(read_ahead(source.items(), depth)) as items:
         for taken in range(1, 6):
@@ -61,7 +61,7 @@ async def test_the_next_items_are_fetched_before_they_are_asked_for_and_no_more_
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-async def test_what_came_before_an_error_is_given_first(count: int) -> None:
+async def test_items_before_an_error_are_yielded_first(count: int) -> None:
     source = Source(count, then=ZeroDivisionError())
     taken: list[int] = []
 
@@ -77,7 +77,7 @@ async def test_what_came_before_an_error_is_given_first(count: int) -> None:
     assert other_tasks() == set()
 
 
-async def test_a_consumer_that_leaves_closes_the_source() -> None:
+async def test_a_consumer_that_stops_early_closes_the_source() -> None:
     source = Source(20)
     async with aclosing(read_ahead(source.items(), 2)) as items:
         await anext(items)

@@ -1,4 +1,4 @@
-"""Settings from the environment: every fault at once, by its name, and no value in any text."""
+"""Settings from the environment: all errors at once, by name and without values."""
 
 import re
 import tempfile
@@ -31,8 +31,8 @@ def given(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def faults(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
-    """What is said about good settings with these changes: the name of each faulty one, and the rest of its line."""
+def errors(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
+    """Load valid settings with these changes; return the error text of each invalid setting by name."""
     given(monkeypatch, **{**GOOD, **values})
     with pytest.raises(SettingsError) as caught:
         load()
@@ -40,7 +40,7 @@ def faults(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
     return {name: text for name, _, text in lines}
 
 
-def test_without_any_variable_there_are_sound_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_defaults_without_any_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/alice")
     settings = load()
     assert (settings.database_url, settings.storage_url) == (None, None)
@@ -49,14 +49,14 @@ def test_without_any_variable_there_are_sound_defaults(monkeypatch: pytest.Monke
     assert (settings.link_seconds, settings.grace_seconds, settings.part_size) == (900, 8, 8 * 1024 * 1024)
 
 
-def test_the_two_addresses_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_addresses_are_sufficient(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **GOOD)
     settings = load()
     assert (settings.dsn, settings.direct_dsn, settings.contacts_dsn) == (DATABASE, DATABASE, DATABASE)
     assert settings.files_url == GOOD["STORAGE_URL"]
 
 
-def test_what_is_missing_is_named_where_it_is_needed() -> None:
+def test_a_missing_address_is_named_when_it_is_read() -> None:
     needed = {
         "dsn": "DATABASE_URL",
         "direct_dsn": "DATABASE_URL",
@@ -68,7 +68,7 @@ def test_what_is_missing_is_named_where_it_is_needed() -> None:
             getattr(load(), address)
 
 
-def test_the_other_databases_are_used_for_what_they_are_given_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optional_database_addresses_have_their_own_use(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **GOOD, DATABASE_DIRECT_URL="postgres://direct.test/a")
     assert (load().direct_dsn, load().contacts_dsn) == ("postgres://direct.test/a",) * 2
     given(monkeypatch, CONTACTS_DATABASE_URL="postgres://contacts.test/a")
@@ -78,13 +78,13 @@ def test_the_other_databases_are_used_for_what_they_are_given_for(monkeypatch: p
     )
 
 
-def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **GOOD, PORT="", PUBLIC_URL="", LINK_SECRET="")
     settings = load()
     assert (settings.port, settings.public_url, settings.link_secret) == (8080, None, None)
 
 
-def test_every_fault_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_settings_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
         "DATABASE_URL": "mysql://db.test/contacts",
         "DATABASE_DIRECT_URL": "db.test",
@@ -101,12 +101,12 @@ def test_every_fault_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "RATE_LIMIT_CREATE": "5",
         "CONTACTS_DATABASE_URL_FILE": "/nowhere",
     }
-    assert faults(monkeypatch, **wrong).keys() == wrong.keys()
+    assert errors(monkeypatch, **wrong).keys() == wrong.keys()
 
 
-def test_faults_that_lie_between_two_settings_are_named_together_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"S3_ENDPOINT_URL": "http://s3.test", "PORT": "high", "RATE_LIMIT_STORAGE_URL": "postgres://db.test"}
-    assert faults(monkeypatch, **wrong).keys() >= wrong.keys()
+    assert errors(monkeypatch, **wrong).keys() >= wrong.keys()
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,14 @@ def test_faults_that_lie_between_two_settings_are_named_together_with_the_others
         ("LINK_SECRET_FILE", "/nowhere/hunter2"),
     ],
 )
-def test_a_fault_is_told_without_the_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_error_does_not_contain_the_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     given(monkeypatch, **{**GOOD, name: value})
     with pytest.raises(SettingsError, match=name) as caught:
         load()
     assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, **GOOD, LINK_SECRET="sesame-sesame-sesame")
     shown = repr(load()) + str(load())
     assert "pass-of-alice" not in shown
@@ -158,7 +158,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ("file:///with%20space", "file:///with%20space"),
     ],
 )
-def test_a_place_for_files_is_a_bucket_or_an_absolute_directory(
+def test_the_storage_url_is_a_bucket_or_an_absolute_directory(
     monkeypatch: pytest.MonkeyPatch, value: str, kept: str
 ) -> None:
     given(monkeypatch, **{**GOOD, "STORAGE_URL": value})
@@ -183,12 +183,12 @@ def test_a_place_for_files_is_a_bucket_or_an_absolute_directory(
         "bucket",
     ],
 )
-def test_any_other_place_for_files_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert faults(monkeypatch, STORAGE_URL=value) == {"STORAGE_URL": "must be s3://bucket/prefix or file:///absolute/path"}
+def test_any_other_storage_url_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert errors(monkeypatch, STORAGE_URL=value) == {"STORAGE_URL": "must be s3://bucket/prefix or file:///absolute/path"}
 
 
 @pytest.mark.parametrize("name", ["S3_ENDPOINT_URL", "S3_PUBLIC_ENDPOINT_URL"])
-def test_an_endpoint_of_s3_needs_a_bucket(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_s3_endpoint_needs_a_bucket(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     given(monkeypatch, **GOOD, **{name: "http://s3.test"})
     with pytest.raises(SettingsError, match=name):
         load()
@@ -199,7 +199,7 @@ def test_an_endpoint_of_s3_needs_a_bucket(monkeypatch: pytest.MonkeyPatch, name:
 @pytest.mark.parametrize(
     ("value", "kept"), [("https://exports.test/", "https://exports.test"), ("http://a.test/b", "http://a.test/b")]
 )
-def test_a_web_address_is_kept_without_a_slash_at_its_end(monkeypatch: pytest.MonkeyPatch, value: str, kept: str) -> None:
+def test_a_trailing_slash_of_a_web_address_is_removed(monkeypatch: pytest.MonkeyPatch, value: str, kept: str) -> None:
     given(monkeypatch, **GOOD, PUBLIC_URL=value)
     assert load().public_url == kept
 
@@ -208,40 +208,40 @@ def test_a_web_address_is_kept_without_a_slash_at_its_end(monkeypatch: pytest.Mo
     "value", ["exports.test", "ftp://exports.test", "https://", "https://a.test?b=c", "https://a.test#b"]
 )
 def test_any_other_web_address_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert faults(monkeypatch, PUBLIC_URL=value).keys() == {"PUBLIC_URL"}
+    assert errors(monkeypatch, PUBLIC_URL=value).keys() == {"PUBLIC_URL"}
 
 
 _DURATIONS = [name.upper() for name in Settings.model_fields if re.search("_(seconds|hours)$", name)]
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1"])
-def test_a_duration_is_a_time_that_can_pass(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_duration_must_be_finite_and_not_negative(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     assert len(_DURATIONS) > 5
-    assert faults(monkeypatch, **dict.fromkeys(_DURATIONS, value)).keys() == set(_DURATIONS)
+    assert errors(monkeypatch, **dict.fromkeys(_DURATIONS, value)).keys() == set(_DURATIONS)
 
 
 @pytest.mark.parametrize(
     ("value", "size"), [("5MiB", 5 * 2**20), ("8000000", 8_000_000), ("1GiB", 2**30), ("6MB", 6 * 10**6)]
 )
-def test_the_size_of_a_part_is_given_in_bytes_or_with_a_unit(monkeypatch: pytest.MonkeyPatch, value: str, size: int) -> None:
+def test_the_part_size_is_in_bytes_or_has_a_unit(monkeypatch: pytest.MonkeyPatch, value: str, size: int) -> None:
     given(monkeypatch, PART_SIZE=value)
     assert load().part_size == size
 
 
 @pytest.mark.parametrize("value", ["1", "4.9MiB", "1.1GiB", "-8MiB", "much"])
-def test_a_part_is_as_large_as_stores_take_it(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert faults(monkeypatch, PART_SIZE=value).keys() == {"PART_SIZE"}
+def test_a_part_size_outside_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert errors(monkeypatch, PART_SIZE=value).keys() == {"PART_SIZE"}
 
 
 @pytest.mark.parametrize("value", ["1/second", "100/hour", "7 per 2 minutes"])
-def test_a_limit_is_kept_as_it_is_written(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_a_rate_limit_is_kept_as_written(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     given(monkeypatch, RATE_LIMIT_STATUS=value)
     assert load().rate_limit_status == value
 
 
 @pytest.mark.parametrize("value", ["5", "minute", "0/minute", "-5/minute", "5/fortnight", "5/minute; 100/day"])
-def test_any_other_limit_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    assert faults(monkeypatch, RATE_LIMIT_STATUS=value) == {"RATE_LIMIT_STATUS": "must be a limit such as 5/minute"}
+def test_any_other_rate_limit_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert errors(monkeypatch, RATE_LIMIT_STATUS=value) == {"RATE_LIMIT_STATUS": "must be a limit such as 5/minute"}
 
 
 @pytest.mark.parametrize(
@@ -253,12 +253,14 @@ def test_any_other_limit_is_refused(monkeypatch: pytest.MonkeyPatch, value: str)
         ({"AWS_REGION": "eu-west-2", "S3_REGION": "eu-west-3"}, "eu-west-3"),
     ],
 )
-def test_the_region_may_be_the_usual_one(monkeypatch: pytest.MonkeyPatch, set_: dict[str, str], region: str) -> None:
+def test_the_region_is_also_read_from_the_variables_of_aws(
+    monkeypatch: pytest.MonkeyPatch, set_: dict[str, str], region: str
+) -> None:
     given(monkeypatch, **set_)
     assert load().s3_region == region
 
 
-def test_state_is_kept_where_the_desktop_says_or_the_operator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_state_directory_is_below_xdg_state_home_or_state_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given(monkeypatch, XDG_STATE_HOME=str(tmp_path))
     assert load().state_dir == tmp_path / "contact-exports"
     given(monkeypatch, STATE_DIR="/srv/state")
@@ -269,7 +271,7 @@ def test_state_is_kept_where_the_desktop_says_or_the_operator(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+def test_a_secret_can_be_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     values = {"LINK_SECRET": "sesame-sesame-sesame", "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test"}
     value = values.get(name, DATABASE)
     (tmp_path / "secret").write_text(f"{value}\n")
@@ -277,24 +279,24 @@ def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert getattr(load(), name.lower()) == SecretStr(value)
 
 
-def test_every_secret_setting_may_be_in_a_file() -> None:
+def test_every_secret_setting_can_be_read_from_a_file() -> None:
     secret = {name.upper() for name, each in Settings.model_fields.items() if "SecretStr" in str(each.annotation)}
     assert secret == set(SECRETS)
 
 
-def test_a_secret_is_not_given_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_secret_must_not_be_set_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(DATABASE)
-    said = faults(monkeypatch, DATABASE_URL_FILE=str(tmp_path / "secret"))
+    said = errors(monkeypatch, DATABASE_URL_FILE=str(tmp_path / "secret"))
     assert said == {"DATABASE_URL_FILE": "and DATABASE_URL are both set"}
 
 
-def test_a_file_that_cannot_be_read_is_a_fault_among_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_other_errors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    said = faults(monkeypatch, LINK_SECRET_FILE=str(tmp_path / "binary"), DATABASE_DIRECT_URL_FILE=str(tmp_path), PORT="x")
+    said = errors(monkeypatch, LINK_SECRET_FILE=str(tmp_path / "binary"), DATABASE_DIRECT_URL_FILE=str(tmp_path), PORT="x")
     assert said.keys() == {"LINK_SECRET_FILE", "DATABASE_DIRECT_URL_FILE", "PORT"}
 
 
-def test_what_a_file_holds_is_checked_and_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_content_of_a_file_is_validated_and_not_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("mysql://alice:hunter2@db.test")
     given(monkeypatch, DATABASE_URL_FILE=str(tmp_path / "secret"))
     with pytest.raises(SettingsError, match="DATABASE_URL must be") as caught:
@@ -303,13 +305,13 @@ def test_what_a_file_holds_is_checked_and_not_told(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
-def test_every_setting_is_described_in_a_sentence(name: str) -> None:
+def test_every_setting_has_a_description(name: str) -> None:
     description = Settings.model_fields[name].description or ""
     assert len(description) > 15
     assert description == description.strip()
 
 
-def test_a_user_without_a_home_can_load_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_directory_can_load_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     def nobody(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -319,18 +321,18 @@ def test_a_user_without_a_home_can_load_them(monkeypatch: pytest.MonkeyPatch) ->
     assert load().state_dir == Path(tempfile.gettempdir(), "contact-exports")
 
 
-def test_failpoints_need_to_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert faults(monkeypatch, FAILPOINTS="claimed:kill") == {"FAILPOINTS": "needs ALLOW_FAILPOINTS=1"}
+def test_failpoints_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(monkeypatch, FAILPOINTS="claimed:kill") == {"FAILPOINTS": "needs ALLOW_FAILPOINTS=1"}
     given(monkeypatch, ALLOW_FAILPOINTS="1")
     assert load().failpoints == "claimed:kill"
 
 
-def test_a_failpoint_that_is_not_there_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert faults(monkeypatch, ALLOW_FAILPOINTS="1", FAILPOINTS="claimed:kill,nowhere:kill").keys() == {"FAILPOINTS"}
+def test_an_unknown_failpoint_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(monkeypatch, ALLOW_FAILPOINTS="1", FAILPOINTS="claimed:kill,nowhere:kill").keys() == {"FAILPOINTS"}
 
 
-def test_parts_may_be_small_only_where_failpoints_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert faults(monkeypatch, PART_SIZE="16KiB") == {"PART_SIZE": "must be at least 5MiB"}
+def test_small_parts_need_allow_failpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(monkeypatch, PART_SIZE="16KiB") == {"PART_SIZE": "must be at least 5MiB"}
     given(monkeypatch, ALLOW_FAILPOINTS="1")
     assert load().part_size == 16 * 1024
-    assert faults(monkeypatch, PART_SIZE="15KiB").keys() == {"PART_SIZE"}
+    assert errors(monkeypatch, PART_SIZE="15KiB").keys() == {"PART_SIZE"}

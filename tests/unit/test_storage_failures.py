@@ -1,4 +1,4 @@
-"""Which failures of a store can pass, which need a person, and which need room."""
+"""Classification of storage errors: temporary, refused, or full."""
 
 import errno
 import threading
@@ -8,7 +8,7 @@ import pytest
 from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import files
 from service.storage.s3 import etags
-from service.storage.s3.failures import failure
+from service.storage.s3.failures import failure_from_s3_error
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ from service.storage.s3.failures import failure
         ("502", 502, StorageUnavailable),
     ],
 )
-def test_an_answer_of_an_s3_store_is_understood(code: str, status: int, expected: type[ExportFailure]) -> None:
-    result = failure("UploadPart", code, status)
+def test_an_error_response_of_s3_is_classified(code: str, status: int, expected: type[ExportFailure]) -> None:
+    result = failure_from_s3_error("UploadPart", code, status)
     assert type(result) is expected
     assert (result.detail or "").startswith(f"UploadPart: {code} (HTTP {status})")
 
 
 def test_a_wrong_clock_is_called_that() -> None:
-    assert "clock" in (failure("UploadPart", "RequestTimeTooSkewed", 403).detail or "")
+    assert "clock" in (failure_from_s3_error("UploadPart", "RequestTimeTooSkewed", 403).detail or "")
 
 
 @pytest.mark.parametrize(
@@ -67,24 +67,24 @@ def test_a_wrong_clock_is_called_that() -> None:
         (errno.EMFILE, StorageUnavailable),
     ],
 )
-def test_an_error_of_the_file_system_is_understood(number: int, expected: type[ExportFailure]) -> None:
-    assert type(files.failure("write part", OSError(number, "", "/files/uploads"))) is expected
+def test_an_error_of_the_file_system_is_classified(number: int, expected: type[ExportFailure]) -> None:
+    assert type(files.failure_from_os_error("write part", OSError(number, "", "/files/uploads"))) is expected
 
 
-async def test_a_disk_that_does_not_answer_is_unavailable() -> None:
-    answered = threading.Event()
-    with pytest.raises(StorageUnavailable, match="did not answer"):
-        await files.in_thread("write part", answered.wait, seconds=0.05)
-    answered.set()
+async def test_a_disk_that_does_not_respond_is_unavailable() -> None:
+    responded = threading.Event()
+    with pytest.raises(StorageUnavailable, match="did not respond"):
+        await files.in_thread("write part", responded.wait, seconds=0.05)
+    responded.set()
 
 
-def test_an_etag_tells_whether_it_is_of_parts() -> None:
+def test_multipart_etags_are_recognized() -> None:
     assert etags.is_of_parts(etags.of_parts([bytes(16), bytes(16)]))
     assert not etags.is_of_parts(bytes(16).hex())
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
+    ("response", "expected"),
     [
         ({}, True),
         ({"ServerSideEncryption": "AES256"}, True),
@@ -92,5 +92,7 @@ def test_an_etag_tells_whether_it_is_of_parts() -> None:
         ({"SSECustomerAlgorithm": "AES256"}, False),
     ],
 )
-def test_only_some_etags_are_md5s(answer: dict[str, str], expected: bool) -> None:
-    assert etags.is_md5(answer) is expected
+def test_an_etag_is_an_md5_unless_the_object_is_encrypted_with_kms_or_a_customer_key(
+    response: dict[str, str], expected: bool
+) -> None:
+    assert etags.is_md5(response) is expected

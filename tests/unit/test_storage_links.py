@@ -1,5 +1,6 @@
-"""Links that the service itself serves."""
+"""Links to files that the service serves itself."""
 
+import asyncio
 from datetime import timedelta
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -7,37 +8,48 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import LinkExpired, LinkForged
-from service.storage.directory.links import FILES_PATH, LinkSigner
+from service.errors import DatabaseUnavailable, LinkExpired, LinkForged
+from service.storage.directory.links import FILES_PATH, FileLinkSigner
+from tests.support.stores import link_secret
 
-SIGNER = LinkSigner(b"0123456789abcdef", timedelta(minutes=15))
+SIGNER = FileLinkSigner(link_secret, timedelta(minutes=15))
 ORIGIN = "https://exports.example.org"
 NAME = "12/34/0d9a7c1e-8f5b-4d7a-9c63-2f1f6f0c1f11.ndjson.gz"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
-def read(url: str) -> tuple[str, dict[str, str]]:
-    """Name and query as a server reads them."""
+def signed(name: str, filename: str) -> str:
+    """Return the address of a new link."""
+    return asyncio.run(SIGNER.link(name, filename, ORIGIN)).url
+
+
+def verified(name: str, query: dict[str, str]) -> str:
+    """Return the file name of a link."""
+    return asyncio.run(SIGNER.verified_filename(name, query))
+
+
+def decoded(url: str) -> tuple[str, dict[str, str]]:
+    """Return the object name and the query as a server decodes them."""
     parts = urlsplit(url)
     return unquote(parts.path).removeprefix(FILES_PATH), dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
 @given(name=texts, filename=texts)
-def test_a_link_is_verified_whatever_the_names(name: str, filename: str) -> None:
-    assert SIGNER.verified_filename(*read(SIGNER.link(name, filename, ORIGIN).url)) == filename
+def test_a_link_with_any_names_is_valid(name: str, filename: str) -> None:
+    assert verified(*decoded(signed(name, filename))) == filename
 
 
 @given(position=st.integers(0, 10_000), character=st.characters())
-def test_a_link_in_which_any_character_is_changed_is_refused(position: int, character: str) -> None:
-    url = SIGNER.link(NAME, "contacts-7.ndjson.gz", ORIGIN).url
+def test_a_link_with_one_changed_character_is_refused(position: int, character: str) -> None:
+    url = signed(NAME, "contacts-7.ndjson.gz")
     start = len(ORIGIN + FILES_PATH)
     position = start + position % (len(url) - start)
     changed = url[:position] + character + url[position + 1 :]
-    if read(changed) == read(url):
+    if decoded(changed) == decoded(url):
         return
     with pytest.raises(LinkForged):
-        SIGNER.verified_filename(*read(changed))
+        verified(*decoded(changed))
 
 
 @given(
@@ -45,26 +57,43 @@ def test_a_link_in_which_any_character_is_changed_is_refused(position: int, char
         {}, optional={name: st.text(max_size=70) for name in ("expires", "filename", "signature", "x")}
     )
 )
-def test_a_query_that_nobody_signed_is_forged(query: dict[str, str]) -> None:
+def test_an_unsigned_query_is_refused(query: dict[str, str]) -> None:
     with pytest.raises(LinkForged):
-        SIGNER.verified_filename(NAME, query)
+        verified(NAME, query)
 
 
-def test_a_link_to_which_something_was_added_is_refused() -> None:
-    name, query = read(SIGNER.link(NAME, "x.gz", ORIGIN).url)
+def test_a_link_with_an_additional_parameter_is_refused() -> None:
+    name, query = decoded(signed(NAME, "x.gz"))
     with pytest.raises(LinkForged):
-        SIGNER.verified_filename(name, {**query, "more": "1"})
+        verified(name, {**query, "more": "1"})
 
 
-def test_a_link_expires() -> None:
-    link = LinkSigner(b"0123456789abcdef", timedelta(seconds=-1)).link(NAME, "x.gz", ORIGIN)
+async def test_a_link_expires() -> None:
+    link = await FileLinkSigner(link_secret, timedelta(seconds=-1)).link(NAME, "x.gz", ORIGIN)
     with pytest.raises(LinkExpired):
-        SIGNER.verified_filename(*read(link.url))
+        await SIGNER.verified_filename(*decoded(link.url))
 
 
-def test_fields_cannot_be_moved_into_each_other() -> None:
-    """What is signed tells where one field ends and the next begins."""
-    _, query = read(SIGNER.link("a\n9999999999", "c", ORIGIN).url)
+def test_text_cannot_move_from_one_signed_field_to_another() -> None:
+    _, query = decoded(signed("a\n9999999999", "c"))
     moved = {**query, "expires": "9999999999", "filename": f"{query['expires']}\nc"}
     with pytest.raises(LinkForged):
-        SIGNER.verified_filename("a", moved)
+        verified("a", moved)
+
+
+async def test_the_secret_is_fetched_at_the_first_use_until_it_is_available_and_then_kept() -> None:
+    results: list[bytes | Exception] = [DatabaseUnavailable(), b"secret"]
+
+    async def secret() -> bytes:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    signer = FileLinkSigner(secret, timedelta(minutes=15))
+    assert len(results) == 2
+    with pytest.raises(DatabaseUnavailable):
+        await signer.link(NAME, "x.gz", ORIGIN)
+    link = await signer.link(NAME, "x.gz", ORIGIN)
+    assert await signer.verified_filename(*decoded(link.url)) == "x.gz"
+    assert results == []

@@ -1,4 +1,4 @@
-"""The arithmetic of parts."""
+"""Part sizes and offsets."""
 
 import pytest
 from hypothesis import given
@@ -22,18 +22,18 @@ def test_parts_in_any_order_add_up_to_the_object(part_size: int, size: int, seed
 
 
 @pytest.mark.parametrize(("number", "size"), [(0, 1), (-1, 1), (10_001, 1), (1, 11)])
-def test_a_part_that_no_store_would_take_is_refused(number: int, size: int) -> None:
-    with pytest.raises(ValueError, match="parts are 1 to 10000 of 10 bytes"):
+def test_a_part_with_a_forbidden_number_or_size_is_refused(number: int, size: int) -> None:
+    with pytest.raises(ValueError, match="numbers are 1 to 10000, sizes at most 10 bytes"):
         PartSizes(10).offset(number, size)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "complaint"),
+    ("sizes", "message"),
     [({}, "without a gap"), ({2: 10}, "without a gap"), ({1: 10, 3: 1}, "without a gap"), ({1: 9, 2: 10}, "only the last")],
 )
-def test_parts_that_are_no_object_have_no_total(sizes: dict[int, int], complaint: str) -> None:
+def test_incomplete_parts_have_no_total(sizes: dict[int, int], message: str) -> None:
     parts = PartSizes(10)
     for number, size in sizes.items():
         parts.record(number, size)
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         parts.total()

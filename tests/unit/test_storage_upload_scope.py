@@ -1,4 +1,4 @@
-"""The life of an upload under cancellation, in every phase."""
+"""An upload that is cancelled in each of its phases."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from service.storage.upload_scope import upload_scope
 
 
 class Script:
-    """An upload that can be stopped at each step, and notes what happened."""
+    """An upload that waits at each step for the test, and records the steps that finished."""
 
     def __init__(self) -> None:
         self.completed = False
@@ -47,7 +47,7 @@ async def test_a_completed_upload_is_not_abandoned() -> None:
     assert script.log == ["begin", "body"]
 
 
-async def test_cancelled_while_it_begins_it_is_begun_and_abandoned() -> None:
+async def test_an_upload_cancelled_during_begin_is_begun_and_abandoned() -> None:
     script = Script()
     running = asyncio.create_task(script.run())
     await script.reached["begin"].wait()
@@ -58,7 +58,7 @@ async def test_cancelled_while_it_begins_it_is_begun_and_abandoned() -> None:
     assert script.log == ["begin", "abandon"]
 
 
-async def test_cancelled_inside_the_block_it_is_abandoned() -> None:
+async def test_an_upload_cancelled_inside_the_block_is_abandoned() -> None:
     script = Script()
     script.open("begin", "abandon")
     running = asyncio.create_task(script.run())
@@ -69,7 +69,7 @@ async def test_cancelled_inside_the_block_it_is_abandoned() -> None:
     assert script.log == ["begin", "abandon"]
 
 
-async def test_cancelled_again_and_again_while_it_is_abandoned_it_is_abandoned_to_the_end() -> None:
+async def test_repeated_cancellation_does_not_interrupt_abandon() -> None:
     script = Script()
     script.open("begin")
     running = asyncio.create_task(script.run())
@@ -86,7 +86,7 @@ async def test_cancelled_again_and_again_while_it_is_abandoned_it_is_abandoned_t
     assert script.log == ["begin", "abandon"]
 
 
-async def test_a_beginning_that_hangs_is_given_up_some_time_after_the_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_begin_that_hangs_is_cancelled_after_the_cleanup_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scope, "CLEANUP_SECONDS", 0.05)
     script = Script()
     running = asyncio.create_task(script.run())
@@ -98,7 +98,7 @@ async def test_a_beginning_that_hangs_is_given_up_some_time_after_the_cancellati
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_deadline_around_the_block_is_kept_apart_from_a_cancellation() -> None:
+async def test_a_timeout_around_the_block_raises_timeout_error() -> None:
     script = Script()
     script.open("begin", "abandon")
     with pytest.raises(TimeoutError):
@@ -106,7 +106,7 @@ async def test_a_deadline_around_the_block_is_kept_apart_from_a_cancellation() -
     assert script.log == ["begin", "abandon"]
 
 
-async def test_a_beginning_that_fails_leaves_nothing_to_abandon() -> None:
+async def test_a_failed_begin_is_not_abandoned() -> None:
     script = Script()
 
     async def fail() -> Script:

@@ -1,4 +1,4 @@
-"""Blocks become one gzip member, and what is said about it is true of its bytes."""
+"""Blocks are compressed to one gzip member, and size and checksum are those of its bytes."""
 
 import gzip
 import hashlib
@@ -13,7 +13,7 @@ from service.exports.stream.compress import GzipStream
 
 
 async def compressed(blocks: list[bytes]) -> tuple[bytes, GzipStream]:
-    """The whole member, the last block given at its end."""
+    """Compress all blocks, the last one by `finish`; return the bytes and the stream."""
     stream = GzipStream()
     chunks = [await stream.compress([block]) for block in blocks[:-1]]
     chunks.append(await stream.finish(blocks[-1:]))
@@ -21,7 +21,7 @@ async def compressed(blocks: list[bytes]) -> tuple[bytes, GzipStream]:
 
 
 def single_member(data: bytes) -> bytes:
-    """What the first member holds; fails if anything stands behind it, or its trailer is wrong."""
+    """Return the content of the only member; fail if anything follows it or its trailer is wrong."""
     decompressor = zlib.decompressobj(31)
     content = decompressor.decompress(data)
     assert decompressor.eof
@@ -32,14 +32,14 @@ def single_member(data: bytes) -> bytes:
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=4096) | st.integers(1, 300_000).map(bytes), max_size=6))
-async def test_any_blocks_become_one_member_that_holds_them(blocks: list[bytes]) -> None:
+async def test_any_blocks_become_one_member_that_contains_them(blocks: list[bytes]) -> None:
     data, stream = await compressed(blocks)
     assert single_member(data) == b"".join(blocks)
     assert stream.size == len(data)
     assert stream.sha256 == hashlib.sha256(data).hexdigest()
 
 
-async def test_blocks_that_were_not_waited_for_stand_in_the_order_of_the_calls() -> None:
+async def test_chunks_are_in_the_order_of_the_calls_even_if_not_awaited() -> None:
     streams, blocks = [GzipStream(), GzipStream()], [random.Random(n).randbytes(50_000 >> n % 7) for n in range(40)]
     chunks = [(stream.compress([block]), stream.compress([block[:9]])) for block in blocks for stream in streams]
     last = [stream.finish([b"end"]) for stream in streams]
@@ -49,14 +49,14 @@ async def test_blocks_that_were_not_waited_for_stand_in_the_order_of_the_calls()
         assert stream.sha256 == hashlib.sha256(data).hexdigest()
 
 
-async def test_no_block_gives_a_valid_member_of_no_bytes() -> None:
+async def test_no_blocks_give_a_valid_member_of_zero_bytes() -> None:
     data, stream = await compressed([])
     assert single_member(data) == b""
     assert gzip.decompress(data) == b""
     assert stream.size == len(data) > 0
 
 
-async def test_the_member_begins_with_gzips_header_without_a_time_or_a_name() -> None:
+async def test_the_member_has_a_gzip_header_without_time_and_name() -> None:
     data, _ = await compressed([b"line\n"])
     assert data[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
 
@@ -66,7 +66,7 @@ async def test_the_same_blocks_give_the_same_file() -> None:
     assert (await compressed(blocks))[0] == (await compressed(blocks))[0]
 
 
-async def test_what_is_said_of_the_chunks_so_far_is_true_of_them() -> None:
+async def test_size_and_checksum_are_those_of_the_chunks_so_far() -> None:
     stream = GzipStream()
     so_far = b""
     noise = random.Random(1)
@@ -77,7 +77,7 @@ async def test_what_is_said_of_the_chunks_so_far_is_true_of_them() -> None:
     assert so_far
 
 
-async def test_lines_of_contacts_shrink_to_less_than_a_quarter() -> None:
+async def test_lines_of_contacts_compress_to_less_than_a_quarter() -> None:
     lines = b"".join(b'{"id":%d,"email":"user%d@mail.test","name":null}\n' % (n, n * 7) for n in range(50_000))
     data, _ = await compressed([lines[:1_000_000], lines[1_000_000:]])
     assert single_member(data) == lines

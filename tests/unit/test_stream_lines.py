@@ -1,4 +1,4 @@
-"""Rows become lines of NDJSON: whatever a contact holds, each line is one JSON object with the contract's keys."""
+"""Rows become lines of NDJSON: for any contact, each line is one JSON object with the contract's keys."""
 
 import json
 from typing import NamedTuple
@@ -49,7 +49,7 @@ arrays = st.lists(texts, max_size=5)
 
 
 class Contact(NamedTuple):
-    """A row as the database gives it, but for the arrays, which come as JSON text."""
+    """A row as the database returns it, except that arrays are lists here and JSON text there."""
 
     id: int
     email: str | None
@@ -73,7 +73,7 @@ contacts = st.lists(st.builds(Contact, ids, fields, fields, fields, fields, arra
 @pytest.mark.parametrize("with_emails", [False, True])
 @pytest.mark.parametrize("with_tokens", [False, True])
 @given(contacts=contacts)
-def test_each_line_parses_to_its_contact_with_the_keys_in_the_contracts_order(
+def test_each_line_parses_to_its_contact_with_the_keys_in_the_order_of_the_contract(
     contacts: list[Contact], with_tokens: bool, with_emails: bool
 ) -> None:
     encode = encoder(chosen_extras(tokens=with_tokens, emails=with_emails))
@@ -86,29 +86,29 @@ def test_each_line_parses_to_its_contact_with_the_keys_in_the_contracts_order(
 
 
 @given(st.lists(arrays, min_size=1, max_size=3))
-def test_a_batch_is_cut_only_between_contacts_whatever_their_arrays_hold(values: list[list[str]]) -> None:
+def test_lines_are_separated_only_between_contacts(values: list[list[str]]) -> None:
     rows = [(number, None, None, None, None, _json(each), _json(each)) for number, each in enumerate(values)]
     lines = encoder(tuple(Extra))(rows).splitlines(keepends=True)
     assert [json.loads(line)["emails"] for line in lines] == values
 
 
-def test_arrays_are_passed_through_as_they_are() -> None:
+def test_json_arrays_are_copied_unchanged() -> None:
     row = (1, None, None, None, None, '[ "a\\u00e9" ,\t"b"]', '["\\/"]')
     block = encoder(tuple(Extra))([row])
     assert b'"comet_tokens":[ "a\\u00e9" ,\t"b"],' in block
     assert b'"emails":["\\/"]}' in block
 
 
-def test_lines_are_utf_8_without_a_byte_order_mark_and_without_spaces() -> None:
+def test_lines_are_utf_8_without_byte_order_mark_and_spaces() -> None:
     block = encoder(())([(1, "a@b.test", "Zoë", None, "\N{PILE OF POO}")])
     assert block == '{"id":1,"email":"a@b.test","name":"Zoë","phone":null,"location":"\N{PILE OF POO}"}\n'.encode()
 
 
-def test_no_contact_gives_no_byte() -> None:
+def test_no_contacts_give_no_bytes() -> None:
     assert encoder((Extra.COMET_TOKENS,))([]) == b""
 
 
-def test_blocks_of_batches_follow_each_other_as_one_batch_would() -> None:
+def test_a_batch_encodes_to_the_same_bytes_when_it_is_split() -> None:
     encode = encoder(())
     rows = [(number, "a", None, None, None) for number in range(10)]
     assert encode(rows[:3]) + encode(rows[3:]) == encode(rows)

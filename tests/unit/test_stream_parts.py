@@ -1,4 +1,4 @@
-"""Chunks become parts: one size, one order, two on their way, and nothing left behind however it ends."""
+"""Chunks become parts of one size, in order, at most two in flight, and nothing is left running however it ends."""
 
 import asyncio
 import gzip
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.errors import StorageUnavailable, TooLarge
-from service.exports.stream.file import BLOCK_SIZE, export_stream
+from service.exports.stream.file import BLOCK_SIZE, Stream, write_file
 from service.exports.stream.parts import IN_FLIGHT, PartWriter
 from service.model import Part, StoredFile
 
@@ -18,23 +18,23 @@ SIZE = 10
 
 
 class Upload:
-    """Takes parts while `open` is set, and keeps what it was given."""
+    """An upload that stores parts while `open` is set and records what it got."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
         self.open.set()
-        self.begun: list[int] = []
+        self.started: list[int] = []
         self.cancelled: list[int] = []
         self.taken: dict[int, bytes] = {}
         self.stored: list[int] = []
-        self.on_their_way = 0
-        self.most_on_their_way = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
         self.broken: dict[int, Exception] = {}
 
     async def put_part(self, number: int, part: Part) -> None:
-        self.begun.append(number)
-        self.on_their_way += 1
-        self.most_on_their_way = max(self.most_on_their_way, self.on_their_way)
+        self.started.append(number)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             await asyncio.sleep(0)
             await self.open.wait()
@@ -45,7 +45,16 @@ class Upload:
             self.cancelled.append(number)
             raise
         finally:
-            self.on_their_way -= 1
+            self.in_flight -= 1
+
+    async def until_started(self, *parts: int) -> None:
+        """Wait until exactly these parts were started, and give the writer time to start more."""
+        async with asyncio.timeout(20):
+            while self.started != list(parts):
+                await asyncio.sleep(0.001)
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert self.started == list(parts)
 
     @property
     def content(self) -> bytes:
@@ -58,14 +67,8 @@ def other_tasks() -> set[asyncio.Task[object]]:
     return {task for task in asyncio.all_tasks() if task is not current}
 
 
-async def settle() -> None:
-    """Let everything that can go on do so, what is in threads too."""
-    for _ in range(20):
-        await asyncio.sleep(0.001)
-
-
 async def write(upload: Upload, chunks: Iterable[bytes], *, maximum: int = 10_000) -> None:
-    async with PartWriter(upload.put_part, part_size=SIZE, maximum_parts=maximum, stored=upload.stored.append) as parts:
+    async with PartWriter(upload.put_part, part_size=SIZE, maximum_parts=maximum, on_stored=upload.stored.append) as parts:
         for chunk in chunks:
             await parts.write(chunk)
             await asyncio.sleep(0)
@@ -74,7 +77,7 @@ async def write(upload: Upload, chunks: Iterable[bytes], *, maximum: int = 10_00
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=3 * SIZE) | st.integers(1, 8).map(lambda n: bytes(n * SIZE)), max_size=8))
-async def test_however_the_chunks_are_cut_the_parts_are_the_same_bytes_in_the_same_order(chunks: list[bytes]) -> None:
+async def test_parts_contain_the_chunks_in_order_regardless_of_their_sizes(chunks: list[bytes]) -> None:
     upload = Upload()
     await write(upload, chunks)
     assert upload.content == b"".join(chunks)
@@ -83,7 +86,7 @@ async def test_however_the_chunks_are_cut_the_parts_are_the_same_bytes_in_the_sa
     assert sizes[-1] <= SIZE
     assert sizes == [0] or 0 not in sizes
     assert sorted(upload.stored) == sorted(sizes)
-    assert upload.most_on_their_way <= IN_FLIGHT
+    assert upload.most_in_flight <= IN_FLIGHT
 
 
 @pytest.mark.parametrize(
@@ -98,62 +101,63 @@ async def test_however_the_chunks_are_cut_the_parts_are_the_same_bytes_in_the_sa
         ([b"x" * 31], [10, 10, 10, 1]),
     ],
 )
-async def test_only_the_last_part_is_shorter_and_only_the_first_can_be_empty(chunks: list[bytes], sizes: list[int]) -> None:
+async def test_only_the_last_part_can_be_shorter_and_only_a_single_part_can_be_empty(
+    chunks: list[bytes], sizes: list[int]
+) -> None:
     upload = Upload()
     await write(upload, chunks)
     assert [len(upload.taken[number]) for number in sorted(upload.taken)] == sizes
 
 
-async def test_writing_waits_while_two_parts_are_on_their_way() -> None:
+async def test_writing_waits_while_two_parts_are_in_flight() -> None:
     upload = Upload()
     upload.open.clear()
     chunks = iter([b"x" * SIZE] * 4)
     writing = asyncio.create_task(write(upload, chunks))
-    await settle()
-    assert upload.begun == [1, 2]
+    await upload.until_started(1, 2)
     assert len(list(chunks)) == 1
     upload.open.set()
     await writing
     assert upload.content == b"x" * 3 * SIZE
-    assert upload.most_on_their_way == IN_FLIGHT == 2
+    assert upload.most_in_flight == IN_FLIGHT == 2
 
 
-async def test_a_part_counts_as_stored_only_when_it_is_and_finish_waits_for_that() -> None:
+async def test_a_part_counts_after_it_is_stored_and_finish_waits_for_that() -> None:
     upload = Upload()
     upload.open.clear()
     writing = asyncio.create_task(write(upload, [b"x" * (SIZE + 1)]))
-    await settle()
-    assert (upload.begun, upload.stored, writing.done()) == ([1, 2], [], False)
+    await upload.until_started(1, 2)
+    assert (upload.stored, writing.done()) == ([], False)
     upload.open.set()
     await writing
     assert upload.stored == [SIZE, 1]
 
 
-async def test_as_many_parts_as_are_allowed_can_be_written() -> None:
+async def test_the_maximum_number_of_parts_can_be_written() -> None:
     upload = Upload()
     await write(upload, [b"x" * 3 * SIZE], maximum=3)
     assert len(upload.taken) == 3
 
 
 @pytest.mark.parametrize("chunks", [[b"x" * (3 * SIZE + 1)], [b"x" * 4 * SIZE], [b"x" * SIZE] * 9])
-async def test_one_part_more_is_too_large(chunks: list[bytes]) -> None:
+async def test_more_parts_than_the_maximum_are_too_large(chunks: list[bytes]) -> None:
     upload = Upload()
     with pytest.raises(TooLarge):
         await write(upload, chunks, maximum=3)
-    assert max(upload.begun) <= 3
+    assert max(upload.started) <= 3
     assert other_tasks() == set()
 
 
-async def test_a_part_that_cannot_be_stored_stops_the_writing() -> None:
+async def test_a_failed_part_stops_the_writer() -> None:
     upload = Upload()
     upload.broken[2] = StorageUnavailable(detail="part 2")
     with pytest.raises(StorageUnavailable, match="part 2"):
         await write(upload, [b"x" * SIZE] * 50)
-    assert max(upload.begun) <= 2 + IN_FLIGHT
+    assert max(upload.started) <= 2 + IN_FLIGHT
     assert other_tasks() == set()
 
 
-async def test_a_last_part_that_cannot_be_stored_fails_the_finish() -> None:
+async def test_a_failed_last_part_fails_the_finish() -> None:
     upload = Upload()
     upload.broken[2] = StorageUnavailable(detail="part 2")
     with pytest.raises(StorageUnavailable, match="part 2"):
@@ -162,7 +166,7 @@ async def test_a_last_part_that_cannot_be_stored_fails_the_finish() -> None:
     assert other_tasks() == set()
 
 
-async def test_a_source_of_chunks_that_breaks_cancels_the_parts_on_their_way() -> None:
+async def test_a_failing_source_cancels_the_parts_in_flight() -> None:
     upload = Upload()
     upload.open.clear()
 
@@ -177,17 +181,16 @@ async def test_a_source_of_chunks_that_breaks_cancels_the_parts_on_their_way() -
     assert other_tasks() == set()
 
 
-async def test_cancelling_a_writer_that_waits_leaves_nothing_running() -> None:
+async def test_cancelling_a_waiting_writer_leaves_nothing_running() -> None:
     upload = Upload()
     upload.open.clear()
     writing = asyncio.create_task(write(upload, [b"x" * 5 * SIZE]))
-    await settle()
-    assert upload.begun == [1, 2]
+    await upload.until_started(1, 2)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
     assert sorted(upload.cancelled) == [1, 2]
-    assert upload.on_their_way == 0
+    assert upload.in_flight == 0
     assert other_tasks() == set()
 
 
@@ -195,8 +198,7 @@ async def test_cancelling_a_finish_leaves_nothing_running() -> None:
     upload = Upload()
     upload.open.clear()
     writing = asyncio.create_task(write(upload, [b"x"]))
-    await settle()
-    assert upload.begun == [1]
+    await upload.until_started(1)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -214,7 +216,7 @@ def encode(batch: object) -> bytes:
 
 
 def noise(size: int, start: int = 0) -> bytes:
-    """Bytes that do not shrink."""
+    """Return bytes that do not compress."""
     digests: Iterator[bytes] = (hashlib.sha256(b"%d" % number).digest() for number in range(start, start + size // 32 + 1))
     return b"".join(digests)[:size].replace(b"\n", b" ")
 
@@ -225,10 +227,12 @@ async def source(*batches: Batch) -> AsyncIterator[Batch]:
 
 
 async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[tuple[int, int]]) -> StoredFile:
-    writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, stored=upload.stored.append)
+    writer = PartWriter(upload.put_part, part_size=100_000, maximum_parts=1000, on_stored=upload.stored.append)
     async with writer as parts:
-        return await export_stream(
-            batches, encode, parts, read=lambda rows, size: read.append((rows, size)), turn=lambda: asyncio.sleep(0)
+        return await write_file(
+            Stream(batches, encode, parts),
+            before_batch=lambda: asyncio.sleep(0),
+            on_encoded=lambda rows, size: read.append((rows, size)),
         )
 
 
@@ -245,7 +249,7 @@ async def streamed(upload: Upload, batches: AsyncIterator[Batch], read: list[tup
     ],
     ids=["empty", "one line", "small", "one block", "one block and a line", "halves of blocks", "large and small"],
 )
-async def test_the_parts_hold_all_lines_in_order_and_the_facts_are_theirs(batches: list[Batch]) -> None:
+async def test_parts_contain_all_lines_in_order_and_size_rows_and_checksum_match(batches: list[Batch]) -> None:
     upload = Upload()
     read: list[tuple[int, int]] = []
     file = await streamed(upload, source(*batches), read)
@@ -261,7 +265,7 @@ async def test_the_parts_hold_all_lines_in_order_and_the_facts_are_theirs(batche
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2, 5])
-async def test_a_source_that_breaks_ends_the_stream_and_leaves_nothing_running(batches: int) -> None:
+async def test_a_failing_source_ends_the_stream_and_leaves_nothing_running(batches: int) -> None:
     async def breaking() -> AsyncIterator[Batch]:
         for _ in range(batches):
             yield [noise(2 * BLOCK_SIZE)]
@@ -272,7 +276,7 @@ async def test_a_source_that_breaks_ends_the_stream_and_leaves_nothing_running(b
     assert other_tasks() == set()
 
 
-async def test_a_store_that_breaks_ends_the_stream_and_leaves_nothing_running() -> None:
+async def test_a_failing_store_ends_the_stream_and_leaves_nothing_running() -> None:
     upload = Upload()
     upload.broken[1] = StorageUnavailable()
 
@@ -303,15 +307,13 @@ async def test_cancelling_a_stream_leaves_nothing_running() -> None:
     assert other_tasks() == set()
 
 
-async def test_the_source_is_not_read_ahead_of_a_store_that_takes_nothing() -> None:
+async def test_the_source_is_not_read_ahead_of_a_store_that_accepts_nothing() -> None:
     upload = Upload()
     upload.open.clear()
     read: list[tuple[int, int]] = []
     batches = [[noise(BLOCK_SIZE, start)] for start in range(20)]
     streaming = asyncio.create_task(streamed(upload, source(*batches), read))
-    while upload.begun != [1, 2]:
-        await asyncio.sleep(0)
-    await settle()
+    await upload.until_started(1, 2)
     while_closed = len(read)
     upload.open.set()
     await streaming

@@ -1,4 +1,4 @@
-"""Errors as answers: one status for each code, nothing internal in a body, and two forms of it."""
+"""Errors as responses: one status for each code, no internal details, and two forms of body."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from service.errors import ServiceError
 from service.web import problems
 from service.web.problems import Problem
 
-OURS_TO_MEND = {
+INTERNAL_CODES = {
     "internal",
     "rate_limit_storage_unusable",
     "source_data",
@@ -25,18 +25,18 @@ OURS_TO_MEND = {
     "worker_lost",
     "cannot_listen",
 }
-"""Codes that no call raises to its caller: if one does, that is a fault of the service."""
+"""Codes without a status: no call raises them to its client, so they become status 500."""
 
 
 def kinds(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """All kinds of errors, those of the web layer included."""
+    """All error classes, including those of the web layer."""
     yield base
     for kind in base.__subclasses__():
         yield from kinds(kind)
 
 
 def body(problem: Problem, accept: str = "") -> dict[str, Any]:
-    """The rendered body."""
+    """The rendered body, parsed."""
     rendered = problems.render(problem, accept=accept, request_id="the-id").body
     assert isinstance(rendered, bytes)
     parsed = orjson.loads(rendered)
@@ -45,7 +45,7 @@ def body(problem: Problem, accept: str = "") -> dict[str, Any]:
 
 
 def error_of(kind: type[ServiceError]) -> ServiceError:
-    """An error of that kind, with a detail that must not get out."""
+    """An error of that class, with a detail that must not be sent."""
     match kind:
         case errors.InvalidParameters:
             return errors.InvalidParameters({"start_date": ["is wrong"]})
@@ -57,18 +57,18 @@ def error_of(kind: type[ServiceError]) -> ServiceError:
 
 
 @pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
-def test_every_kind_of_error_has_a_status_or_is_known_as_ours_to_mend(kind: type[ServiceError]) -> None:
+def test_every_error_has_a_status_or_is_listed_as_internal(kind: type[ServiceError]) -> None:
     problem = problems.of_service_error(error_of(kind))
-    assert (problem == problems.INTERNAL) == (kind.code in OURS_TO_MEND)
+    assert (problem == problems.INTERNAL) == (kind.code in INTERNAL_CODES)
     assert "secret" not in problem.message
 
 
-def test_the_sentence_of_an_error_without_a_status_stays_inside() -> None:
+def test_the_message_of_an_internal_error_is_not_sent() -> None:
     problem = problems.of_service_error(errors.SourceData("row 5 holds a zero byte"))
     assert (problem.status, "row" in problem.message) == (500, False)
 
 
-def test_every_unavailability_says_when_to_come_back() -> None:
+def test_every_503_has_a_retry_after() -> None:
     for error in (
         errors.DatabaseUnavailable(),
         errors.Starting(),
@@ -80,20 +80,20 @@ def test_every_unavailability_says_when_to_come_back() -> None:
         assert int(dict(problem.headers)["Retry-After"]) >= 1
 
 
-def test_a_link_that_cannot_be_made_is_not_told_as_an_export_that_failed() -> None:
+def test_a_link_that_cannot_be_made_does_not_read_as_a_failed_export() -> None:
     assert "stored" not in problems.of_service_error(errors.StorageUnavailable()).message
 
 
-def test_a_refused_rate_says_how_long_to_wait() -> None:
+def test_a_429_has_a_retry_after() -> None:
     problem = problems.of_service_error(errors.RateLimited(17))
     assert (problem.status, problem.headers) == (429, (("Retry-After", "17"),))
 
 
-def test_a_missing_key_says_how_to_authenticate() -> None:
+def test_a_401_names_the_authentication_scheme() -> None:
     assert problems.of_service_error(errors.Unauthenticated()).headers == (("WWW-Authenticate", "Bearer"),)
 
 
-def test_invalid_parameters_are_named_field_by_field() -> None:
+def test_a_422_has_the_messages_by_field() -> None:
     error = errors.InvalidParameters({"start_date": ["A."], "end_date": ["B.", "C."]})
     assert body(problems.of_service_error(error)) == {
         "message": "A. B. C.",
@@ -101,16 +101,16 @@ def test_invalid_parameters_are_named_field_by_field() -> None:
     }
 
 
-def test_a_wrong_method_keeps_the_list_of_the_right_ones() -> None:
+def test_a_405_lists_the_allowed_methods() -> None:
     problem = problems.of_http_error(web.HTTPMethodNotAllowed("PUT", ["GET", "HEAD"]))
     assert (problem.status, dict(problem.headers)) == (405, {"Allow": "GET,HEAD"})
 
 
-def test_a_status_without_a_sentence_of_ours_is_named_by_its_phrase() -> None:
+def test_a_status_without_a_message_uses_its_standard_phrase() -> None:
     assert body(problems.of_http_error(web.HTTPExpectationFailed())) == {"message": "Expectation Failed."}
 
 
-def test_only_a_server_error_names_the_request_in_its_body() -> None:
+def test_only_a_server_error_has_the_request_id_in_its_body() -> None:
     assert body(problems.INTERNAL)["request_id"] == "the-id"
     assert list(body(problems.of_service_error(errors.ExportNotFound()))) == ["message"]
 
@@ -124,10 +124,10 @@ def test_only_a_server_error_names_the_request_in_its_body() -> None:
         "application/problem+json ; q=1.0",
     ],
 )
-def test_a_consumer_that_names_problem_json_gets_it(accept: str) -> None:
+def test_a_client_that_accepts_problem_json_gets_it(accept: str) -> None:
     problem = problems.of_service_error(errors.InvalidParameters({"end_date": ["B."]}))
-    answer = problems.render(problem, accept=accept, request_id="the-id")
-    assert answer.content_type == "application/problem+json"
+    response = problems.render(problem, accept=accept, request_id="the-id")
+    assert response.content_type == "application/problem+json"
     members = body(problem, accept)
     title = members.pop("title")
     assert title.startswith("Unprocessable")
@@ -152,7 +152,7 @@ def test_a_consumer_that_names_problem_json_gets_it(accept: str) -> None:
         "\udcff",
     ],
 )
-def test_any_other_consumer_gets_plain_json(accept: str) -> None:
+def test_any_other_client_gets_plain_json(accept: str) -> None:
     problem = problems.of_service_error(errors.ExportNotFound())
-    answer = problems.render(problem, accept=accept, request_id="the-id")
-    assert (answer.content_type, body(problem, accept)) == ("application/json", {"message": "Export not found."})
+    response = problems.render(problem, accept=accept, request_id="the-id")
+    assert (response.content_type, body(problem, accept)) == ("application/json", {"message": "Export not found."})

@@ -1,4 +1,4 @@
-"""Local dates of a Space become instants of UTC: DST gaps and overlaps, odd offsets, and the ends of time."""
+"""Local dates of a Space become UTC instants: DST gaps and overlaps, unusual offsets, and the first and last years."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -14,11 +14,11 @@ from service.model import END_OF_TIME, Window, exists, instant, timezone
 
 _SECOND = timedelta(seconds=1)
 _REACH = timedelta(hours=27)
-"""Farther than any offset from UTC, and farther than any transition moves a clock."""
+"""More than any offset from UTC, and more than any clock change."""
 
 
 def at(text: str) -> datetime:
-    """A naive local time."""
+    """Parse a naive local time."""
     return datetime.fromisoformat(text)
 
 
@@ -27,7 +27,7 @@ def utc(text: str) -> datetime:
 
 
 class Ambiguity(NamedTuple):
-    """A local time that is no instant or two, and the instants that the start and the end of a window take."""
+    """A local time, and the UTC instants that it means as the start and as the end of a window."""
 
     zone: str
     local: str
@@ -41,12 +41,12 @@ GAPS = [
     Ambiguity("Europe/Berlin", "2024-03-31 02:59:59", "2024-03-31 01:00:00", "2024-03-31 01:00:00"),
     Ambiguity("America/New_York", "2024-03-10 02:30:00", "2024-03-10 07:00:00", "2024-03-10 07:00:00"),
     Ambiguity("Australia/Lord_Howe", "2024-10-06 02:15:00", "2024-10-05 15:30:00", "2024-10-05 15:30:00"),
-    # Crossing the date line, Samoa had no 30 December 2011 at all.
+    # Samoa crossed the date line and had no 30 December 2011.
     Ambiguity("Pacific/Apia", "2011-12-30 00:00:00", "2011-12-30 10:00:00", "2011-12-30 10:00:00"),
     Ambiguity("Pacific/Apia", "2011-12-30 23:59:59", "2011-12-30 10:00:00", "2011-12-30 10:00:00"),
-    # Until 1972 Liberia was 44 minutes and 30 seconds behind.
+    # Until 1972 Liberia was 44 minutes and 30 seconds behind UTC.
     Ambiguity("Africa/Monrovia", "1972-01-07 00:20:00", "1972-01-07 00:44:30", "1972-01-07 00:44:30"),
-    # Ireland's standard time is the summer's: the winter's offset counts as negative DST.
+    # Ireland's standard time is its summer time; the winter offset counts as negative DST.
     Ambiguity("Europe/Dublin", "2024-03-31 01:30:00", "2024-03-31 01:00:00", "2024-03-31 01:00:00"),
 ]
 OVERLAPS = [
@@ -67,13 +67,13 @@ ONCE = [
 
 
 @pytest.mark.parametrize("case", GAPS + OVERLAPS + ONCE, ids=lambda case: f"{case.zone} {case.local}")
-def test_a_local_time_becomes_the_earlier_instant_at_the_start_and_the_later_at_the_end(case: Ambiguity) -> None:
+def test_a_start_takes_the_earlier_and_an_end_the_later_instant_of_a_local_time(case: Ambiguity) -> None:
     zone, local = ZoneInfo(case.zone), at(case.local)
     assert instant(local, zone, later=False) == utc(case.start)
     assert instant(local, zone, later=True) == utc(case.end)
 
 
-def test_an_instant_is_given_in_utc() -> None:
+def test_an_instant_is_in_utc() -> None:
     for later in (False, True):
         assert instant(at("2024-03-31 02:30:00"), ZoneInfo("Europe/Berlin"), later=later).tzinfo is UTC
 
@@ -83,12 +83,12 @@ def test_the_last_second_belongs_to_the_window() -> None:
     assert window == Window(utc("2024-01-15 00:00:00"), utc("2024-01-16 00:00:00"))
 
 
-def test_the_inclusive_second_is_added_to_an_end_in_a_gap_too() -> None:
+def test_an_end_in_a_gap_also_gets_the_inclusive_second() -> None:
     window = Window.from_local(at("2024-03-31 02:10:00"), at("2024-03-31 02:20:00"), ZoneInfo("Europe/Berlin"))
     assert window == Window(utc("2024-03-31 01:00:00"), utc("2024-03-31 01:00:01"))
 
 
-def test_a_window_within_an_overlap_spans_both_of_its_hours() -> None:
+def test_a_window_in_an_overlap_spans_both_of_its_hours() -> None:
     window = Window.from_local(at("2024-10-27 02:30:00"), at("2024-10-27 02:30:01"), ZoneInfo("Europe/Berlin"))
     assert window == Window(utc("2024-10-27 00:30:00"), utc("2024-10-27 01:30:02"))
 
@@ -112,7 +112,7 @@ def test_consecutive_days_neither_overlap_nor_leave_a_gap(zone: str, changing: s
     assert day.end - day.start == length
 
 
-def test_the_last_second_of_the_year_9999_makes_a_window_without_an_end() -> None:
+def test_the_last_second_of_year_9999_gives_a_window_without_end() -> None:
     window = Window.from_local(at("9999-12-31 00:00:00"), at("9999-12-31 23:59:59"), ZoneInfo("UTC"))
     assert window == Window(utc("9999-12-31 00:00:00"), END_OF_TIME)
     assert utc("9999-12-31 23:59:59") < END_OF_TIME
@@ -132,7 +132,7 @@ def test_the_last_second_of_the_year_9999_makes_a_window_without_an_end() -> Non
         ("9999-12-31 19:00:00", "America/New_York", False),
     ],
 )
-def test_a_time_exists_where_its_instant_lies_in_the_years_1_to_9999_of_utc(local: str, zone: str, there: bool) -> None:
+def test_a_local_time_exists_if_its_instant_is_in_the_years_1_to_9999_of_utc(local: str, zone: str, there: bool) -> None:
     assert exists(at(local), ZoneInfo(zone)) is there
     if not there:
         with pytest.raises(OverflowError):
@@ -142,7 +142,7 @@ def test_a_time_exists_where_its_instant_lies_in_the_years_1_to_9999_of_utc(loca
 @pytest.mark.parametrize(
     "name", ["", " ", "Mars/Olympus", "Europe", "../UTC", "/etc/localtime", "UTC\0", "\ud800", "x" * 5000, "+02:00", "."]
 )
-def test_a_timezone_that_is_not_known_is_named(name: str) -> None:
+def test_the_error_names_an_unknown_timezone(name: str) -> None:
     with pytest.raises(UnknownTimezone) as caught:
         timezone(name)
     assert caught.value.timezone == name
@@ -159,14 +159,14 @@ local_times = st.datetimes(datetime(1850, 1, 1), datetime(2100, 1, 1)).map(lambd
 
 
 def wall(moment: datetime, zone: ZoneInfo) -> datetime:
-    """What the clocks show at an instant."""
+    """Return the local time that clocks show at an instant."""
     return moment.astimezone(zone).replace(tzinfo=None, fold=0)
 
 
 def brute_force(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """The first and the last instant at which clocks show this time; where none do, twice the first after it.
+    """Return the first and the last instant at which clocks show this time; if none, twice the first instant after it.
 
-    By trying all offsets that the zone has a day around; a gap is found by looking at the clock second by second.
+    Tries all offsets of the zone within a day; searches a gap second by second.
     """
     about = local.replace(tzinfo=UTC)
     quarters = [about - _REACH + number * timedelta(minutes=15) for number in range(int(2 * _REACH / timedelta(minutes=15)))]
@@ -182,7 +182,7 @@ def brute_force(local: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
 
 @st.composite
 def times_near_a_transition(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
-    """A zone, and a local time within two hours of a moment at which its offset changes; of New Year, if it does not."""
+    """Draw a zone, and a local time within two hours of a change of its offset (of New Year if there is no change)."""
     zone = draw(zones)
     year = draw(st.integers(1880, 2037))
     days = [datetime(year, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in range(367)]
@@ -200,20 +200,20 @@ def times_near_a_transition(draw: st.DrawFn) -> tuple[ZoneInfo, datetime]:
 
 
 @given(zone=zones, local=local_times)
-def test_any_time_in_any_zone_is_the_instant_that_its_clocks_show(zone: ZoneInfo, local: datetime) -> None:
+def test_any_time_in_any_zone_is_the_instant_at_which_its_clocks_show_it(zone: ZoneInfo, local: datetime) -> None:
     found = instant(local, zone, later=False), instant(local, zone, later=True)
     assert found == brute_force(local, zone)
 
 
 @given(times_near_a_transition())
-def test_any_time_near_a_transition_is_the_instant_that_its_clocks_show(case: tuple[ZoneInfo, datetime]) -> None:
+def test_any_time_near_a_transition_is_the_instant_at_which_its_clocks_show_it(case: tuple[ZoneInfo, datetime]) -> None:
     zone, local = case
     found = instant(local, zone, later=False), instant(local, zone, later=True)
     assert found == brute_force(local, zone)
 
 
 @given(times_near_a_transition(), st.integers(1, 10_000))
-def test_a_window_is_never_empty_when_its_end_is_after_its_start(case: tuple[ZoneInfo, datetime], seconds: int) -> None:
+def test_a_window_is_never_empty_if_its_end_is_after_its_start(case: tuple[ZoneInfo, datetime], seconds: int) -> None:
     zone, start = case
     window = Window.from_local(start, start + seconds * _SECOND, zone)
     assert window.end - window.start >= _SECOND

@@ -1,4 +1,4 @@
-"""Files in a local directory, served by this service through signed links."""
+"""Object store in a local directory. This service serves the files itself, through signed links."""
 
 from service.storage.directory.store import DirectoryStore, LocalFile
 

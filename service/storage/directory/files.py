@@ -1,4 +1,4 @@
-"""The file operations of the directory store: each blocks, runs in a thread, and ends as one of the store's errors."""
+"""Blocking file operations of the directory store. `in_thread` runs one in a thread and translates its OSErrors."""
 
 import asyncio
 import errno
@@ -14,12 +14,12 @@ from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUn
 from service.model import Part
 
 _PIECES = 16
-"""Written by one call: 1 MiB of a part. One call for the part takes a processor for 4 ms, one for each piece the interpreter
-from the event loop a hundred times.
+"""Pieces per `pwritev` call (about 1 MiB). Writing a whole part at once occupies a CPU for 4 ms; writing piece by piece
+takes the GIL from the event loop a hundred times.
 """
 OPERATION_SECONDS = 60.0
-"""Deadline of every operation. What a hung disk holds goes on in its thread and is harmless when it comes back: every
-step opens its file by name, and an aborted upload has no name any more."""
+"""Deadline of every operation. On a hung disk the operation continues in its thread. It does no harm when it resumes:
+every step opens its file by name, and an aborted upload has lost its name."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSED = frozenset(
@@ -29,8 +29,8 @@ _REFUSED = frozenset(
 T = TypeVar("T")
 
 
-def failure(operation: str, error: OSError) -> ExportFailure:
-    """What an OSError means for an export; the detail names the operation, the error and a missing directory."""
+def failure_from_os_error(operation: str, error: OSError) -> ExportFailure:
+    """Translate an OSError into an export failure. The detail names the operation, the error and a missing directory."""
     code = errno.errorcode.get(error.errno or 0, "unknown")
     detail = f"{operation}: {code}: {os.strerror(error.errno or 0)}"
     if error.errno in _FULL:
@@ -49,31 +49,31 @@ async def in_thread(operation: str, work: Callable[[], T], *, seconds: float = O
         async with asyncio.timeout(seconds):
             return await asyncio.to_thread(work)
     except TimeoutError:
-        raise StorageUnavailable(detail=f"{operation}: the disk did not answer within {seconds:g} s") from None
+        raise StorageUnavailable(detail=f"{operation}: the disk did not respond within {seconds:g} s") from None
     except OSError as error:
-        raise failure(operation, error) from error
+        raise failure_from_os_error(operation, error) from error
 
 
 def make_private(*folders: Path) -> None:
-    """Make the directories, and those above them, where they are missing; only this user may look inside."""
+    """Create the directories and their missing parents; only this user may read them."""
     for folder in folders:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def make_inside_empty(root: Path, *folders: Path) -> None:
-    """Make the directories in `root` if that is there and holds nothing."""
+    """Create the directories if `root` exists and is empty."""
     if root.is_dir() and not any(root.iterdir()):
         make_private(*folders)
 
 
 def make_empty(path: Path) -> None:
-    """Make a new empty file that only this user may read."""
+    """Create a new empty file that only this user may read."""
     with _opened(path.parent) as folder:
         os.close(os.open(path.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder))
 
 
 def write_at(path: Path, offset: int, part: Part) -> None:
-    """Write all of `part` to the disk at `offset` of an existing file. Raises StorageUnavailable if it was aborted."""
+    """Write `part` at `offset` of an existing file and flush it. Raises StorageUnavailable if the upload was aborted."""
     descriptor = _open_unfinished(path)
     try:
         rest = deque(memoryview(piece) for piece in part)
@@ -84,21 +84,21 @@ def write_at(path: Path, offset: int, part: Part) -> None:
                 written -= len(rest.popleft())
             if rest:
                 rest[0] = rest[0][written:]
-        # Part by part, so that a full disk shows at once and `publish` has little left to wait for.
+        # Flushing each part reports a full disk early and leaves little work for `publish`.
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def publish(unfinished: Path, target: Path, size: int) -> None:
-    """Give the file its final name, once, when its `size` bytes are on the disk; an existing one is never replaced.
+    """Flush the file's `size` bytes, then give it its final name. An existing file is never replaced.
 
-    Raises StorageUnavailable if it has been aborted.
+    Raises StorageUnavailable if the upload was aborted.
     """
     with _opened(target.parent) as folder:
         descriptor = _open_unfinished(unfinished)
         try:
-            os.ftruncate(descriptor, size)  # the last part may have been stored before, and longer
+            os.ftruncate(descriptor, size)  # an earlier attempt at the last part may have been longer
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -112,7 +112,7 @@ def publish(unfinished: Path, target: Path, size: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file for good; one that is gone already is a success, a directory that is gone is not."""
+    """Delete a file durably. Succeeds if the file no longer exists; raises OSError if its directory does not exist."""
     with _opened(path.parent) as folder:
         with suppress(FileNotFoundError):
             os.unlink(path.name, dir_fd=folder)
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether the file is there. Raises OSError where its directory is not."""
+    """Return whether the file exists. Raises OSError if its directory does not exist."""
     with _opened(path.parent) as folder:
         try:
             os.stat(path.name, dir_fd=folder)
@@ -130,7 +130,7 @@ def exists(path: Path) -> bool:
 
 
 def entries(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """Names and facts of the files in a directory; one that is removed meanwhile is left out."""
+    """Return the names and `stat` results of a directory's files, without those deleted during the listing."""
     found = []
     with os.scandir(folder) as listing:
         for entry in listing:
@@ -141,7 +141,7 @@ def entries(folder: Path) -> list[tuple[str, os.stat_result]]:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    """A descriptor of the directory. Opened first, it tells a missing directory from a missing file."""
+    """Open the directory. Opening it first distinguishes a missing directory from a missing file."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield descriptor
@@ -157,4 +157,4 @@ def _open_unfinished(path: Path) -> int:
 
 
 def _aborted() -> StorageUnavailable:
-    return StorageUnavailable(detail="the upload has been aborted by another process")
+    return StorageUnavailable(detail="the upload was aborted by another process")

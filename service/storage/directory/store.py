@@ -1,15 +1,15 @@
-"""Files in a local directory that any number of processes on this machine may share.
+"""Object store in a local directory. Any number of processes on this machine may share the directory.
 
     <root>/uploads/<upload id>.<object name>   unfinished: parts are written at their offsets
     <root>/objects/<object name>.object        complete: linked into place, never overwritten
 
-Object names are percent-encoded into one flat file name. The suffix keeps files from ending in `.gz`, beside which
-aiohttp's FileResponse would look for, and serve, another file.
+Object names are percent-encoded into one flat file name. The suffix is needed because aiohttp's FileResponse serves
+`NAME.gz` in place of `NAME` if both exist.
 """
 
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ from service.errors import ExportFailure, FileNotFound
 from service.model import Part
 from service.storage import Link, StoredObject, UnfinishedUpload
 from service.storage.directory import files
-from service.storage.directory.links import LinkSigner
-from service.storage.headers import checked_object_name
+from service.storage.directory.links import FileLinkSigner
+from service.storage.object_names import checked_object_name
 from service.storage.part_sizes import PartSizes
 from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
 
@@ -38,19 +38,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file to be served, and the name that its receiver shall save it under."""
+    """A file to serve, and the file name that the client saves it under."""
 
     path: Path
     filename: str
 
 
 class DirectoryUpload:
-    """One upload: a file in `uploads` until it is complete."""
+    """One upload: a file in `uploads` until `complete` succeeds."""
 
     def __init__(self, upload_id: str, unfinished: Path, target: Path, part_size: int) -> None:
         self.upload_id = upload_id
         self.completed = False
-        self.unfinished = unfinished
+        self._unfinished = unfinished
         self._target = target
         self._parts = PartSizes(part_size)
 
@@ -58,43 +58,47 @@ class DirectoryUpload:
         """See `Upload`."""
         size = sum(map(len, part))
         offset = self._parts.offset(number, size)
-        await files.in_thread("write part", partial(files.write_at, self.unfinished, offset, part))
+        await files.in_thread("write part", partial(files.write_at, self._unfinished, offset, part))
         self._parts.record(number, size)
 
     async def complete(self) -> None:
-        """See `Upload`. Raises StorageRefused if there is an object of that name already."""
+        """See `Upload`. Raises StorageRefused if an object of that name exists."""
         size = self._parts.total()
         if not self.completed:
-            await files.in_thread("complete", partial(files.publish, self.unfinished, self._target, size))
+            await files.in_thread("complete", partial(files.publish, self._unfinished, self._target, size))
             self.completed = True
+
+    async def abort(self) -> None:
+        """Delete the unfinished file within `CLEANUP_SECONDS`; log a failure."""
+        try:
+            await files.in_thread("abort upload", partial(files.remove, self._unfinished), seconds=CLEANUP_SECONDS)
+        except ExportFailure as failure:
+            log.warning("upload_not_aborted", upload_id=self.upload_id, detail=failure.detail)
 
 
 class DirectoryStore:
-    """An `ObjectStore` below `root`; its links are served by this service and signed with `secret`.
+    """An `ObjectStore` in the directory `root`. This service serves its links and signs them with `secret`.
 
-    The secret may come later, by `sign_with`: it can be one that is kept in the database. Links raise Starting until then.
+    `secret` is awaited at the first link and its result is kept. It may read the database; creating or opening a link
+    raises what `secret` raises.
     """
 
-    def __init__(self, root: Path, *, secret: bytes | None, link_lifetime: timedelta) -> None:
+    def __init__(self, root: Path, secret: Callable[[], Awaitable[bytes]], link_lifetime: timedelta) -> None:
         self._root = root
         self._uploads = root / "uploads"
         self._objects = root / "objects"
-        self._signer = LinkSigner(secret, link_lifetime)
-
-    def sign_with(self, secret: bytes) -> None:
-        """Sign and check links with this secret from now on."""
-        self._signer.secret = secret
+        self._signer = FileLinkSigner(secret, link_lifetime)
 
     def upload(
         self, object_name: str, *, part_size: int, filename: str, metadata: Mapping[str, str]
     ) -> AbstractAsyncContextManager[DirectoryUpload]:
-        """See `ObjectStore`. `filename` and `metadata` are not kept: the link carries the one, the job row the other."""
-        return upload_scope(partial(self._begin, object_name, part_size), self._abandon)
+        """See `ObjectStore`. Does not store `filename` (links contain it) or `metadata` (the job row has it)."""
+        return upload_scope(partial(self._begin, object_name, part_size), DirectoryUpload.abort)
 
     async def abort_upload(self, object_name: str, upload_id: str) -> None:
         """See `ObjectStore`."""
         unfinished = self._unfinished(object_name, upload_id)
-        if _UPLOAD_ID.fullmatch(upload_id):  # else it was begun in another store
+        if _UPLOAD_ID.fullmatch(upload_id):  # any other id was issued by another store
             await files.in_thread("abort upload", partial(files.remove, unfinished))
 
     async def delete(self, object_name: str) -> None:
@@ -103,21 +107,18 @@ class DirectoryStore:
 
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
         """See `ObjectStore`."""
-        return self._signer.link(checked_object_name(object_name), filename, origin)
+        return await self._signer.link(checked_object_name(object_name), filename, origin)
 
-    def open_link(self, object_name: str, query: Mapping[str, str]) -> LocalFile:
-        """The file behind a link, given the decoded name and query of the address. Blocks for a look at the disk.
+    async def open_link(self, object_name: str, query: Mapping[str, str]) -> LocalFile:
+        """Return the file of a link, given the decoded object name and query of the address.
 
-        Raises LinkForged, LinkExpired, FileNotFound where the file has been removed, or an error of the disk.
+        Raises LinkForged, LinkExpired, FileNotFound if the file was deleted, or the store's error if the disk fails.
         """
-        filename = self._signer.verified_filename(object_name, query)
+        filename = await self._signer.verified_filename(object_name, query)
         path = self._object(object_name)
-        try:
-            if files.exists(path):
-                return LocalFile(path, filename)
-        except OSError as error:
-            raise files.failure("open link", error) from error
-        raise FileNotFound
+        if not await files.in_thread("open link", partial(files.exists, path)):
+            raise FileNotFound
+        return LocalFile(path, filename)
 
     async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
         """See `ObjectStore`."""
@@ -132,10 +133,10 @@ class DirectoryStore:
         for entry, stat in await files.in_thread("list objects", partial(files.entries, self._objects)):
             if entry.endswith(_SUFFIX):
                 modified_at = datetime.fromtimestamp(stat.st_mtime, UTC)
-                yield StoredObject(unquote(entry.removesuffix(_SUFFIX)), stat.st_size, modified_at)
+                yield StoredObject(unquote(entry.removesuffix(_SUFFIX)), modified_at)
 
     async def probe(self) -> None:
-        """See `ObjectStore`. Goes on to an object, since some file systems cannot link a file into place."""
+        """See `ObjectStore`. Also completes an object, because some file systems cannot hard-link files."""
         object_name = f".probe/{uuid4().hex}"
         async with self.upload(object_name, part_size=1, filename="probe", metadata={}) as upload:
             await upload.put_part(1, [b"x"])
@@ -143,11 +144,11 @@ class DirectoryStore:
         await self.delete(object_name)
 
     async def adopt(self) -> None:
-        """Take an empty directory into use. For the start only: later an empty one is a disk that is not mounted."""
+        """Initialize `root` if it is empty. Call it at startup only: later, an empty `root` is an unmounted disk."""
         await files.in_thread("adopt", partial(files.make_inside_empty, self._root, self._uploads, self._objects))
 
     async def create(self) -> None:
-        """See `ObjectStore`. Only this user may look inside."""
+        """See `ObjectStore`. Only this user may read the directory."""
         await files.in_thread("create", partial(files.make_private, self._uploads, self._objects))
 
     async def _begin(self, object_name: str, part_size: int) -> DirectoryUpload:
@@ -155,12 +156,6 @@ class DirectoryStore:
         unfinished = self._unfinished(object_name, upload_id)
         await files.in_thread("begin upload", partial(files.make_empty, unfinished))
         return DirectoryUpload(upload_id, unfinished, self._object(object_name), part_size)
-
-    async def _abandon(self, upload: DirectoryUpload) -> None:
-        try:
-            await files.in_thread("abort upload", partial(files.remove, upload.unfinished), seconds=CLEANUP_SECONDS)
-        except ExportFailure as failure:
-            log.warning("upload_not_aborted", upload_id=upload.upload_id, detail=failure.detail)
 
     def _object(self, object_name: str) -> Path:
         return self._objects / f"{quote(checked_object_name(object_name), safe='')}{_SUFFIX}"

@@ -1,4 +1,4 @@
-"""A bucket, or what lies below a prefix of one, as an `ObjectStore`."""
+"""The `ObjectStore` in an S3 bucket, optionally below a prefix."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,74 +11,51 @@ import structlog
 
 from service.errors import ExportFailure, StorageRefused
 from service.storage import MINIMUM_PART_SIZE, Link, StoredObject, UnfinishedUpload
-from service.storage.headers import CONTENT_TYPE, checked_object_name, content_disposition
-from service.storage.s3.clients import AddressingStyle, Checksums, Connection, LinkSigner, open_clients
-from service.storage.s3.failures import error_code, translated
-from service.storage.s3.upload import Bucket, S3Upload
+from service.storage.headers import CONTENT_TYPE, content_disposition
+from service.storage.object_names import checked_object_name
+from service.storage.s3.clients import BucketClient, PresignedLinks, open_clients
+from service.storage.s3.failures import error_code, s3_call
+from service.storage.s3.settings import S3Settings
+from service.storage.s3.upload import S3Upload
 from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import BucketLocationConstraintType
 
 _NO_UPLOAD = ("NoSuchUpload", "NoSuchKey")
-"""Answers to an abort that has nothing to do any more; some stores give the second for an upload that was completed."""
+"""Error codes of an abort whose upload does not exist. Some stores send the second one after a completion."""
 
 log = structlog.get_logger()
 Page = TypeVar("Page")
 
 
 class S3Store:
-    """An `ObjectStore` in any store that speaks S3. Made by `open`."""
+    """An `ObjectStore` in any S3-compatible store. Create it with `open`."""
 
-    def __init__(self, bucket: Bucket, prefix: str, region: str, signer: LinkSigner) -> None:
-        self._bucket = bucket
-        self._client = bucket.client
-        self._seconds = bucket.operation_timeout
-        self._folder = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._region = region
-        self._signer = signer
+    def __init__(self, client: BucketClient, links: PresignedLinks) -> None:
+        self._client = client
+        self._calls = client.operations
+        self._bucket = client.settings.bucket
+        self._folder = client.settings.folder
+        self._region = client.settings.region
+        self._seconds = client.settings.operation_timeout
+        self._links = links
 
     @classmethod
     @asynccontextmanager
-    async def open(
-        cls,
-        *,
-        bucket: str,
-        prefix: str = "",
-        endpoint_url: str | None = None,
-        public_endpoint_url: str | None = None,
-        region: str = "us-east-1",
-        addressing_style: AddressingStyle = "auto",
-        checksums: Checksums = "when_required",
-        sign_payload: bool = True,
-        link_lifetime: timedelta = timedelta(minutes=15),
-        operation_timeout: float = 60,
-        complete_timeout: float = 120,
-    ) -> AsyncIterator[Self]:
-        """A store for the length of the block; nothing is asked of it yet, see `probe`. Timeouts are in seconds.
+    async def open(cls, settings: S3Settings, *, link_lifetime: timedelta = timedelta(minutes=15)) -> AsyncIterator[Self]:
+        """Open a store for the length of the block. Sends no request to the store; `probe` does.
 
-        `link_lifetime` is at most a week: S3 refuses a longer one only when the link is used. Raises StorageRefused
-        where the client cannot be made.
+        `link_lifetime` is at most 7 days: S3 refuses a longer one, but only when the link is used (Signature Version 4).
+        Raises StorageRefused if the clients cannot be created.
         """
-        connection = Connection(
-            endpoint_url,
-            public_endpoint_url,
-            region,
-            addressing_style,
-            checksums,
-            sign_payload,
-            operation_timeout,
-            complete_timeout,
-        )
-        async with open_clients(connection, link_lifetime) as (client, signer):
-            additional = checksums == "when_supported"
-            calls = Bucket(client, bucket, operation_timeout, complete_timeout, additional, sign_payload)
-            yield cls(calls, prefix, region, signer)
+        async with open_clients(settings, link_lifetime) as (client, links):
+            yield cls(client, links)
 
     def upload(
         self, object_name: str, *, part_size: int, filename: str, metadata: Mapping[str, str]
     ) -> AbstractAsyncContextManager[S3Upload]:
-        """See `ObjectStore`. Values of `metadata` are ASCII: others are changed by some stores."""
+        """See `ObjectStore`. Values of `metadata` must be ASCII: some stores change other characters."""
         begin = partial(self._begin, object_name, part_size, filename, metadata)
         return upload_scope(begin, partial(self._abandon, object_name))
 
@@ -88,18 +65,18 @@ class S3Store:
 
     async def delete(self, object_name: str) -> None:
         """See `ObjectStore`."""
-        async with translated("DeleteObject", self._seconds):
-            await self._client.delete_object(Bucket=self._bucket.name, Key=self._key(object_name))
+        async with s3_call("DeleteObject", self._seconds):
+            await self._calls.delete_object(Bucket=self._bucket, Key=self._key(object_name))
 
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
-        """See `ObjectStore`. The object itself carries the file name; `origin` is the store's own public address."""
-        async with translated("link", self._seconds):
-            return await self._signer.link(self._bucket.name, self._key(object_name))
+        """See `ObjectStore`. Both arguments are unused: the object carries its file name, and the store serves it."""
+        async with s3_call("link", self._seconds):
+            return await self._links.link(self._key(object_name))
 
     async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
         """See `ObjectStore`."""
         prefix = self._folder + object_name
-        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket.name, Prefix=prefix)
+        pages = self._calls.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
         async for page in self._each("ListMultipartUploads", pages):
             for upload in page.get("Uploads", []):
                 name = upload["Key"].removeprefix(self._folder)
@@ -108,59 +85,58 @@ class S3Store:
 
     async def objects(self) -> AsyncIterator[StoredObject]:
         """See `ObjectStore`."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket.name, Prefix=self._folder)
+        pages = self._calls.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._folder)
         async for page in self._each("ListObjectsV2", pages):
             for found in page.get("Contents", []):
-                yield StoredObject(found["Key"].removeprefix(self._folder), found["Size"], found["LastModified"])
+                yield StoredObject(found["Key"].removeprefix(self._folder), found["LastModified"])
 
     async def probe(self) -> None:
         """See `ObjectStore`."""
         object_name = f".probe/{uuid4().hex}"
-        bucket = self._bucket.name
         try:
             async with self.upload(object_name, part_size=MINIMUM_PART_SIZE, filename="probe", metadata={}) as upload:
                 await self.abort_upload(object_name, upload.upload_id)
         except StorageRefused as failure:
             if error_code(failure) == "NoSuchBucket":
-                sentence = f"the bucket {bucket} does not exist; `contact-exports storage init` creates it"
+                detail = f"the bucket {self._bucket} does not exist; `contact-exports storage init` creates it"
             else:
-                sentence = f"the bucket {bucket} cannot be written to: {failure.detail}"
-            raise StorageRefused(detail=sentence) from failure
+                detail = f"the bucket {self._bucket} cannot be written to: {failure.detail}"
+            raise StorageRefused(detail=detail) from failure
 
     async def create(self) -> None:
-        """See `ObjectStore`. Raises StorageRefused where the bucket is somebody else's."""
+        """See `ObjectStore`. Raises StorageRefused if another account owns the bucket."""
         try:
-            async with translated("CreateBucket", self._seconds):
-                if self._region == "us-east-1":  # S3 refuses to hear its default named
-                    await self._client.create_bucket(Bucket=self._bucket.name)
+            async with s3_call("CreateBucket", self._seconds):
+                if self._region == "us-east-1":  # S3 refuses its default region as a location
+                    await self._calls.create_bucket(Bucket=self._bucket)
                 else:
                     location: BucketLocationConstraintType = self._region  # type: ignore[assignment]
-                    await self._client.create_bucket(
-                        Bucket=self._bucket.name, CreateBucketConfiguration={"LocationConstraint": location}
+                    await self._calls.create_bucket(
+                        Bucket=self._bucket, CreateBucketConfiguration={"LocationConstraint": location}
                     )
         except ExportFailure as failure:
             if error_code(failure) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
-            # Some stores give the second answer for a bucket of one's own as well.
-            async with translated("HeadBucket", self._seconds):
-                await self._client.head_bucket(Bucket=self._bucket.name)
+            # Some stores send the second code also for a bucket of the same account.
+            async with s3_call("HeadBucket", self._seconds):
+                await self._calls.head_bucket(Bucket=self._bucket)
 
     def _key(self, object_name: str) -> str:
         return self._folder + checked_object_name(object_name)
 
     async def _begin(self, object_name: str, part_size: int, filename: str, metadata: Mapping[str, str]) -> S3Upload:
         key = self._key(object_name)
-        async with translated("CreateMultipartUpload", self._seconds):
-            answer = await self._client.create_multipart_upload(
-                Bucket=self._bucket.name,
+        async with s3_call("CreateMultipartUpload", self._seconds):
+            response = await self._calls.create_multipart_upload(
+                Bucket=self._bucket,
                 Key=key,
                 ContentType=CONTENT_TYPE,
                 ContentDisposition=content_disposition(filename),
                 Metadata=dict(metadata),
             )
-        upload = S3Upload(self._bucket, key, answer["UploadId"], part_size)
-        if answer["ResponseMetadata"]["RetryAttempts"]:
-            upload.after_complete = partial(self._abort_earlier, object_name)
+        upload = S3Upload(self._client, key, response["UploadId"], part_size)
+        if response["ResponseMetadata"]["RetryAttempts"]:
+            upload.after_complete = partial(self._abort_duplicates, object_name)
         return upload
 
     async def _abandon(self, object_name: str, upload: S3Upload) -> None:
@@ -170,8 +146,8 @@ class S3Store:
         except ExportFailure as failure:
             log.warning("upload_not_aborted", object_name=object_name, upload_id=upload.upload_id, detail=failure.detail)
 
-    async def _abort_earlier(self, object_name: str) -> None:
-        """Abort what the store began for us before an answer arrived: nobody else would look for it, as all went well."""
+    async def _abort_duplicates(self, object_name: str) -> None:
+        """Abort duplicates left by a retried CreateMultipartUpload. Nothing else would: this attempt succeeded."""
         try:
             async for upload in self.unfinished_uploads(object_name):
                 await self._abort(object_name, upload.upload_id, CLEANUP_SECONDS)
@@ -180,19 +156,17 @@ class S3Store:
 
     async def _abort(self, object_name: str, upload_id: str, seconds: float) -> None:
         try:
-            async with translated("AbortMultipartUpload", seconds):
-                await self._client.abort_multipart_upload(
-                    Bucket=self._bucket.name, Key=self._key(object_name), UploadId=upload_id
-                )
+            async with s3_call("AbortMultipartUpload", seconds):
+                await self._calls.abort_multipart_upload(Bucket=self._bucket, Key=self._key(object_name), UploadId=upload_id)
         except ExportFailure as failure:
             if error_code(failure) not in _NO_UPLOAD:
                 raise
 
     async def _each(self, operation: str, pages: AsyncIterable[Page]) -> AsyncIterator[Page]:
-        """The pages of a listing, each within the deadline of one operation."""
+        """Iterate over the pages of a listing. Each page has the deadline of one operation."""
         iterator = aiter(pages)
         while True:
-            async with translated(operation, self._seconds):
+            async with s3_call(operation, self._seconds):
                 page = await anext(iterator, None)
             if page is None:
                 return

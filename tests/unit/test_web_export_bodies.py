@@ -1,5 +1,6 @@
-"""Bodies: what is accepted, how faults are named, and the exact keys of an export's status."""
+"""Bodies of the export API: accepted values, error messages, and the exact keys of an export."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -10,7 +11,8 @@ from service.errors import ExportNotFound, InvalidParameters
 from service.exports.use_cases import ExportView
 from service.model import END_OF_TIME, ExportJob, ExportRequest, ExportStatus, Extra, StoredFile, Window
 from service.storage import Link
-from service.web import payloads
+from service.web import export_bodies
+from service.web.health import Readiness, render_readiness
 
 START, END = "2024-01-15 00:00:00", "2024-01-15 23:59:59"
 AT = datetime(2024, 1, 15, 10, 30, 0, 987_654, UTC)
@@ -37,38 +39,38 @@ REST = {"window": {"from": "2024-01-15T00:00:00Z", "to": "2024-01-16T00:00:00Z",
 PENDING = "Export is being processed. Please check back in a few minutes."
 
 
-def faults(**fields: object) -> dict[str, list[str]]:
-    """What is said about a body that is right but for these fields."""
+def errors_of(**fields: object) -> dict[str, list[str]]:
+    """The errors of a body that is valid except for these fields."""
     with pytest.raises(InvalidParameters) as caught:
-        payloads.export_request({"start_date": START, "end_date": END, **fields})
+        export_bodies.parse_export_request({"start_date": START, "end_date": END, **fields})
     return caught.value.fields
 
 
-def ordered(body: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The body with the order of its keys."""
+def ordered(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The items of the body in their order."""
     return list(body.items())
 
 
-def test_dates_are_read_as_local_times_and_both_options_are_off_by_default() -> None:
-    asked = payloads.export_request({"start_date": START, "end_date": END})
-    assert asked == ExportRequest(datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59))
+def test_dates_are_local_times_and_all_options_are_off_by_default() -> None:
+    request = export_bodies.parse_export_request({"start_date": START, "end_date": END})
+    assert request == ExportRequest(datetime(2024, 1, 15), datetime(2024, 1, 15, 23, 59, 59))
 
 
 @pytest.mark.parametrize(
     ("value", "meaning"), [(1, True), (0, False), (True, True), (False, False), ("1", True), ("0", False)]
 )
-def test_an_option_is_one_or_zero_as_number_text_or_boolean(value: object, meaning: bool) -> None:
+def test_an_option_is_1_or_0_as_number_text_or_boolean(value: object, meaning: bool) -> None:
     body = {"start_date": START, "end_date": END, "include_comet_tokens": value, "include_all_emails": value}
-    asked = payloads.export_request(body)
-    assert asked.extras == (tuple(Extra) if meaning else ())
+    request = export_bodies.parse_export_request(body)
+    assert request.extras == (tuple(Extra) if meaning else ())
 
 
 @pytest.mark.parametrize(
     "value",
     [None, 2, -1, 1.0, 0.0, "", "2", "true", "false", "yes", " 1", "\N{ARABIC-INDIC DIGIT ONE}", [], [1], {}, {"a": 1}],
 )
-def test_any_other_option_is_refused(value: object) -> None:
-    assert faults(include_all_emails=value) == {"include_all_emails": ["include_all_emails must be 1 or 0."]}
+def test_any_other_value_of_an_option_is_invalid(value: object) -> None:
+    assert errors_of(include_all_emails=value) == {"include_all_emails": ["include_all_emails must be 1 or 0."]}
 
 
 @pytest.mark.parametrize(
@@ -104,30 +106,30 @@ def test_any_other_option_is_refused(value: object) -> None:
         "2024-01-15\xa000:00:00",
     ],
 )
-def test_a_date_that_does_not_exist_or_is_written_otherwise_is_refused_naming_field_and_format(value: object) -> None:
-    said = faults(start_date=value)
-    assert said == {"start_date": ["start_date must be an existing date and time as YYYY-MM-DD HH:MM:SS."]}
+def test_the_error_for_an_invalid_date_names_the_field_and_the_format(value: object) -> None:
+    errors = errors_of(start_date=value)
+    assert errors == {"start_date": ["start_date must be a valid date and time in the format YYYY-MM-DD HH:MM:SS."]}
 
 
 @pytest.mark.parametrize("value", ["0001-01-01 00:00:00", "2024-02-29 00:00:00"])
-def test_dates_of_any_existing_day_are_accepted(value: str) -> None:
-    asked = payloads.export_request({"start_date": value, "end_date": "9999-12-31 23:59:59"})
-    assert str(asked.start_date) == value
+def test_any_existing_day_is_accepted(value: str) -> None:
+    request = export_bodies.parse_export_request({"start_date": value, "end_date": "9999-12-31 23:59:59"})
+    assert str(request.start_date) == value
 
 
 @pytest.mark.parametrize("end", [START, "2024-01-14 23:59:59"])
 def test_the_end_must_be_after_the_start(end: str) -> None:
-    assert faults(end_date=end) == {"end_date": ["end_date must be after start_date."]}
+    assert errors_of(end_date=end) == {"end_date": ["end_date must be after start_date."]}
 
 
-def test_every_faulty_field_is_named_in_one_answer() -> None:
-    said = faults(end_date="2024-01-14 00:00:00", include_comet_tokens=None, include_all_emails="no")
-    assert list(said) == ["end_date", "include_comet_tokens", "include_all_emails"]
+def test_the_error_names_every_invalid_field() -> None:
+    errors = errors_of(end_date="2024-01-14 00:00:00", include_comet_tokens=None, include_all_emails="no")
+    assert list(errors) == ["end_date", "include_comet_tokens", "include_all_emails"]
 
 
 def test_both_dates_are_required() -> None:
     with pytest.raises(InvalidParameters) as caught:
-        payloads.export_request({"include_comet_tokens": 7})
+        export_bodies.parse_export_request({"include_comet_tokens": 7})
     assert caught.value.fields == {
         "start_date": ["start_date is required."],
         "end_date": ["end_date is required."],
@@ -135,45 +137,51 @@ def test_both_dates_are_required() -> None:
     }
 
 
-def test_the_order_is_not_judged_by_a_start_that_is_faulty_itself() -> None:
-    assert list(faults(start_date="tomorrow")) == ["start_date"]
+def test_the_end_is_not_compared_with_an_invalid_start() -> None:
+    assert list(errors_of(start_date="tomorrow")) == ["start_date"]
+
+
+def test_every_extra_is_an_option_of_the_body() -> None:
+    for extra in Extra:
+        body = {"start_date": START, "end_date": END, extra.option: 1}
+        assert export_bodies.parse_export_request(body).extras == (extra,)
 
 
 def test_unknown_keys_are_ignored() -> None:
     body = {"start_date": START, "end_date": END, "format": "csv", "": None, "Start_Date": 1}
-    assert payloads.export_request(body).start_date == datetime(2024, 1, 15)
+    assert export_bodies.parse_export_request(body).start_date == datetime(2024, 1, 15)
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("123", 123), ("9223372036854775807", 2**63 - 1)])
-def test_an_id_is_a_plain_positive_number(text: str, number: int) -> None:
-    assert payloads.export_id(text) == number
+def test_an_id_is_a_positive_whole_number(text: str, number: int) -> None:
+    assert export_bodies.parse_export_id(text) == number
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "0", "-1", "+1", "01", " 1", "1 ", "1.0", "1e3", "abc", "\N{ARABIC-INDIC DIGIT ONE}", "1" * 20, "%31", "null"],
 )
-def test_what_is_no_id_is_not_found(text: str) -> None:
+def test_a_malformed_id_is_not_found(text: str) -> None:
     with pytest.raises(ExportNotFound):
-        payloads.export_id(text)
+        export_bodies.parse_export_id(text)
 
 
-def test_the_answer_to_a_creation_holds_exactly_the_reference_fields() -> None:
-    assert ordered(payloads.created(JOB)) == [("export_id", 123), ("status", "queued")]
+def test_a_new_export_is_rendered_with_exactly_the_fields_of_the_reference() -> None:
+    assert ordered(export_bodies.render_created(JOB)) == [("export_id", 123), ("status", "queued")]
 
 
 def test_a_queued_export_has_the_reference_fields_first() -> None:
     expected = {"export_id": 123, "status": "queued", "created_at": "2024-01-15T10:30:00Z", "message": PENDING, **REST}
-    assert ordered(payloads.status(ExportView(JOB, None))) == ordered(expected)
+    assert ordered(export_bodies.render_export(ExportView(JOB, None))) == ordered(expected)
 
 
 def test_a_processing_export_shows_its_progress() -> None:
-    body = payloads.status(ExportView(replace(JOB, status=ExportStatus.PROCESSING), None))
+    body = export_bodies.render_export(ExportView(replace(JOB, status=ExportStatus.PROCESSING), None))
     assert list(body) == ["export_id", "status", "created_at", "message", "window", "progress"]
     assert (body["message"], body["progress"]) == (PENDING, {"rows": 10, "rows_estimated": None})
 
 
-def test_a_completed_export_has_a_link_and_the_facts_about_its_file() -> None:
+def test_a_completed_export_has_a_link_and_the_properties_of_its_file() -> None:
     job = replace(
         JOB,
         status=ExportStatus.COMPLETED,
@@ -198,33 +206,37 @@ def test_a_completed_export_has_a_link_and_the_facts_about_its_file() -> None:
         "complete_until": None,
         "file_expires_at": "2024-01-16T10:30:00Z",
     }
-    assert ordered(payloads.status(ExportView(job, LINK))) == ordered(expected)
+    assert ordered(export_bodies.render_export(ExportView(job, LINK))) == ordered(expected)
 
 
-def test_a_failed_export_says_why_in_a_sentence_and_a_code() -> None:
+def test_a_failed_export_has_a_message_and_a_code() -> None:
     job = replace(JOB, status=ExportStatus.FAILED, finished_at=AT, error_code="storage_full", error_message="It is full.")
-    body = payloads.status(ExportView(job, None))
+    body = export_bodies.render_export(ExportView(job, None))
     assert list(body) == ["export_id", "status", "created_at", "message", "error_code", "window"]
     assert (body["message"], body["error_code"]) == ("It is full.", "storage_full")
 
 
 @pytest.mark.parametrize("status", [ExportStatus.CANCELLED, ExportStatus.EXPIRED])
-def test_an_ended_export_without_a_file_says_so_and_never_has_a_link(status: ExportStatus) -> None:
+def test_cancelled_and_expired_exports_have_a_message_and_no_link(status: ExportStatus) -> None:
     job = replace(JOB, status=status, finished_at=AT, object_name="7/123/x", file=StoredFile(5, 900, "ab" * 32))
-    body = payloads.status(ExportView(job, None))
+    body = export_bodies.render_export(ExportView(job, None))
     assert list(body) == ["export_id", "status", "created_at", "message", "window"]
-    assert body["message"] not in ("", PENDING)
+    messages = {
+        ExportStatus.CANCELLED: "The export was cancelled.",
+        ExportStatus.EXPIRED: "This export has expired and its file was deleted. Please create a new export.",
+    }
+    assert body["message"] == messages[status]
 
 
-def test_times_are_utc_in_whole_seconds_cut_off_and_padded() -> None:
+def test_times_are_utc_truncated_to_whole_seconds() -> None:
     early = datetime(1, 1, 1, 2, 0, 0, 999_999, timezone(timedelta(hours=2)))
     job = replace(JOB, window=Window(early, END_OF_TIME))
-    window = payloads.status(ExportView(job, None))["window"]
+    window = export_bodies.render_export(ExportView(job, None))["window"]
     assert (window["from"], window["to"]) == ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
 
 
-def test_readiness_names_what_is_wrong() -> None:
-    assert payloads.readiness({"database": None}) == {"checks": {"database": "ok"}}
-    body = payloads.readiness({"database": None, "storage": "The bucket is missing."})
+def test_readiness_contains_the_messages_of_failed_checks() -> None:
+    assert render_readiness(Readiness({"database": None})) == {"checks": {"database": "ok"}}
+    body = render_readiness(Readiness({"database": None, "storage": "The bucket is missing."}))
     assert body["checks"] == {"database": "ok", "storage": "The bucket is missing."}
-    assert body["message"]
+    assert body["message"] == "The service is not ready."

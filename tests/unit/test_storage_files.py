@@ -1,4 +1,4 @@
-"""How a part gets onto the disk: all of its bytes at their place, however little the system takes at a time."""
+"""Writing a part to disk with short writes."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from service.storage.directory.files import write_at
 
 
 @pytest.mark.parametrize("at_most", [1, 5, 1000])
-async def test_all_pieces_are_written_behind_one_another_however_little_a_call_takes(
+async def test_all_pieces_are_written_in_order_even_if_each_call_writes_few_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int
 ) -> None:
     whole = os.pwritev

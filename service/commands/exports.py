@@ -1,0 +1,66 @@
+"""The commands of `contact-exports exports`."""
+
+from collections.abc import Mapping
+
+import click
+
+from service.commands.environment import command, database
+from service.errors import ServiceError
+from service.model import ExportStatus
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.overview import Overview
+
+
+@click.group()
+def exports() -> None:
+    """Inspect and cancel exports."""
+
+
+@exports.command("list")
+@click.option("--space", "space_id", type=int, metavar="ID", help="Only exports of this Space.")
+@click.option("--status", help="Only exports in this state.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number, newest first.")
+@command
+async def exports_list(space_id: int | None, status: str | None, limit: int) -> None:
+    """List exports: id, Space, state, age, summary."""
+    async with database() as opened:
+        for row in await Overview(opened).latest(space_id=space_id, status=status, limit=limit):
+            click.echo("\t".join(str(row[name]) for name in ("export_id", "space", "status", "age", "summary")))
+
+
+@exports.command("show")
+@click.argument("export_id", type=int)
+@command
+async def exports_show(export_id: int) -> None:
+    """Show all fields of an export and of its attempts."""
+    async with database() as opened:
+        overview = Overview(opened)
+        row = await overview.one(export_id)
+        if row is None:
+            raise ServiceError("There is no such export.")
+        _print_fields(row)
+        for attempt in await overview.attempts(export_id):
+            click.echo()
+            _print_fields(attempt)
+
+
+@exports.command("cancel")
+@click.argument("export_id", type=int)
+@command
+async def exports_cancel(export_id: int) -> None:
+    """Cancel a queued or running export, or delete the file of a completed one. Prints its state."""
+    async with database() as opened:
+        found = await ExportJobs(opened).cancel(export_id, None)
+    if found is None:
+        raise ServiceError("There is no such export.")
+    click.echo(found.status)
+    if found.was is found.status:
+        click.echo("the export had already ended", err=True)
+    elif found.status is ExportStatus.EXPIRED:
+        click.echo("a running service will delete the file", err=True)
+
+
+def _print_fields(row: Mapping[str, object]) -> None:
+    for name, value in row.items():
+        if value is not None:
+            click.echo(f"{name:22} {value}")

@@ -1,0 +1,58 @@
+"""The checks before each handler of the API: authentication, then scope and subscription, then the rate limit."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from service.access import Access, authorise
+from service.errors import ServiceError
+from service.exports.priority import RequestPriority
+from service.model import Caller, Scope
+from service.web.rate_limits import Allowance, RateLimitBucket, Throttle
+
+CALLER = web.RequestKey("caller", Caller)
+"""Set for every handler that `Gate.guard` wraps."""
+ALLOWANCE = web.RequestKey("allowance", Allowance)
+"""Set once the rate limit has been read; the middleware sends it in the headers of the response."""
+
+
+class Gate:
+    """Wraps handlers in the checks. `require_started` raises a ServiceError, such as Starting, until the API can work."""
+
+    def __init__(
+        self, access: Access, throttle: Throttle, priority: RequestPriority, require_started: Callable[[], None]
+    ) -> None:
+        self._access = access
+        self._throttle = throttle
+        self._priority = priority
+        self._require_started = require_started
+
+    def guard(self, handler: Handler, scope: Scope, bucket: RateLimitBucket | None) -> Handler:
+        """A handler that runs all checks first. The key needs `scope`; without a bucket the calls are not limited."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            # The only place where a request counts as in flight: exports wait for it from here until the handler returns.
+            with self._priority.request():
+                await self._check(request, scope, bucket)
+                return await handler(request)
+
+        return guarded
+
+    async def _check(self, request: web.Request, scope: Scope, bucket: RateLimitBucket | None) -> None:
+        self._require_started()
+        caller = request[CALLER] = await self._access.authenticate(_authorization(request))
+        try:
+            authorise(caller, scope)
+        except ServiceError:
+            if bucket is not None:
+                request[ALLOWANCE] = await self._throttle.peek(bucket, caller.space_id)
+            raise
+        if bucket is not None:
+            allowance = request[ALLOWANCE] = await self._throttle.hit(bucket, caller.space_id)
+            allowance.check()
+
+
+def _authorization(request: web.Request) -> str | None:
+    values = request.headers.getall("Authorization", [])
+    return values[0] if len(values) == 1 else None
