@@ -201,7 +201,7 @@ async def test_the_recipes_cancel_and_retry_an_export(
             await blocker.close()
             again = await connection.fetchval(recipe("retry_export"))
             ended = await until_ended(connection, again)
-            assert (ended["status"], ended["include_comet_tokens"]) == ("completed", True)
+            assert (ended["status"], ended["extras"]) == ("completed", ["comet_tokens"])
             await until_row(connection, "SELECT 1 WHERE NOT EXISTS (SELECT FROM export_attempts WHERE cleaned_at IS NULL)")
             assert (await store.objects(), await store.uploads()) == ([ended["object_name"]], [])
     await connection.close()

@@ -18,7 +18,7 @@ from service.exports.rescue import Rescue
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from service.storage import ObjectStore
-from service.storage.s3 import S3Store
+from service.storage.s3 import S3Settings, S3Store
 from tests.e2e.conftest import connection, space
 from tests.support import docs, stores
 from tests.support.calls import cancel
@@ -61,9 +61,26 @@ class Life:
 
     limited: ObjectStore
     every: StoreUnderTest
+    access: S3Access
     claims: Claims
     sql: asyncpg.Connection
     space: Tenant
+
+    async def dead_attempt(self) -> str:
+        """The object name of an attempt whose lease has expired, and which left an object and an unfinished upload."""
+        await self.sql.execute(
+            """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, max_attempts)
+               VALUES ($1, '2024-01-01', '2024-02-01', 'UTC', '2024-01-01Z', '2024-02-01Z', 5)""",
+            self.space.space_id,
+        )
+        claim = await self.claims.claim("tests", lease=timedelta(0), space_slots=10, alone=True)
+        assert claim is not None
+        await put(self.every.store, claim.object_name)
+        bucket, prefix = self.every.settings["STORAGE_URL"].removeprefix("s3://").split("/")
+        async with self.access.client() as client:
+            begun = await client.create_multipart_upload(Bucket=bucket, Key=f"{prefix}/{claim.object_name}")
+        await self.claims.record_upload(claim, begun["UploadId"])
+        return claim.object_name
 
     async def probe(self) -> bool:
         """The process becomes ready."""
@@ -89,7 +106,7 @@ class Life:
 
     async def clean(self) -> bool:
         """What a dead attempt left is deleted."""
-        name = await dead_attempt(self.sql, self.claims, self.space, self.every)
+        name = await self.dead_attempt()
         await Rescue(self.claims, retry_pause=timedelta(0)).run()
         await Leftovers(self.claims, self.limited, grace=timedelta(0)).clean()
         return name not in [*await self.every.objects(), *await self.every.uploads()]
@@ -119,23 +136,6 @@ async def put(store: ObjectStore, name: str) -> None:
     async with store.upload(name, part_size=PART, filename="x", metadata={}) as upload:
         await upload.put_part(1, [b"x"])
         await upload.complete()
-
-
-async def dead_attempt(connection: asyncpg.Connection, claims: Claims, space: Tenant, store: StoreUnderTest) -> str:
-    """The object name of an attempt whose lease has expired, and which left an unfinished upload and an object."""
-    await connection.execute(
-        """INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, max_attempts)
-           VALUES ($1, '2024-01-01', '2024-02-01', 'UTC', '2024-01-01Z', '2024-02-01Z', 5)""",
-        space.space_id,
-    )
-    claim = await claims.claim("tests", lease=timedelta(0), space_slots=10, alone=True)
-    assert claim is not None
-    await put(store.store, claim.object_name)
-    assert isinstance(store.store, S3Store)
-    bucket, key = store.store._bucket, f"exports/{claim.object_name}"
-    begun = await bucket.client.create_multipart_upload(Bucket=bucket.name, Key=key)
-    await claims.record_upload(claim, begun["UploadId"])
-    return claim.object_name
 
 
 async def grant(request: web.Request, forward: Forward) -> web.StreamResponse:
@@ -172,11 +172,9 @@ async def life(
     """The steps, on a store behind the proxy."""
     monkeypatch.setattr("service.exports.leftovers.ORPHANED_AFTER", timedelta(seconds=-2))
     bucket = store.settings["STORAGE_URL"].split("/")[2]
-    place = S3Store.open(
-        bucket=bucket, prefix="exports", endpoint_url=faults.endpoint_url, region=s3.region, addressing_style="path"
-    )
-    async with place as limited, Database(database_url, application_name="tests", size=2) as database:
-        yield Life(limited, store, Claims(database, renewals=database), connection, space)
+    place = S3Settings(bucket, "exports", endpoint_url=faults.endpoint_url, region=s3.region, addressing_style="path")
+    async with S3Store.open(place) as limited, Database(database_url, application_name="tests", size=2) as database:
+        yield Life(limited, store, s3, Claims(database, renewals=database), connection, space)
 
 
 def test_the_policy_grants_six_permissions_on_the_objects_and_the_bucket() -> None:
@@ -201,7 +199,7 @@ async def test_with_the_policy_the_program_carries_an_export_through_its_whole_l
     life: Life, faults: S3Faults, database_url: str, tmp_path: Path
 ) -> None:
     await add_contacts(life.sql, life.space.space_id, 100)
-    dead = await dead_attempt(life.sql, life.claims, life.space, life.every)
+    dead = await life.dead_attempt()
     enforce(faults, GRANTED)
     settings = {"DATABASE_URL": database_url, **life.every.settings, "S3_ENDPOINT_URL": faults.endpoint_url}
     async with running(settings) as program, ExportClient(program.address, life.space.key) as client:
