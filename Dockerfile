@@ -1,13 +1,13 @@
-# Two stages: the first installs the package into a virtual environment, the second carries only that.
-# Both start from the same base, because the environment's `python` is a link to the base's own.
+# Two stages: the first installs the package into a virtual environment, the second contains only that environment.
+# Both must use the same base, because the environment's `python` is a link to the base's own.
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /build
 COPY pyproject.toml setup.cfg constraints.txt README.md LICENSE ./
 COPY sql sql
 COPY service service
-# The two secrets are optional. They let a build behind a package mirror use its settings and its certificates
-# without either staying in a layer: --secret id=pip.conf,src=pip.conf --secret id=ca.pem,src=ca.pem
+# Optional secrets for a package mirror: its settings and certificates, without leaving them in a layer.
+#   --secret id=pip.conf,src=pip.conf --secret id=ca.pem,src=ca.pem
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.pem,target=/run/secrets/ca.pem \
     python -m venv --without-pip /opt/contact-exports \
@@ -15,7 +15,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 
 FROM python:3.13-slim-trixie
 COPY --from=build /opt/contact-exports /opt/contact-exports
-# A new named volume takes over this directory's owner. Numeric, so that a runtime can see that it is not root.
+# A new named volume gets the owner of this directory. The id is numeric, so that a runtime can check that it is not root.
 RUN install --directory --owner=10001 --group=10001 --mode=0750 /var/lib/contact-exports
 ENV PATH=/opt/contact-exports/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -27,7 +27,7 @@ WORKDIR /var/lib/contact-exports
 VOLUME /var/lib/contact-exports
 EXPOSE 8080
 STOPSIGNAL SIGTERM
-# Alive, not ready: a container that is restarted because its database is away does not bring the database back.
+# Liveness, not readiness: restarting the container does not help while the database is unreachable.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["contact-exports", "health"]
 ENTRYPOINT ["contact-exports"]

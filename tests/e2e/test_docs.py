@@ -1,0 +1,351 @@
+"""Every command of the README and of docs/ is run: by a test of this module, by another test, or by CI."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.client import ExportClient
+from service.embedded.postgres import find_binaries
+from service.postgres.export_files import ExportFiles
+from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
+from tests.support import docs, stores
+from tests.support.calls import cancel, create_once
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, lines_of, tenant
+from tests.support.program import Program, running, started
+from tests.support.shell import shell
+from tests.support.waiting import until, until_ended, until_row
+
+README, OPERATING, CONSUMING, ADOPTING = "README.md", "docs/operating.md", "docs/consuming.md", "docs/adopting.md"
+_NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
+_TOO_HEAVY = "its library is too heavy for the ordinary run; tried by hand with the version that the page names"
+_RUN_BY: dict[tuple[str, str], str] = {
+    # The page and the beginning of a block, and what runs it: a test of this module, or a file.
+    (README, "./run demo\n"): "tests/e2e/test_demo.py",
+    (README, "./run test\n"): ".ci/run",
+    (README, "curl -X POST"): _NEWCOMER,
+    (README, 'curl "$URL/public-api/v1/contacts/exports/1"'): _NEWCOMER,
+    (README, "curl -o contacts.ndjson.gz"): _NEWCOMER,
+    (README, 'curl "$URL/public-api/v1/contacts/exports?'): _NEWCOMER,
+    (README, "curl -X DELETE"): _NEWCOMER,
+    (CONSUMING, "curl -X POST"): _NEWCOMER,
+    (CONSUMING, "curl -o contacts.ndjson.gz"): _NEWCOMER,
+    (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
+    (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
+    (CONSUMING, "gunzip -c"): "test_the_reader_reads_exactly",
+    (OPERATING, "./run serve\n"): _NEWCOMER,
+    (OPERATING, "./run spaces create"): _NEWCOMER,
+    (OPERATING, "python3 -m venv"): ".ci/package",
+    (OPERATING, "export DATABASE_URL"): "test_the_commands_for_a_real_database_bring_the_service_up",
+    (OPERATING, "pg_dump"): "test_a_restored_backup_works",
+    (OPERATING, "pg_restore"): "test_a_restored_backup_works",
+    (OPERATING, "GRANT"): "test_the_service_works_with_the_documented_grants_and_no_more",
+    (OPERATING, "SELECT"): "test_the_recipe_runs",
+    (OPERATING, "--"): "test_the_recipe_runs",
+    (ADOPTING, "CREATE"): "test_contacts_of_an_existing_schema_are_exported_through_the_views",
+    ("docs/performance.md", "./run bench\n"): "tests/e2e/test_bench.py",
+    ("docs/reliability.md", "./run chaos"): "tests/faults/test_chaos.py",
+    ("docs/reliability.md", "./run mutants\n"): ".ci/run",
+    ("docs/reliability.md", "./run test -m debian\n"): ".ci/run",
+    ("CONTRIBUTING.md", "./run check\n"): ".ci/run",
+}
+_NOT_RUN: dict[tuple[str, str], str] = {
+    (CONSUMING, "import pandas"): _TOO_HEAVY,
+    (CONSUMING, "import polars"): _TOO_HEAVY,
+    (CONSUMING, "import pyarrow"): _TOO_HEAVY,
+    (CONSUMING, "import duckdb"): _TOO_HEAVY,
+    ("CONTRIBUTING.md", "uv pip compile"): "its result depends on the newest releases, and a test must not change the pins",
+}
+_READERS = {
+    # A reader, the language of its block, the beginning of the block, and the command that runs the block from a file.
+    "python": ("python", "import gzip", f"{sys.executable} block"),
+    "node": ("js", "import {", "cp block block.mjs && node block.mjs"),
+    "jq": ("sh", "gunzip -c contacts.ndjson.gz | sed", "sh block"),
+}
+
+
+def test_every_block_of_code_is_run_by_something_that_exists() -> None:
+    known = {**_RUN_BY, **_NOT_RUN}
+    used = set()
+    for language in ("sh", "sql", "python", "js"):
+        for page, text in docs.blocks(language):
+            keys = [(on, start) for on, start in known if on == page and text.startswith(start)]
+            assert len(keys) == 1, f"{page}: add a test that runs this block, and name it in _RUN_BY\n{text}"
+            used.update(keys)
+    assert used == set(known)
+    for runner in _RUN_BY.values():
+        assert runner in globals() or (docs.ROOT / runner).exists(), runner
+
+
+async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages(short_path: Path) -> None:
+    settings = {"STATE_DIR": str(short_path / "state")}
+    async with running(settings) as program:
+        by_hand = docs.block("sh", OPERATING, "spaces create").replace("./run ", "contact-exports ")
+        space_id, key = (await shell(by_hand, settings)).split()
+        assert space_id == "1"
+        calls = settings | {"URL": program.address, "KEY": key}
+        examples = [json.loads(block.text) for block in docs.blocks("json", README)]
+        line, created, completed = examples
+        assert json.loads(await shell(docs.block("sh", README, "POST"), calls)) == created
+        async with ExportClient(program.address, key) as client:
+            await client.ended(1)
+        status = json.loads(await shell(docs.block("sh", README, 'curl "$URL/public-api/v1/contacts/exports/1"'), calls))
+        assert list(status) == list(completed)
+        assert status["row_count"] == 9800
+        download = f"cd {short_path}\n" + docs.block("sh", README, "$LINK")
+        await shell(download, calls | {"LINK": status["download_url"]})
+        checksum, *lines = (
+            await shell(
+                f"cd {short_path}\n" + docs.block("sh", CONSUMING, "$LINK"), calls | {"LINK": status["download_url"]}
+            )
+        ).splitlines()
+        page = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
+        assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
+        assert json.loads(await shell(docs.block("sh", README, "DELETE"), calls))["status"] == "expired"
+        named = docs.block("sh", CONSUMING, "Idempotency-Key")
+        assert await shell(named, calls) == await shell(named, calls) == '{"export_id":2,"status":"queued"}'
+    assert checksum.split()[0] == status["sha256"]
+    assert [list(json.loads(text)) for text in lines] == [list(line)] * 3
+
+
+async def test_the_commands_for_a_real_database_bring_the_service_up(empty_database_url: str, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}
+    exported, prepare, serve = [], [], ""
+    for line in docs.block("sh", OPERATING, "storage init").splitlines():
+        command = line.partition("#")[0].strip()
+        if command.startswith("export "):
+            exported.append(command.split()[1].partition("=")[0])
+        elif command.endswith(" serve"):
+            serve = command
+        else:
+            prepare.append(command)
+    assert (exported, serve) == (list(settings), "contact-exports serve")
+    await shell("\n".join(prepare), settings)
+    async with running(settings):
+        pass
+
+
+@pytest.fixture
+async def connection(database_url: str) -> asyncpg.Connection:
+    """A connection to the test's database."""
+    return await asyncpg.connect(database_url)
+
+
+@pytest.mark.parametrize("recipe", [text for _, text in docs.blocks("sql", OPERATING) if "GRANT" not in text])
+async def test_the_recipe_runs(recipe: str, database_url: str, connection: asyncpg.Connection) -> None:
+    await tenant(database_url)
+    await connection.execute(recipe)
+    await connection.close()
+
+
+async def test_the_recipe_pauses_and_resumes_a_space(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    pause = next(
+        line for _, text in docs.blocks("sql", OPERATING) for line in text.splitlines() if "max_running_exports" in line
+    )
+    await connection.execute(pause)
+    async with (
+        stores.directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+        ExportClient(program.address, space.key) as client,
+    ):
+        export_id = await client.create(**WHOLE_RANGE)
+        assert await connection.fetchval("SELECT summary FROM export_overview") == "waiting: the Space is paused"
+        await connection.execute(pause.replace("= 0", "= NULL"))
+        assert (await until_ended(connection, export_id))["status"] == "completed"
+    await connection.close()
+
+
+async def test_the_recipe_kicks_a_running_export(database_url: str, connection: asyncpg.Connection, tmp_path: Path) -> None:
+    space = await tenant(database_url)
+    async with stores.directory_store(tmp_path / "files") as store:
+        settings = {"DATABASE_URL": database_url, **store.settings}
+        async with running(settings) as program, ExportClient(program.address, space.key) as client:
+            blocker = await asyncpg.connect(database_url)
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
+            taken = await connection.fetchval("SELECT claim_id FROM export_jobs")
+            await connection.execute(recipe("kick_export"))
+            assert (await connection.fetchval("SELECT outcome FROM export_attempts")) == "handed_back"
+            await until(lambda: logged(program, "claim_lost"))
+            await blocker.close()
+            assert (await until_ended(connection, export_id))["status"] == "completed"
+        assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE object_name LIKE $1", f"%{taken}%") == 0
+    await connection.close()
+
+
+async def test_the_recipes_cancel_and_retry_an_export(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    async with stores.directory_store(tmp_path / "files") as store:
+        settings = {"DATABASE_URL": database_url, **store.settings}
+        async with running(settings) as program, ExportClient(program.address, space.key) as client:
+            blocker = await asyncpg.connect(database_url)
+            await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
+            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
+            await connection.execute(recipe("cancel_export"))
+            assert (await client.ended(export_id))["status"] == "cancelled"
+            await until(lambda: logged(program, "claim_lost"))
+            await blocker.close()
+            again = await connection.fetchval(recipe("retry_export"))
+            ended = await until_ended(connection, again)
+            assert (ended["status"], ended["extras"]) == ("completed", ["comet_tokens"])
+            await until_row(connection, "SELECT 1 WHERE NOT EXISTS (SELECT FROM export_attempts WHERE cleaned_at IS NULL)")
+            assert (await store.objects(), await store.uploads()) == ([ended["object_name"]], [])
+    await connection.close()
+
+
+def recipe(function: str) -> str:
+    """The one line of the recipes that calls this function."""
+    (line,) = [line for _, text in docs.blocks("sql", OPERATING) for line in text.splitlines() if f"{function}(" in line]
+    return line
+
+
+async def logged(program: Program, event: str) -> bool:
+    """Whether the program has logged this event."""
+    return bool(program.events(event))
+
+
+async def test_the_service_works_with_the_documented_grants_and_no_more(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space: Tenant = await tenant(database_url)
+    await add_contacts(connection, space.space_id, 20)
+    grants = docs.block("sql", OPERATING, "GRANT")
+    role = f"documented_{os.getpid()}"
+    await connection.execute(f"CREATE ROLE {role} LOGIN; " + grants.replace("contact_exports;", f"{role};"))
+    limited = re.sub(r"//[^@/]*@", f"//{role}@", database_url)
+    assert limited != database_url
+    try:
+        async with stores.directory_store(tmp_path / "files") as store:
+            settings = {"DATABASE_URL": limited, "MIGRATE_ON_START": "false", **store.settings}
+            settings.pop("LINK_SECRET")
+            async with running(settings) as program, ExportClient(program.address, space.key) as client:
+                export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
+                status = await client.ended(export_id)
+                assert status["status"] == "completed"
+                assert status["complete_until"] is not None
+                await client.download(status, tmp_path / "file")
+                await create_once(program.address, space, "a key")
+                assert (await cancel(program.address, space, export_id))["status"] == "expired"
+            async with Database(limited, application_name="tests", size=1) as database:
+                files, jobs = ExportFiles(database), ExportJobs(database)
+                await files.expire(links_live=timedelta(0))
+                assert await files.deletable() == []
+                await files.record_deleted(export_id)
+                assert await files.forget(age=timedelta(0)) == 1
+                await connection.execute("UPDATE idempotency_keys SET created_at = now() - interval '25 hours'")
+                assert await jobs.prune_idempotency_keys() == 1
+            errors = [entry for entry in program.log if entry.get("level") in ("error", "warning")]
+            assert errors == []
+    finally:
+        await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        await connection.close()
+
+
+async def test_a_service_that_must_not_migrate_names_the_command_that_does(empty_database_url: str, tmp_path: Path) -> None:
+    settings = {"DATABASE_URL": empty_database_url, "STORAGE_URL": tmp_path.as_uri(), "MIGRATE_ON_START": "false"}
+    async with started(settings) as program:
+        assert await program.ended() == 2
+    assert "contact-exports migrate" in "".join(entry["text"] for entry in program.events("text"))
+
+
+async def test_contacts_of_an_existing_schema_are_exported_through_the_views(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    sql = await asyncpg.connect(empty_database_url)
+    for _, text in docs.blocks("sql", ADOPTING):
+        await sql.execute(text)
+    async with (
+        stores.directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": empty_database_url, **store.settings}) as program,
+    ):
+        space = await tenant(empty_database_url)
+        await sql.execute("INSERT INTO tenant_spaces VALUES ('acme', $1)", space.space_id)
+        await sql.execute(
+            """INSERT INTO people (person_id, tenant, created, mail, full_name, mobile, city, duplicate_of) VALUES
+                 (1, 'acme', '2024-05-01Z', 'ada@example.org', 'Ada', '0049', 'London', NULL),
+                 (2, 'acme', '2024-05-02Z', 'lovelace@example.org', 'Ada', NULL, NULL, 1),
+                 (3, 'other', '2024-05-03Z', 'bob@example.org', 'Bob', NULL, NULL, NULL)"""
+        )
+        await sql.execute(
+            "INSERT INTO sightings VALUES (1, 'x', '2024-05-01Z'), (2, 'x', '2024-05-04Z'), (2, 'y', '2024-05-03Z')"
+        )
+        async with ExportClient(program.address, space.key) as client:
+            export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
+            file = await client.download(await client.ended(export_id), tmp_path / "file")
+    await sql.close()
+    assert lines_of(file.path) == [
+        {
+            "id": 1,
+            "email": "ada@example.org",
+            "name": "Ada",
+            "phone": "0049",
+            "location": "London",
+            "comet_tokens": ["x", "y"],
+            "emails": ["lovelace@example.org", "ada@example.org"],
+        }
+    ]
+
+
+async def test_a_restored_backup_works(database_url: str, empty_database_url: str, tmp_path: Path) -> None:
+    space = await tenant(database_url)
+    programs = f"cd {tmp_path}; PATH={find_binaries()}:$PATH\n"
+    async with stores.directory_store(tmp_path / "files") as store:
+        async with (
+            running({"DATABASE_URL": database_url, **store.settings}) as program,
+            ExportClient(program.address, space.key) as client,
+        ):
+            export_id = await client.create(**WHOLE_RANGE)
+            await client.ended(export_id)
+        await shell(programs + docs.block("sh", OPERATING, "pg_dump"), {"DATABASE_URL": database_url})
+        await shell(programs + docs.block("sh", OPERATING, "pg_restore"), {"DATABASE_URL": empty_database_url})
+        async with (
+            running({"DATABASE_URL": empty_database_url, **store.settings}) as program,
+            ExportClient(program.address, space.key) as client,
+        ):
+            await client.download(await client.ended(export_id), tmp_path / "file")
+            assert (await client.ended(await client.create(**WHOLE_RANGE)))["status"] == "completed"
+
+
+@pytest.mark.parametrize("reader", _READERS)
+async def test_the_reader_reads_exactly(
+    reader: str, database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    language, beginning, command = _READERS[reader]
+    if shutil.which(reader) is None and reader != "python":
+        pytest.skip(f"{reader} is not installed")
+    space = await tenant(database_url)
+    contacts = {9007199254740993: "0049301234567", 9007199254740995: None, 2**63 - 1: "12"}
+    for contact_id, phone in contacts.items():
+        await connection.execute(
+            "INSERT INTO contacts (id, space_id, created_at, name, phone) VALUES ($1, $2, '2024-05-01Z', $3, $4)",
+            contact_id,
+            space.space_id,
+            "a\u2028b\u2029c\u0085d",
+            phone,
+        )
+    async with (
+        stores.directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+        ExportClient(program.address, space.key) as client,
+    ):
+        status = await client.ended(await client.create(**WHOLE_RANGE))
+        await client.download(status, tmp_path / "contacts.ndjson.gz")
+    await connection.close()
+    (tmp_path / "block").write_text(docs.block(language, CONSUMING, beginning))
+    output = await shell(f"cd {tmp_path} && {command}", {})
+    null = "None" if reader == "python" else "null"
+    assert output.splitlines() == [f"{contact_id} {phone or null}" for contact_id, phone in contacts.items()]
