@@ -27,6 +27,8 @@ def main(seconds: float, seed: int | None, replicas: int, stop_at_first: bool, c
     Prints one line of JSON. The exit code is 1 if an invariant was violated.
     """
     logs.set_up(level="warning", form="console")  # stdout is for the report
+    # Both signals stop the run with cleanup; a shell may have started it with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     seed = random.randrange(10**6) if seed is None else seed
     plan = Plan(seconds, seed, replicas, stop_at_first, code.absolute())
