@@ -184,7 +184,7 @@ class SourceData(ExportFailure):
 
 
 class StorageUnavailable(ExportFailure):
-    """The object store is unreachable or answered with a temporary error."""
+    """The object store is unreachable or returned a temporary error."""
 
     code = "storage_unavailable"
     message = "The file could not be stored. Please try again later."
@@ -230,6 +230,6 @@ class WorkerLost(ExportFailure):
 
 
 class InternalFailure(ExportFailure):
-    """An error nobody foresaw; the log has its traceback."""
+    """An unexpected error; its traceback is in the log."""
 
     code = "internal"

@@ -50,14 +50,25 @@ class ExportCancelled(Event):
 
 @dataclass(frozen=True)
 class ExportRescued(Event):
-    """The lease of an attempt had expired: the export is queued again, or failed if no attempt is left."""
+    """The lease of an attempt had expired; the export is queued again."""
 
     level: ClassVar[Level] = "warning"
 
     export_id: int
     claim_id: UUID
     worker: str
-    status: str
+
+
+@dataclass(frozen=True)
+class ExportFailed(Event):
+    """An attempt failed or was lost, and so did the export: the error is permanent, or no attempt is left."""
+
+    level: ClassVar[Level] = "warning"
+
+    export_id: int
+    claim_id: UUID
+    error_code: str
+    detail: str | None
 
 
 @dataclass(frozen=True)
@@ -124,11 +135,6 @@ class AttemptFailed(AttemptEvent):
 
 
 @dataclass(frozen=True)
-class ExportFailed(AttemptFailed):
-    """The attempt ended in an error, and so did the export: the error is permanent, or no attempt is left."""
-
-
-@dataclass(frozen=True)
 class ExportHandedBack(AttemptEvent):
     """A shutdown interrupted the attempt, which does not count; the export is queued again."""
 
@@ -140,9 +146,11 @@ class AttemptCancelled(AttemptEvent):
 
 @dataclass(frozen=True)
 class ClaimLost(AttemptEvent):
-    """The claim is no longer this process's: the attempt stopped and wrote nothing."""
+    """The claim is no longer this process's. The attempt stopped, or could not record `unrecorded`, its outcome."""
 
     level: ClassVar[Level] = "warning"
+
+    unrecorded: str | None = None
 
 
 Listener = Callable[[Event], None]

@@ -2,4 +2,4 @@
 
 
 class EmbeddedError(Exception):
-    """An embedded part cannot be found or started; the first line is ours, the rest what the part said."""
+    """An embedded program cannot be found or started. Line 1 is our message, the rest is the program\'s output."""

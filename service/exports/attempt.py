@@ -19,7 +19,7 @@ from service.exports.stream.file import Stream, write_file
 from service.exports.stream.lines import encoder
 from service.exports.stream.parts import PartWriter
 from service.failpoints import failpoint
-from service.model import Claim, Part, StoredFile, filename
+from service.model import Claim, ExportStatus, Part, StoredFile, filename
 from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource, Snapshot
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
@@ -170,10 +170,18 @@ class Attempts:
     async def _record_failure(self, lease: Lease, failure: ExportFailure) -> None:
         claim = lease.claim
         pause = self._limits.retry_pause * (_PATIENT_FACTOR if failure.patient else 1)
-        if await self._record(lease, "error", lambda: self._claims.end_in_error(claim, failure, pause=pause)):
-            final = failure.permanent or claim.attempt >= claim.max_attempts
-            event = events.ExportFailed if final else events.AttemptFailed
-            events.emit(event(claim, failure.code, failure.detail))
+        status: ExportStatus | None = None
+
+        async def end_in_error() -> bool:
+            nonlocal status
+            status = await self._claims.end_in_error(claim, failure, pause=pause)
+            return status is not None
+
+        if await self._record(lease, "error", end_in_error):
+            if status is ExportStatus.FAILED:
+                events.emit(events.ExportFailed(claim.export_id, claim.claim_id, failure.code, failure.detail))
+            else:
+                events.emit(events.AttemptFailed(claim, failure.code, failure.detail))
 
     async def _record_ending(self, lease: Lease, ending: Ending) -> None:
         claim = lease.claim
@@ -197,7 +205,7 @@ class Attempts:
         read. Nothing is deleted here in any case: if the outcome stays unknown, the row decides about the leftovers later.
         """
         claim = lease.claim
-        ids = {"export_id": claim.export_id, "claim_id": str(claim.claim_id), "outcome": outcome}
+        event = events.ClaimLost(claim, unrecorded=outcome)
         while True:
             try:
                 await failpoint("before_settle")
@@ -205,15 +213,15 @@ class Attempts:
                     await failpoint("settled")
                     return True
             except DatabaseUnavailable as error:
-                log.warning("outcome_not_recorded", **ids, detail=error.detail)
+                log.warning("outcome_not_recorded", **event.fields(), outcome=outcome, detail=error.detail)
                 if not lease.believed:
                     return False
                 await asyncio.sleep(_RECORD_PAUSE)
             except Exception:
-                log.exception("outcome_refused", **ids)
+                log.exception("outcome_refused", **event.fields(), outcome=outcome)
                 return False
             else:
-                events.emit(events.ClaimLost(claim))
+                events.emit(event)
                 return False
 
 

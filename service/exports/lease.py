@@ -94,7 +94,7 @@ class Lease:
                 await asyncio.wait({task})
 
     def end(self, ending: Ending) -> None:
-        """Cancel the work once; the first reason is kept. If the caller is the work itself, it is left to clean up."""
+        """Cancel the work; only the first reason is kept. Work that calls this itself is not cancelled: it cleans up."""
         if self.ending is not None:
             return
         self.ending, self.ended_at = ending, boot_clock()

@@ -20,7 +20,7 @@ ABANDONED_AFTER = timedelta(hours=1)
 ORPHANED_AFTER = timedelta(hours=24)
 """Age at which an object that no row names counts as orphaned."""
 _OUR_OBJECT = re.compile(r"[0-9]+/[0-9]+/[0-9a-f-]{36}\.ndjson\.gz|\.probe/[0-9a-f]{32}", re.ASCII)
-"""Names that attempts and probes give. Everything else below the prefix belongs to somebody else and is never deleted."""
+"""Names that attempts and probes give. Objects with other names are not ours and are never deleted."""
 _NAMES_PER_QUERY = 500
 
 log = structlog.get_logger()

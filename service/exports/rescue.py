@@ -3,7 +3,9 @@
 from datetime import timedelta
 
 from service import events
+from service.errors import WorkerLost
 from service.failpoints import failpoint
+from service.model import ExportStatus
 from service.postgres.claims import Claims
 
 
@@ -18,7 +20,11 @@ class Rescue:
         """Requeue or fail the exports whose lease expired; True if there were any. Raises DatabaseUnavailable."""
         rescued = await self._claims.rescue(pause=self._retry_pause)
         for each in rescued:
-            events.emit(events.ExportRescued(each.export_id, each.claim_id, each.worker, each.status))
+            if each.status is ExportStatus.FAILED:
+                detail = f"the lease of worker {each.worker} expired"
+                events.emit(events.ExportFailed(each.export_id, each.claim_id, WorkerLost.code, detail))
+            else:
+                events.emit(events.ExportRescued(each.export_id, each.claim_id, each.worker))
         if rescued:
             await failpoint("rescued")
         return bool(rescued)

@@ -158,7 +158,8 @@ class Runner:
         await failpoint("claimed")
         if self._stopping.is_set():
             # Claimed after shutdown began, so `hand_back` has not seen it.
-            await self._claims.hand_back(claim)
+            if await self._claims.hand_back(claim):
+                events.emit(events.ExportHandedBack(claim))
             return None
         return claim
 

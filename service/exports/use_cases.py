@@ -1,4 +1,4 @@
-"""The use cases of the export API: create an export, look at one or list all, cancel one."""
+"""The use cases of the export API: create, show, list and cancel exports."""
 
 import asyncio
 from collections.abc import Callable

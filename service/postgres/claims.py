@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from service.errors import ExportFailure, WorkerLost
-from service.model import Claim, Extra, StoredFile
+from service.model import Claim, ExportStatus, Extra, StoredFile
 from service.postgres.export_jobs import stored_window
 from service.postgres.pool import Database
 
@@ -40,7 +40,7 @@ class Rescued:
     export_id: int
     claim_id: UUID
     worker: str
-    status: str
+    status: ExportStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +109,10 @@ class Claims:
         )
         return _ended(row)
 
-    async def end_in_error(self, claim: Claim, failure: ExportFailure, *, pause: timedelta) -> bool:
-        """Requeue the export after a delay, or fail it. The delay is `pause`, doubled with each attempt, at most 15 minutes.
+    async def end_in_error(self, claim: Claim, failure: ExportFailure, *, pause: timedelta) -> ExportStatus | None:
+        """Requeue the export after a delay, or fail it; returns its new status, None if the claim is lost.
 
-        False if the claim is lost.
+        The delay is `pause`, doubled with each attempt, at most 15 minutes.
         """
         row = await self._database.fetch_row(
             "end_attempt_in_error",
@@ -124,7 +124,8 @@ class Claims:
             pause,
             point="settle_committed",
         )
-        return _ended(row)
+        status = None if row is None else row[0]
+        return None if status is None else ExportStatus(status)
 
     async def hand_back(self, claim: Claim) -> bool:
         """Requeue the export immediately without counting the attempt; False if the claim is lost."""
@@ -139,7 +140,7 @@ class Claims:
         """Requeue or fail exports whose lease has expired, of any worker. `pause` is the delay for each earlier loss."""
         lost = WorkerLost()
         rows = await self._database.fetch("rescue_exports", pause, lost.code, lost.message)
-        return [Rescued(row["export_id"], row["claim_id"], row["worker"], row["status"]) for row in rows]
+        return [Rescued(row["export_id"], row["claim_id"], row["worker"], ExportStatus(row["status"])) for row in rows]
 
     async def leftovers(self, *, grace: timedelta) -> list[Leftover]:
         """At most 20 attempts that ended more than `grace` ago and may have left something in the store."""

@@ -12,7 +12,7 @@ from service.model import END_OF_TIME, ExportJob, ExportStatus, NewExport, Store
 from service.postgres.pool import Database
 
 IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=24)
-"""How long a repeated Idempotency-Key is recognised (contract: "Create an export"). The only place of this value."""
+"""How long a repeated Idempotency-Key is recognised (contract: "Create an export")."""
 _PRUNE_BATCH = 1000
 """Rows per call, so that the statement finishes well within its timeout."""
 _SLICE = 200

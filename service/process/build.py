@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 
@@ -22,12 +23,13 @@ from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.rate_limits import PostgresStorage
-from service.postgres.shared_secrets import SharedSecrets
 from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
 from service.settings import Settings
+from service.storage.directory import DirectoryStore, LocalFile
 from service.web.app import WebServices, build_app
+from service.web.files import OpenLink
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
 
@@ -60,14 +62,25 @@ def build_web_app(
         access=Access(AccessTables(resources.database)),
         exports=exports,
         rate_limits=Throttle(resources.rate_limit_windows, rate_limits),
-        cursors=Cursors(partial(SharedSecrets(resources.database).get, "cursors")),
+        cursors=Cursors(partial(resources.secrets.get, "cursors")),
         priority=resources.priority,
         require_started=startup.require_started,
         alive=health.alive,
         ready=health.ready,
-        open_link=resources.local_store.open_link if resources.local_store else None,
+        open_link=_open_link(resources.local_store, settings, startup) if resources.local_store else None,
     )
     return build_app(services, public_url=settings.public_url)
+
+
+def _open_link(store: DirectoryStore, settings: Settings, startup: Startup) -> OpenLink:
+    """The way to a file's link. Until startup is finished the shared secret may not exist, and links raise Starting."""
+
+    async def open_link(object_name: str, query: Mapping[str, str]) -> LocalFile:
+        if settings.link_secret is None:
+            startup.require_started()
+        return await store.open_link(object_name, query)
+
+    return open_link
 
 
 def build_runner(resources: Resources, settings: Settings) -> Runner:

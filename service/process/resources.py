@@ -36,6 +36,7 @@ class Resources:
     store: ObjectStore
     local_store: DirectoryStore | None
     """`store` itself if it is a directory, whose files this process serves."""
+    secrets: SharedSecrets
     rate_limit_windows: RateLimitWindows
     priority: RequestPriority
 
@@ -47,7 +48,8 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     Raises SettingsError, StorageRefused, RateLimitStorageUnusable.
     """
     async with open_database(settings) as database, _open_renewals(settings) as renewals:
-        local_store = _local_store(settings, _link_secret(settings, database))
+        secrets = SharedSecrets(database)
+        local_store = _local_store(settings, _link_secret(settings, secrets))
         async with _open_s3(settings) if local_store is None else nullcontext(local_store) as store:
             yield Resources(
                 database,
@@ -55,6 +57,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds),
                 store,
                 local_store,
+                secrets,
                 open_storage(settings.rate_limit_storage_url.get_secret_value(), database),
                 RequestPriority(),
             )
@@ -110,13 +113,13 @@ def _open_renewals(settings: Settings) -> Database:
     return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
 
 
-def _link_secret(settings: Settings, database: Database) -> Secret:
+def _link_secret(settings: Settings, secrets: SharedSecrets) -> Secret:
     """LINK_SECRET, or the secret that the first migration created for all replicas."""
 
     async def configured_or_shared() -> bytes:
         if settings.link_secret is not None:
             return settings.link_secret.get_secret_value().encode()
-        return await SharedSecrets(database).get("links")
+        return await secrets.get("links")
 
     return configured_or_shared
 

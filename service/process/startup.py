@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Startup:
-    """Waits for the databases. Until then the API answers 503; errors that must be fixed by hand are raised."""
+    """Waits for the databases. Until then the API returns 503. Raises errors that must be fixed by hand."""
 
     def __init__(
         self, dsn: str, source: ContactSource, store: ObjectStore, *, own_contacts: bool, may_migrate: bool

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, Val
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.errors import ExportFailure, ExportNotFound, InvalidParameters
+from service.errors import ExportNotFound, InvalidParameters
 from service.exports.use_cases import ExportView
 from service.model import ExportJob, ExportRequest, ExportStatus, Extra
 from service.web.bodies import render_time
@@ -154,7 +154,7 @@ def render_export(view: ExportView) -> ExportBody:
     if job.status is ExportStatus.COMPLETED:
         body["completed_at"] = _render_optional_time(job.finished_at)
     else:
-        body["message"] = _MESSAGES.get(job.status) or job.error_message or ExportFailure.message
+        body["message"] = _MESSAGES.get(job.status) or job.error_message or ""
     if link is not None:
         body["download_url"] = link.url
         body["expires_at"] = render_time(link.expires_at)

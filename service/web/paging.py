@@ -32,20 +32,17 @@ Filters = TypeVar("Filters", bound=BaseModel)
 class Cursors:
     """Pagination cursors: opaque, signed, and valid only for the list they were issued for.
 
-    Replicas that share the secret accept each other's cursors. `secret` is awaited once, at the first use.
+    Replicas that share the secret accept each other's cursors. `secret` is awaited at each use.
     """
 
     def __init__(self, secret: Callable[[], Awaitable[bytes]]) -> None:
-        self._fetch_secret = secret
-        self._secret: bytes | None = None
+        self._secret = secret
 
     async def seal(self, place: bytes, *bound: str) -> str:
         """A cursor that holds `place` and opens only with the same `bound`: which list, whose, and with which filters."""
-        if self._secret is None:
-            self._secret = await self._fetch_secret()
         fields = (*(text.encode() for text in bound), place)
         message = b"\n".join([b"cursor", *(field.hex().encode() for field in fields)])
-        mac = hmac.new(self._secret, message, sha256).digest()[:_MAC_BYTES]
+        mac = hmac.new(await self._secret(), message, sha256).digest()[:_MAC_BYTES]
         return urlsafe_b64encode(place + mac).rstrip(b"=").decode()
 
     async def open(self, cursor: str, *bound: str) -> bytes | None:

@@ -120,7 +120,7 @@ class Service:
                 if entry.name.startswith(name):
                     return entry, first
             for line in self.program.log[seen:]:
-                if line.get("event") == "attempt_failed" and line["export_id"] == export_id:
+                if line.get("event") in ("attempt_failed", "export_failed") and line["export_id"] == export_id:
                     raise ExportFailed(str(line))
             await asyncio.sleep(check)
 

@@ -1,4 +1,4 @@
-"""`./run mutants`: the crash test has teeth. It is run on copies of the service with a bug each, and has to find it."""
+"""`./run mutants`: runs the crash test on copies of the service that each contain one known bug, which it must detect."""
 
 import asyncio
 import shutil
@@ -19,7 +19,7 @@ from tests.chaos.run import Plan, Run
 
 _PATCHES = ROOT / "tests" / "support" / "mutants"
 _FOCUS = {
-    # Exports are taken from workers that have the file and are slow to say so; whoever takes over is slow to begin.
+    # A worker that has finished its file delays recording it, and its export is requeued. The next worker starts slowly.
     "completion_by_state": Focus(
         ("before_settle:delay(3)@0.8", "snapshot_open:delay(4)@0.5"),
         {"kick": 60, "kill": 2, "stop": 2, "end": 2, "terminate_backends": 2},
@@ -28,28 +28,28 @@ _FOCUS = {
     "one_object_name": Focus(("upload_completed:stall(3.5)@0.25",)),
     "renewal_without_the_claim": Focus(("before_renew:stall(3.5)@0.1",)),
 }
-"""What strikes so often that a minute is enough; everything else goes wrong as in any run."""
+"""Raises the frequency of the failures that trigger each bug, so that 60 seconds suffice."""
 _HARM = {
     "completion_by_state": ("I8",),
     "delete_when_the_finish_errors": ("I4", "I6", "I9"),
     "one_object_name": ("I4", "I6", "I9", "I11"),
     "renewal_without_the_claim": ("I8",),
 }
-"""The invariants that each bug breaks: a run that only went wrong otherwise has not found it."""
+"""The invariants that each bug violates. A run that violates only others has not found the bug."""
 MUTANTS = tuple(_FOCUS)
 SEEDS = (1, 2, 3)
 _REPLICAS = 3
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="How long a bug may stay unseen.")
-@click.option("--seed", "seeds", type=int, multiple=True, help="Repeats.  [default: 1, 2, 3]")
-@click.option("--only", "names", type=click.Choice(MUTANTS), multiple=True, help="Only this bug; repeats.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True, help="Time limit for detecting one bug.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Seed of a run; may be repeated.  [default: 1, 2, 3]")
+@click.option("--only", "names", type=click.Choice(MUTANTS), multiple=True, help="Only this bug; may be repeated.")
 def main(seconds: float, seeds: tuple[int, ...], names: tuple[str, ...]) -> None:
-    """Let the crash test look for bugs that were put in on purpose.
+    """Check that the crash test detects known bugs.
 
-    A run ends with its first violation. A bug counts as found when two of three seeds have found it, or half of the given
-    ones; the others are not tried then. The exit code is 1 if one is not found.
+    A run ends with its first violation. A bug counts as found if at least half of the seeds detect it; the remaining seeds
+    are then not tried. The exit code is 1 if a bug is not found.
     """
     logs.set_up(level="error", form="console")
     seeds = seeds or SEEDS
@@ -67,7 +67,7 @@ def main(seconds: float, seeds: tuple[int, ...], names: tuple[str, ...]) -> None
 
 
 def _found(name: str, seed: int, seconds: float) -> bool:
-    """Whether a run finds this bug within so many seconds; prints what it found, and when."""
+    """Whether a run detects this bug within `seconds`. Prints the violation and its time."""
     started = time.monotonic()
     with mutated(name) as code:
         report = asyncio.run(Run(Plan(seconds, seed, _REPLICAS, True, code, _FOCUS[name]), lambda _: None).run())
@@ -82,7 +82,7 @@ def _found(name: str, seed: int, seconds: float) -> bool:
 
 @contextmanager
 def mutated(name: str) -> Iterator[Path]:
-    """A copy of the service with this bug. Raises CalledProcessError where its patch does not fit the code any more."""
+    """Make a copy of the service with this bug. Raises CalledProcessError if its patch no longer applies."""
     with tempfile.TemporaryDirectory(prefix=f"contact-exports-{name}-") as directory:
         for package in ("service", "sql"):
             shutil.copytree(ROOT / package, Path(directory, package), ignore=shutil.ignore_patterns("__pycache__"))

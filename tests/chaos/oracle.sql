@@ -1,5 +1,5 @@
--- What the crash test puts beside the service's tables. It only watches: what is wrong is noted in the transaction that did it,
--- so it is noted exactly if it was committed. Sessions of a replica carry its name in the setting chaos.replica.
+-- Tables and triggers that the crash test adds. They only record violations, in the transaction that caused them, so that a
+-- violation is recorded exactly if it was committed. Sessions of a replica have its name in the setting chaos.replica.
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.violations (
   n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, invariant text NOT NULL, detail text NOT NULL
@@ -11,7 +11,7 @@ CREATE TABLE chaos.history (
 CREATE INDEX ON chaos.history (space_id, at);
 -- Which process made a claim.
 CREATE TABLE chaos.claims (claim_id uuid PRIMARY KEY, job_id bigint NOT NULL, replica text);
--- One row for each transaction of a writer, to learn whether one whose answer was lost was committed.
+-- One row per transaction of a writer, to find out whether a transaction without a response was committed.
 CREATE TABLE chaos.writes (writer integer, n integer, PRIMARY KEY (writer, n));
 
 CREATE FUNCTION chaos.replica() RETURNS text LANGUAGE sql STABLE AS $$ SELECT nullif(current_setting('chaos.replica', true), '') $$;
@@ -54,7 +54,7 @@ BEGIN
   RETURN NULL;
 END $$;
 
--- A claim as it is made, under the lock of claims: the cap of its Space, and that nothing fairer was waiting.
+-- Checks each claim under the claim lock: the limit of its Space, and that no export with priority was waiting.
 CREATE FUNCTION chaos.check_claim(_job bigint, _space bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   _running bigint;
@@ -66,7 +66,7 @@ BEGIN
   IF _running > _cap THEN
     PERFORM chaos.violation('I1', format('Space %s runs %s exports, of %s allowed', _space, _running, _cap));
   END IF;
-  -- What came, or ended, within the last seconds the claim may not have seen.
+  -- The claim may not have seen rows that were added or that ended in the last seconds.
   SELECT q.id INTO _fairer
     FROM export_jobs q JOIN spaces s ON s.id = q.space_id,
          LATERAL (SELECT count(*) AS running FROM export_jobs r
@@ -81,7 +81,7 @@ BEGIN
   END IF;
 END $$;
 
--- A running export is changed by the process that holds its claim and by nobody else.
+-- Only the process that holds the claim may change a running export.
 CREATE FUNCTION chaos.watch_renewals() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
   _holder text;

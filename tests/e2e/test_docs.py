@@ -60,7 +60,7 @@ _NOT_RUN: dict[tuple[str, str], str] = {
     (CONSUMING, "import polars"): _TOO_HEAVY,
     (CONSUMING, "import pyarrow"): _TOO_HEAVY,
     (CONSUMING, "import duckdb"): _TOO_HEAVY,
-    ("CONTRIBUTING.md", "uv pip compile"): "its result depends on the newest releases, and a test must not change the pins",
+    ("CONTRIBUTING.md", "./run lock"): "its result depends on the newest releases, and a test must not change the pins",
 }
 _READERS = {
     # A reader, the language of its block, the beginning of the block, and the command that runs the block from a file.

@@ -75,7 +75,7 @@ async def test_a_process_with_a_wrong_clock_reports_that_its_store_refuses_it_fo
     assert (row["status"], row["error_code"]) == ("failed", "storage_refused")
     for detail in (row["error_detail"], program.events("store_not_usable")[0]["detail"]):
         assert "RequestTimeTooSkewed" in detail
-        assert "the clock of this machine is more than 15 minutes off the store's" in detail
+        assert "the clocks of this machine and the store differ by more than 15 minutes" in detail
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ async def test_handing_back_does_not_count_the_attempt_and_allows_a_claim_immedi
 
 # Without the claim ---------------------------------------------------------------------------------------------------
 
-Write = Callable[[JobTable, Claim], Awaitable[bool]]
+Write = Callable[[JobTable, Claim], Awaitable[object]]
 WRITES: dict[str, Write] = {
     "complete": lambda jobs, claim: jobs.complete(claim),
     "retry": lambda jobs, claim: jobs.claims.end_in_error(claim, FAILURE, pause=PAUSE),

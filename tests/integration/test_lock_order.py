@@ -23,7 +23,7 @@ BOTH_WAIT = """
 SELECT count(*) = 2 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 
-Write = Callable[[JobTable, Claim], Awaitable[bool]]
+Write = Callable[[JobTable, Claim], Awaitable[object]]
 
 
 async def rescue(jobs: JobTable, claim: Claim) -> bool:

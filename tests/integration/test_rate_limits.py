@@ -217,15 +217,16 @@ async def test_concurrent_requests_to_two_replicas_get_exactly_what_the_limit_al
 
 
 async def test_a_call_after_the_announced_wait_succeeds(database_url: str, tmp_path: Path) -> None:
-    async with site(database_url, tmp_path, create_export="2/2second") as api:
+    async with site(database_url, tmp_path, create_export="2/minute") as api:
         headers = await api.caller()
         await api.create(headers)
-        await asyncio.sleep(0.5)
         await api.create(headers)
+        async with api.database.connection() as connection:
+            await connection.execute("UPDATE rate_limit_windows SET hits[1] = now() - interval '57 seconds'")
         refused = await api.client.post(EXPORTS, json=BODY, headers=headers)
         assert refused.status == 429
         assert refused.headers["RateLimit"] == f'"create-export";r=0;t={refused.headers["Retry-After"]}'
-        assert refused.headers["RateLimit-Policy"] == '"create-export";q=2;w=2'
+        assert refused.headers["RateLimit-Policy"] == '"create-export";q=2;w=60'
         assert refused.headers["X-RateLimit-Remaining"] == "0"
         assert "rate limit" in (await refused.json())["message"]
         await asyncio.sleep(int(refused.headers["Retry-After"]))

@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
     def rows(self, table: str) -> list[asyncpg.Record]:
         return self.run(self._sql.fetch(f"SELECT * FROM {table} ORDER BY 1"))
 
-    def settle(self, attempt: Attempt, write: Coroutine[Any, Any, bool]) -> Export | None:
+    def settle(self, attempt: Attempt, write: Coroutine[Any, Any, object]) -> Export | None:
         """The export if the attempt holds its claim. If not, the write is refused and changes nothing."""
         export = self.model.held_by(attempt)
         before = None if export else (self.rows("export_jobs"), self.rows("export_attempts"))

@@ -3,7 +3,7 @@
 A block is a list of pieces, because joining them is a copy that the thread should make.
 
 isal's level 1 compresses this data 5 to 10 times as fast as zlib's level 6; the file is 10 % larger. isal and the hash
-release the GIL, so the event loop makes the next block meanwhile.
+release the GIL, so the event loop encodes the next block at the same time.
 
 One thread serves all exports of a process: it compresses twice as fast as the event loop makes lines. Blocks are
 compressed in the order of the calls.

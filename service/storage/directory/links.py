@@ -17,13 +17,11 @@ FILES_PATH = "/files/"
 class FileLinkSigner:
     """Creates and verifies file links. Replicas with the same secret accept each other's links.
 
-    `secret` is awaited at the first use and its result is kept. An error it raises passes through, and the next use
-    awaits it again.
+    `secret` is awaited at each use, and an error it raises passes through.
     """
 
     def __init__(self, secret: Callable[[], Awaitable[bytes]], lifetime: timedelta) -> None:
-        self._fetch_secret = secret
-        self._secret: bytes | None = None
+        self._secret = secret
         self._lifetime = lifetime
 
     async def link(self, object_name: str, filename: str, origin: str) -> Link:
@@ -53,7 +51,5 @@ class FileLinkSigner:
 
     async def _signature(self, *fields: str) -> str:
         """Sign the percent-encoded fields. None can contain the separator, so different fields never sign alike."""
-        if self._secret is None:
-            self._secret = await self._fetch_secret()
         message = "\n".join(("file-link", *(quote(field, safe="", errors="surrogatepass") for field in fields)))
-        return hmac.new(self._secret, message.encode(), sha256).hexdigest()
+        return hmac.new(await self._secret(), message.encode(), sha256).hexdigest()

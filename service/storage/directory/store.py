@@ -79,8 +79,7 @@ class DirectoryUpload:
 class DirectoryStore:
     """An `ObjectStore` in the directory `root`. This service serves its links and signs them with `secret`.
 
-    `secret` is awaited at the first link and its result is kept. It may read the database; creating or opening a link
-    raises what `secret` raises.
+    `secret` is awaited at each link. It may read the database; creating or opening a link raises what `secret` raises.
     """
 
     def __init__(self, root: Path, secret: Callable[[], Awaitable[bytes]], link_lifetime: timedelta) -> None:

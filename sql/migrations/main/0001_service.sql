@@ -396,6 +396,9 @@ BEGIN
          snapshot_at = _job.snapshot_at, complete_until = _job.complete_until, file_expires_at = _job.file_expires_at,
          error_code = _job.error_code, error_message = _job.error_message, error_detail = _job.error_detail
    WHERE id = _job.id AND claim_id = _job.claim_id;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'export %: its claim changed although the row was locked', _job.id;
+  END IF;
   UPDATE export_attempts
      SET ended_at = now(), outcome = _outcome, error_code = _error_code, error_detail = _error_detail,
          rows_read = _job.rows_read, cleaned_at = CASE WHEN _outcome = 'completed' THEN now() ELSE cleaned_at END
