@@ -69,7 +69,7 @@ class Life(RuleBasedStateMachine):
         """The export if the attempt holds its claim. If not, the write is refused and changes nothing."""
         export = self.model.held_by(attempt)
         before = None if export else (self.rows("export_jobs"), self.rows("export_attempts"))
-        assert self.run(write) is (export is not None)
+        assert bool(self.run(write)) is (export is not None)
         assert before is None or before == (self.rows("export_jobs"), self.rows("export_attempts"))
         if export is None:
             assert self.run(self._claims.outcome(attempt.claim)) == (None if attempt.forgotten else attempt.outcome)
