@@ -436,6 +436,7 @@ async def test_a_wrong_method_is_405_and_lists_the_allowed_methods(api: Site) ->
         ("OPTIONS", EXPORTS, {"GET", "HEAD", "POST"}),
         ("POST", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
         ("PATCH", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
+        ("DELETE", f"{EXPORTS}/1/download", {"GET", "HEAD"}),
         ("POST", "/healthz", {"GET", "HEAD"}),
     ]
     for method, path, allowed in values:
