@@ -7,7 +7,7 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
     web/             HTTP: routes, app, server, gate, middleware, problems, …
-    exports/         use_cases (the API's), runner, attempt, lease, rescue, leftovers, retention, periodic, priority
+    exports/         use_cases (the API's), runner, attempt, lease, rescue, leftovers, retention, periodic, priority, waiting
       stream/        rows to a file: lines, compress, parts, file
     access           who calls, and what they may do
     postgres/        everything that speaks to Postgres

@@ -52,6 +52,20 @@ class ExportNotFound(ServiceError):
     message = "Export not found."
 
 
+class ExportNotCompleted(ServiceError):
+    """The file was asked for before the export completed, or after it failed or was cancelled."""
+
+    code = "not_completed"
+    message = "The export is not completed, so it has no file. Its status gives the reason."
+
+
+class ExportExpired(ServiceError):
+    """The file was asked for after the export expired."""
+
+    code = "expired"
+    message = "This export has expired and its file was deleted. Please create a new export."
+
+
 class InvalidParameters(ServiceError):
     """Invalid parameters; `fields` maps each faulty field to its messages."""
 

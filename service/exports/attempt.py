@@ -137,7 +137,7 @@ class Attempts:
         progress = lease.progress
 
         def on_encoded(rows: int, size: int) -> None:
-            progress.rows_read += rows
+            progress.add_rows(rows)
             snapshot.pace(rows, size)
 
         def on_stored(size: int) -> None:

@@ -2,13 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
 from service import events
-from service.errors import DatabaseUnavailable, ExportFailure, ExportNotFound, InvalidParameters, UnknownTimezone
+from service.errors import (
+    DatabaseUnavailable,
+    ExportExpired,
+    ExportFailure,
+    ExportNotCompleted,
+    ExportNotFound,
+    InvalidParameters,
+    UnknownTimezone,
+)
+from service.exports.waiting import Wait, Waiters
 from service.model import (
     Caller,
     ExportJob,
@@ -16,6 +26,7 @@ from service.model import (
     ExportStatus,
     NewExport,
     Position,
+    Scope,
     Window,
     exists,
     filename,
@@ -42,10 +53,14 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class ExportView:
-    """An export as its Space sees it now; `link` is None unless there is a file."""
+    """An export as its Space sees it now; `link` is None unless there is a file.
+
+    `wait_applied` is True if the caller asked to wait, and the wait was neither refused nor cut short.
+    """
 
     job: ExportJob
     link: Link | None
+    wait_applied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +80,21 @@ class ExportRules:
     max_range_days: int | None
 
 
-class Exports:
-    """The use cases of the export API.
+@dataclass(frozen=True, slots=True)
+class ProcessHooks:
+    """What the use cases tell the rest of the process.
 
     `on_queued` is called after each commit that queued an export. `on_cancelled` gets the claim id of an attempt whose
-    export was cancelled.
+    export was cancelled. Waiting for the store happens inside a block of `paused`, so that no export waits for it.
     """
+
+    on_queued: Callable[[], None]
+    on_cancelled: Callable[[UUID], None]
+    paused: Callable[[], AbstractContextManager[None]]
+
+
+class Exports:
+    """The use cases of the export API."""
 
     def __init__(
         self,
@@ -78,16 +102,15 @@ class Exports:
         files: ExportFiles,
         store: ObjectStore,
         rules: ExportRules,
-        *,
-        on_queued: Callable[[], None],
-        on_cancelled: Callable[[UUID], None],
+        waiters: Waiters,
+        hooks: ProcessHooks,
     ) -> None:
         self._jobs = jobs
         self._files = files
         self._store = store
         self._rules = rules
-        self._on_queued = on_queued
-        self._on_cancelled = on_cancelled
+        self._waiters = waiters
+        self._hooks = hooks
 
     async def create(
         self, caller: Caller, request: ExportRequest, *, request_id: str, idempotency_key: str | None = None
@@ -105,15 +128,43 @@ class Exports:
             raise InvalidParameters({"Idempotency-Key": [message]})
         if not inserted.replayed:
             events.emit(events.ExportQueued(inserted.job.export_id, caller.space_id))
-            self._on_queued()
+            self._hooks.on_queued()
         return Created(inserted.job, inserted.replayed)
 
-    async def status(self, caller: Caller, export_id: int, *, origin: str) -> ExportView:
-        """An export of the caller's Space, with a new link if there is a file. Raises ExportNotFound, ExportFailure."""
+    async def status(self, caller: Caller, export_id: int, *, origin: str, wait: Wait | None = None) -> ExportView:
+        """An export of the caller's Space, with a new link if there is a file. With `wait`: after its end or the wait.
+
+        Raises ExportNotFound, ExportFailure.
+        """
+        if wait is None:
+            job = await self._find(caller, export_id)
+            return ExportView(job, await self._link(job, origin))
+        waited = await self._waiters.wait(caller.space_id, export_id, wait, lambda: self._find(caller, export_id))
+        return ExportView(waited.job, await self._link(waited.job, origin), waited.applied)
+
+    async def status_of_created(self, caller: Caller, created: Created, *, origin: str, wait: Wait) -> ExportView | None:
+        """The status of an export that the caller has just created, after the wait.
+
+        None if the caller's key may not read the status, or if the status cannot be read now: an error would hide from the
+        client that the export was created.
+        """
+        if Scope.EXPORTS_READ not in caller.scopes:
+            return None
+        try:
+            return await self.status(caller, created.job.export_id, origin=origin, wait=wait)
+        except (DatabaseUnavailable, ExportFailure) as error:
+            log.warning("created_export_not_read", export_id=created.job.export_id, code=error.code, detail=error.detail)
+            return None
+
+    async def download(self, caller: Caller, export_id: int, *, origin: str) -> Link:
+        """A new link to the file of an export. Raises ExportNotFound, ExportNotCompleted, ExportExpired, ExportFailure."""
         job = await self._find(caller, export_id)
-        if job.status is not ExportStatus.COMPLETED or job.object_name is None:
-            return ExportView(job, None)
-        return ExportView(job, await self._store.link(job.object_name, filename=filename(job.export_id), origin=origin))
+        if job.status is ExportStatus.EXPIRED:
+            raise ExportExpired
+        link = await self._link(job, origin)
+        if link is None:
+            raise ExportNotCompleted
+        return link
 
     async def page(self, caller: Caller, *, status: ExportStatus | None, position: Position | None, size: int) -> ExportPage:
         """Up to `size` exports of the caller's Space, optionally only in one state; without a position the newest."""
@@ -141,7 +192,7 @@ class Exports:
         if found.was is not found.status:
             events.emit(events.ExportCancelled(export_id, caller.space_id, found.was, found.status))
         if found.claim_id is not None:
-            self._on_cancelled(found.claim_id)
+            self._hooks.on_cancelled(found.claim_id)
         job = await self._find(caller, export_id)
         if found.was is ExportStatus.COMPLETED:
             await self._delete_file(job)
@@ -153,11 +204,17 @@ class Exports:
             raise ExportNotFound
         return job
 
+    async def _link(self, job: ExportJob, origin: str) -> Link | None:
+        if job.status is not ExportStatus.COMPLETED or job.object_name is None:
+            return None
+        return await self._store.link(job.object_name, filename=filename(job.export_id), origin=origin)
+
     async def _delete_file(self, job: ExportJob) -> None:
         assert job.object_name is not None
         try:
-            async with asyncio.timeout(_DELETE_SECONDS):
-                await self._store.delete(job.object_name)
+            with self._hooks.paused():
+                async with asyncio.timeout(_DELETE_SECONDS):
+                    await self._store.delete(job.object_name)
             await self._files.record_deleted(job.export_id)
             events.emit(events.FileDeleted(job.export_id))
         except (ExportFailure, DatabaseUnavailable) as error:

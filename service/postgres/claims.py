@@ -32,6 +32,12 @@ class Progress:
     bytes_stored: int = 0
     rows_estimated: int | None = None
 
+    def add_rows(self, count: int) -> None:
+        """Count rows that were read. The estimate is raised if it was too low, so it is never below the count."""
+        self.rows_read += count
+        if self.rows_estimated is not None:
+            self.rows_estimated = max(self.rows_estimated, self.rows_read)
+
 
 @dataclass(frozen=True, slots=True)
 class Rescued:

@@ -1,7 +1,7 @@
 """The job table as the API uses it. The runner's writes are in `service.postgres.claims`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -66,6 +66,10 @@ class ExportJobs:
         """An export of this Space; None if the id is unknown or belongs to another Space."""
         row = await self._database.read_row("export_of_space", export_id, space_id)
         return None if row is None else _job(row)
+
+    async def ended(self, export_ids: Iterable[int]) -> list[int]:
+        """The subset of these exports that has ended."""
+        return [row["id"] for row in await self._database.fetch("ended_exports", list(export_ids))]
 
     async def older(self, space_id: int, *, status: ExportStatus | None, below: int, limit: int) -> list[ExportJob]:
         """Exports of a Space with ids under `below`, newest first, optionally with one status."""

@@ -17,7 +17,8 @@ from service.exports.periodic import PeriodicTask
 from service.exports.rescue import Rescue
 from service.exports.retention import Retention
 from service.exports.runner import Runner, RunnerOptions
-from service.exports.use_cases import ExportRules, Exports
+from service.exports.use_cases import ExportRules, Exports, ProcessHooks
+from service.exports.waiting import Waiters
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
@@ -37,12 +38,13 @@ _LIST_UPLOADS_EVERY = timedelta(minutes=10)
 _LIST_OBJECTS_EVERY = timedelta(days=1)
 _FORGET_EVERY = timedelta(minutes=10)
 _PRUNE_EVERY = timedelta(minutes=1)
+_POLL_FOR_WAITERS_EVERY = timedelta(seconds=1)
 _GRACE_LEASES = 2
 """Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
 
 
 def build_web_app(
-    resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner
+    resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner, waiters: Waiters
 ) -> web.Application:
     """The HTTP application."""
     exports = Exports(
@@ -50,8 +52,8 @@ def build_web_app(
         ExportFiles(resources.database),
         resources.store,
         ExportRules(settings.max_attempts, settings.max_range_days),
-        on_queued=runner.wake,
-        on_cancelled=runner.cancel,
+        waiters,
+        ProcessHooks(runner.wake, runner.cancel, resources.priority.paused),
     )
     rate_limits = {
         RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
@@ -83,7 +85,7 @@ def _open_link(store: DirectoryStore, settings: Settings, startup: Startup) -> O
     return open_link
 
 
-def build_runner(resources: Resources, settings: Settings) -> Runner:
+def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> Runner:
     """The job runner. Its worker name tells operators the host and the process."""
     lease = timedelta(seconds=settings.lease_seconds)
     retry_pause = timedelta(seconds=settings.retry_seconds)
@@ -100,7 +102,7 @@ def build_runner(resources: Resources, settings: Settings) -> Runner:
         leases,
         Attempts(claims, leases, resources.contacts, resources.store, resources.priority, limits),
         Rescue(claims, retry_pause=retry_pause).run,
-        _periodic_tasks(resources, settings, claims),
+        _periodic_tasks(resources, settings, claims, waiters),
         RunnerOptions(
             worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
             slots=settings.export_slots,
@@ -112,7 +114,7 @@ def build_runner(resources: Resources, settings: Settings) -> Runner:
     )
 
 
-def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims) -> list[PeriodicTask]:
+def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, waiters: Waiters) -> list[PeriodicTask]:
     often = timedelta(seconds=settings.sweep_seconds)
     leftovers = Leftovers(claims, resources.store, grace=timedelta(seconds=settings.lease_seconds) * _GRACE_LEASES)
     retention = Retention(
@@ -127,6 +129,7 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims) ->
         PeriodicTask("delete_files", retention.delete_files, often),
         PeriodicTask("abandoned", leftovers.abort_abandoned, _LIST_UPLOADS_EVERY),
         PeriodicTask("orphans", leftovers.delete_orphans, _LIST_OBJECTS_EVERY),
+        PeriodicTask("waiters", waiters.poll, _POLL_FOR_WAITERS_EVERY),
         PeriodicTask("forget", retention.forget, _FORGET_EVERY),
         PeriodicTask("idempotency_keys", ExportJobs(resources.database).prune_idempotency_keys, _PRUNE_EVERY),
     ]

@@ -11,7 +11,9 @@ import structlog
 from service import failpoints
 from service.errors import ExportFailure
 from service.exports.runner import Runner
+from service.exports.waiting import Waiters
 from service.failpoints import failpoint
+from service.postgres.export_jobs import ExportJobs
 from service.process.build import build_runner, build_web_app
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
@@ -55,17 +57,20 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
             own_contacts=settings.contacts_database_url is None,
             may_migrate=settings.migrate_on_start,
         )
-        runner = build_runner(resources, settings)
+        waiters = Waiters(ExportJobs(resources.database), resources.priority)
+        runner = build_runner(resources, settings, waiters)
         health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
-        app = build_web_app(resources, settings, startup=startup, health=health, runner=runner)
-        async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
-            on_listening(address)
-            working = asyncio.create_task(_work(resources, startup, runner))
-            stopping = asyncio.create_task(stop.asked.wait())
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            health.stop()
-            await _shut_down(working, runner, stop, settings.grace_seconds)
+        app = build_web_app(resources, settings, startup=startup, health=health, runner=runner, waiters=waiters)
+        with waiters.listening():
+            async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
+                on_listening(address)
+                working = asyncio.create_task(_work(resources, startup, runner))
+                stopping = asyncio.create_task(stop.asked.wait())
+                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                health.stop()
+                waiters.stop()
+                await _shut_down(working, runner, stop, settings.grace_seconds)
 
 
 async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:

@@ -10,7 +10,7 @@ from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
 from service.web.exports import CURSORS, EXPORTS
 from service.web.files import OPEN_LINK, OpenLink
-from service.web.gate import Gate
+from service.web.gate import PRIORITY, Gate
 from service.web.health import ALIVE, READY, Readiness
 from service.web.middleware import finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
@@ -49,6 +49,7 @@ def build_app(services: WebServices, *, public_url: str | None) -> web.Applicati
     app.on_response_prepare.append(finish_response)
     app[EXPORTS] = services.exports
     app[CURSORS] = services.cursors
+    app[PRIORITY] = services.priority
     app[ALIVE] = services.alive
     app[READY] = services.ready
     if services.open_link is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from service.web.gate import PRIORITY
 from service.web.problems import MalformedBody, UnsupportedContentType
 from service.web.server import MAXIMUM_BODY
 
@@ -25,7 +26,10 @@ async def read_json_object(request: web.Request) -> dict[str, Any]:
     if (request.content_length or 0) > MAXIMUM_BODY:
         raise web.HTTPRequestEntityTooLarge(MAXIMUM_BODY)
     try:
-        body = orjson.loads(await request.read())
+        # A client may send its body slowly or never; exports must not wait for it.
+        with request.app[PRIORITY].paused():
+            content = await request.read()
+        body = orjson.loads(content)
     except (orjson.JSONDecodeError, web.RequestPayloadError):
         raise MalformedBody from None
     if not isinstance(body, dict):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, Val
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from service.errors import ExportNotFound, InvalidParameters
+from service.errors import ExportExpired, ExportNotFound, InvalidParameters
 from service.exports.use_cases import ExportView
 from service.model import ExportJob, ExportRequest, ExportStatus, Extra
 from service.web.bodies import render_time
@@ -23,7 +23,7 @@ _MESSAGES = {
     ExportStatus.QUEUED: _PENDING_MESSAGE,
     ExportStatus.PROCESSING: _PENDING_MESSAGE,
     ExportStatus.CANCELLED: "The export was cancelled.",
-    ExportStatus.EXPIRED: "This export has expired and its file was deleted. Please create a new export.",
+    ExportStatus.EXPIRED: ExportExpired.message,
 }
 
 

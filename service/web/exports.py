@@ -1,5 +1,6 @@
 """Handlers of the export API: each parses the request to a value, calls one use case and renders the result."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from aiohttp import web
@@ -7,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from service.exports.use_cases import Exports, ExportView
+from service.exports.waiting import Wait
 from service.model import ExportJob, ExportStatus, Position
 from service.web.bodies import json_response, read_json_object
 from service.web.export_bodies import ExportBody, parse_creation, parse_export_id, render_created, render_export
@@ -15,6 +17,7 @@ from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.middleware import REQUEST_ID
 from service.web.origin import origin_of
 from service.web.paging import Cursors, PagedList, parse_page_request, render_in_slices, render_page
+from service.web.preferences import PREFER, PREFERENCE_APPLIED, parse_wait, render_applied
 
 EXPORTS_PATH = "/public-api/v1/contacts/exports"
 
@@ -29,10 +32,17 @@ async def create_export(request: web.Request) -> web.StreamResponse:
     """POST /contacts/exports"""
     body = await read_json_object(request)
     asked, key = parse_creation(body, request.headers.getall(IDEMPOTENCY_KEY, []))
-    created = await request.app[EXPORTS].create(request[CALLER], asked, request_id=request[REQUEST_ID], idempotency_key=key)
-    headers = {"Location": f"{EXPORTS_PATH}/{created.job.export_id}", "Retry-After": str(_POLL_SECONDS)}
+    exports, caller, wait = request.app[EXPORTS], request[CALLER], _wait(request)
+    origin = origin_of(request) if wait is not None else ""  # before the export exists: the Host header may be malformed
+    created = await exports.create(caller, asked, request_id=request[REQUEST_ID], idempotency_key=key)
+    headers = {"Location": f"{EXPORTS_PATH}/{created.job.export_id}"}
     if created.replayed:
         headers["Idempotent-Replayed"] = "true"
+    if wait is not None:
+        view = await exports.status_of_created(caller, created, origin=origin, wait=wait)
+        if view is not None:
+            return json_response(render_export(view), status=202, headers={**headers, **_status_headers(view, wait)})
+    headers["Retry-After"] = str(_POLL_SECONDS)
     return json_response(render_created(created.job), status=202, headers=headers)
 
 
@@ -49,9 +59,16 @@ async def list_exports(request: web.Request) -> web.StreamResponse:
 async def show_export(request: web.Request) -> web.StreamResponse:
     """GET /contacts/exports/{export_id}"""
     export_id = parse_export_id(request.match_info["export_id"])
-    view = await request.app[EXPORTS].status(request[CALLER], export_id, origin=origin_of(request))
-    headers = {"Retry-After": str(_POLL_SECONDS)} if view.job.status.pending else {}
-    return json_response(render_export(view), headers=headers)
+    wait = _wait(request)
+    view = await request.app[EXPORTS].status(request[CALLER], export_id, origin=origin_of(request), wait=wait)
+    return json_response(render_export(view), headers=_status_headers(view, wait))
+
+
+async def download_export(request: web.Request) -> web.StreamResponse:
+    """GET /contacts/exports/{export_id}/download"""
+    export_id = parse_export_id(request.match_info["export_id"])
+    link = await request.app[EXPORTS].download(request[CALLER], export_id, origin=origin_of(request))
+    return web.Response(status=302, headers={"Location": link.url})
 
 
 async def cancel_export(request: web.Request) -> web.StreamResponse:
@@ -59,6 +76,19 @@ async def cancel_export(request: web.Request) -> web.StreamResponse:
     export_id = parse_export_id(request.match_info["export_id"])
     job = await request.app[EXPORTS].cancel(request[CALLER], export_id)
     return json_response(render_export(ExportView(job, None)), status=202)
+
+
+def _wait(request: web.Request) -> Wait | None:
+    """The wait that the Prefer header asks for. The transport is None once the client has disconnected."""
+    seconds = parse_wait(request.headers.getall(PREFER, []))
+    return None if seconds is None else Wait(seconds, lambda: request.transport is None)
+
+
+def _status_headers(view: ExportView, wait: Wait | None) -> Mapping[str, str]:
+    headers = {"Retry-After": str(_POLL_SECONDS)} if view.job.status.pending else {}
+    if wait is not None and view.wait_applied:
+        headers[PREFERENCE_APPLIED] = render_applied(wait.seconds)
+    return headers
 
 
 # The list of exports -------------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ CALLER = web.RequestKey("caller", Caller)
 """Set for every handler that `Gate.guard` wraps."""
 ALLOWANCE = web.RequestKey("allowance", Allowance)
 """Set once the rate limit has been read; the middleware sends it in the headers of the response."""
+PRIORITY = web.AppKey("priority", RequestPriority)
+"""A handler that waits for its client pauses it."""
 
 
 class Gate:
@@ -32,7 +34,8 @@ class Gate:
         """A handler that runs all checks first. The key needs `scope`; without a bucket the calls are not limited."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
-            # The only place where a request counts as in flight: exports wait for it from here until the handler returns.
+            # Exports wait for the request from here until the handler returns, except where the request itself waits for
+            # its client, the store or an export (`RequestPriority.paused`).
             with self._priority.request():
                 await self._check(request, scope, bucket)
                 return await handler(request)

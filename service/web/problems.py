@@ -48,6 +48,8 @@ _STATUS: Mapping[str, HTTPStatus] = {
     "link_forged": HTTPStatus.FORBIDDEN,
     "link_expired": HTTPStatus.FORBIDDEN,
     "not_found": HTTPStatus.NOT_FOUND,
+    "not_completed": HTTPStatus.CONFLICT,
+    "expired": HTTPStatus.GONE,
     "unsupported_content_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "invalid_parameters": HTTPStatus.UNPROCESSABLE_ENTITY,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,

@@ -14,6 +14,7 @@ from service.web import exports, files, health
 from service.web.export_bodies import CreatedBody, CreateExportBody, ExportBody
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.paging import PageBody, PageParameters
+from service.web.preferences import PREFER, PREFERENCE_APPLIED
 from service.web.problems import ErrorBody
 from service.web.rate_limits import RateLimitBucket
 
@@ -81,13 +82,18 @@ RATE_LIMIT_HEADERS: Mapping[str, str] = {
 }
 """Headers of every authenticated response of a route that has a bucket."""
 _RETRY_AFTER = {"Retry-After": "Seconds to wait before the next call."}
-_POLL_AFTER = {"Retry-After": "Seconds to wait before the next poll; only while the export is queued or processing."}
+_POLL_AFTER = {
+    "Retry-After": "Seconds to wait before the next poll; only while the export is queued or processing.",
+    PREFERENCE_APPLIED: "`wait=N`: the wait that was applied, in seconds. Absent if the preference was not applied.",
+}
 
 _ERRORS: Mapping[int, Response] = {
     400: Response("The request is malformed.", ErrorBody),
     401: Response("The API key is missing or invalid.", ErrorBody, {"WWW-Authenticate": "Bearer"}),
     403: Response("The key lacks the scope, or the subscription of the Space is inactive.", ErrorBody),
     404: Response("The id is unknown, or belongs to another Space.", ErrorBody),
+    409: Response("The export is not completed.", ErrorBody),
+    410: Response("The export has expired.", ErrorBody),
     413: Response("The body is too large.", ErrorBody),
     415: Response("The content type is not application/json in UTF-8, or the body is compressed.", ErrorBody),
     422: Response("Parameters are invalid; every invalid one is named.", ErrorBody),
@@ -104,6 +110,12 @@ def _api_errors(*statuses: int) -> dict[int, Response]:
 
 _EXPORT_ID = Parameter("export_id", "path", "Id of the export.", Annotated[int, Field(ge=1)], required=True)
 
+_PREFER = Parameter(
+    PREFER,
+    "header",
+    "`wait=N` (RFC 7240): respond when the export ends, after at most N seconds. More than 30 counts as 30.",
+)
+
 ROUTES: tuple[Route, ...] = (
     Route(
         method=hdrs.METH_POST,
@@ -117,16 +129,18 @@ ROUTES: tuple[Route, ...] = (
             Parameter(
                 IDEMPOTENCY_KEY, "header", "Names this request: a repetition within 24 hours creates no second export."
             ),
+            _PREFER,
         ),
         body=CreateExportBody,
         responses={
             202: Response(
-                "The export is queued.",
-                CreatedBody,
+                "The export is queued. With `Prefer: wait=N`, and if the key has the scope exports:read: the status of the"
+                " export after the wait, whatever it is.",
+                CreatedBody | ExportBody,
                 {
                     "Location": "Path of the export's status.",
                     "Idempotent-Replayed": "`true` if a request with this Idempotency-Key had created the export before.",
-                    **_RETRY_AFTER,
+                    **_POLL_AFTER,
                 },
             ),
             **_api_errors(400, 413, 415, 422),
@@ -152,8 +166,24 @@ ROUTES: tuple[Route, ...] = (
         handler=exports.show_export,
         scope=Scope.EXPORTS_READ,
         bucket=RateLimitBucket.GET_EXPORT,
-        parameters=(_EXPORT_ID,),
+        parameters=(_EXPORT_ID, _PREFER),
         responses={200: Response("The export.", ExportBody, _POLL_AFTER), **_api_errors(400, 404)},
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=f"{_EXPORT_PATH}/download",
+        operation_id="downloadExport",
+        summary="Redirect to a fresh download link of a completed export",
+        handler=exports.download_export,
+        scope=Scope.EXPORTS_READ,
+        bucket=RateLimitBucket.OTHER,
+        parameters=(_EXPORT_ID,),
+        responses={
+            302: Response(
+                "The file is at the address in Location.", headers={"Location": "The download link."}, content_type=None
+            ),
+            **_api_errors(400, 404, 409, 410),
+        },
     ),
     Route(
         method=hdrs.METH_DELETE,

@@ -14,8 +14,10 @@ WITH named AS (
 ), renewed AS (
   UPDATE export_jobs j
      SET lease_until = now() + $1::interval,
-         phase = named.phase, rows_read = named.rows_read, bytes_stored = named.bytes_stored,
-         rows_estimated = named.rows_estimated,
+         phase = named.phase, bytes_stored = named.bytes_stored,
+         -- Never backwards within an attempt, in whatever order two renewals arrive. Claiming starts both again.
+         rows_read = greatest(j.rows_read, named.rows_read),
+         rows_estimated = greatest(j.rows_estimated, named.rows_estimated),
          progress_at = CASE WHEN (j.phase, j.rows_read, j.bytes_stored)
                                  IS DISTINCT FROM (named.phase, named.rows_read, named.bytes_stored)
                             THEN now() ELSE j.progress_at END

@@ -33,6 +33,10 @@ RETURNING key;
 -- One export of a Space; no row for an id of another Space.
 SELECT * FROM export_jobs WHERE id = $1 AND space_id = $2;
 
+-- name: ended_exports
+-- The subset of these exports that has ended, for requests that wait for the end.
+SELECT id FROM export_jobs WHERE id = ANY ($1::bigint[]) AND status NOT IN ('queued', 'processing');
+
 -- name: exports_before
 -- One page of a Space's exports with ids below $3, newest first, optionally only those with status $2. Pages are large, so
 -- only the columns that are shown are selected.

@@ -14,7 +14,7 @@ from click.decorators import FC
 from service import logs
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres
-from tests.bench import comparison, latency, memory, narrow, object_store, queueing, replicas, report, stages, table
+from tests.bench import comparison, latency, memory, narrow, object_store, queueing, replicas, report, stages, table, waiting
 from tests.bench.bench import Bench, Figures, Plan
 from tests.bench.contents import WrongFile
 from tests.bench.dataset import PARAMETERS
@@ -29,6 +29,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Figures]]] = {
     "memory": memory.measure,
     "latency": latency.measure,
     "queue": queueing.measure,
+    "waiting": waiting.measure,
     "narrow": narrow.measure,
     "replicas": replicas.measure,
 }

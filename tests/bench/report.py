@@ -25,6 +25,7 @@ _FIXED: Figures = {
         "longest_stall_ms": None,
     },
     "queue": {"create_to_claim_p95_ms": None, "claim_ms_at_10000": None},
+    "waiting": {"end_to_response_p50_ms": None, "end_to_response_p95_ms": None},
     "narrow_range_ms": {"small_table": None, "large_table": None},
     "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
 }

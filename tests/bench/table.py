@@ -19,7 +19,7 @@ def show(result: Figures) -> None:
     console.print(f"[bold]{result['machine']}[/]\ncommit {result['commit']}, {result['date']}")
     for tool in result["missing"]:
         console.print(f"[yellow]missing: {tool}[/]")
-    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _narrow, _replicas):
+    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _narrow, _replicas):
         for table in part(result):
             console.print(table)
     for name, plan in (result["narrow_range_ms"].get("plan") or {}).items():
@@ -101,6 +101,12 @@ def _queue(result: Figures) -> Iterable[Table]:
     figures = result["queue"]
     if figures["claim_ms_at_10000"] is not None:
         yield _pairs("Queue", figures)
+
+
+def _waiting(result: Figures) -> Iterable[Table]:
+    figures = result["waiting"]
+    if figures["end_to_response_p95_ms"] is not None:
+        yield _pairs("Clients that wait for the end of an export", figures)
 
 
 def _narrow(result: Figures) -> Iterable[Table]:

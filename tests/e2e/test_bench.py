@@ -29,6 +29,7 @@ KEYS = [
     "latency.longest_stall_ms",
     "queue.create_to_claim_p95_ms",
     "queue.claim_ms_at_10000",
+    "waiting.end_to_response_p95_ms",
     "narrow_range_ms.small_table",
     "narrow_range_ms.large_table",
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),

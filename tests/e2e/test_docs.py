@@ -31,10 +31,12 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (README, "./run test\n"): ".ci/run",
     (README, "curl -X POST"): _NEWCOMER,
     (README, 'curl "$URL/public-api/v1/contacts/exports/1"'): _NEWCOMER,
-    (README, "curl -o contacts.ndjson.gz"): _NEWCOMER,
+    (README, "curl -L"): _NEWCOMER,
     (README, 'curl "$URL/public-api/v1/contacts/exports?'): _NEWCOMER,
     (README, "curl -X DELETE"): _NEWCOMER,
     (CONSUMING, "curl -X POST"): _NEWCOMER,
+    (CONSUMING, 'curl "$URL/public-api/v1/contacts/exports/1"'): _NEWCOMER,
+    (CONSUMING, "curl -L"): _NEWCOMER,
     (CONSUMING, "curl -o contacts.ndjson.gz"): _NEWCOMER,
     (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
     (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
@@ -93,20 +95,23 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_p
         examples = [json.loads(block.text) for block in docs.blocks("json", README)]
         line, created, completed = examples
         assert json.loads(await shell(docs.block("sh", README, "POST"), calls)) == created
-        async with ExportClient(program.address, key) as client:
-            await client.ended(1)
         status = json.loads(await shell(docs.block("sh", README, 'curl "$URL/public-api/v1/contacts/exports/1"'), calls))
         assert list(status) == list(completed)
         assert status["row_count"] == 9800
-        download = f"cd {short_path}\n" + docs.block("sh", README, "$LINK")
-        await shell(download, calls | {"LINK": status["download_url"]})
+        assert status["status"] == "completed"
+        for page in (README, CONSUMING):
+            await shell(f"cd {short_path}\n" + docs.block("sh", page, "curl -L"), calls)
+            assert (short_path / "contacts.ndjson.gz").stat().st_size == status["file_size"]
+            (short_path / "contacts.ndjson.gz").unlink()
+        again = json.loads(await shell(docs.block("sh", CONSUMING, "Prefer: wait=30"), calls))
+        assert again["sha256"] == status["sha256"]
         checksum, *lines = (
             await shell(
                 f"cd {short_path}\n" + docs.block("sh", CONSUMING, "$LINK"), calls | {"LINK": status["download_url"]}
             )
         ).splitlines()
-        page = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
-        assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
+        listed = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
+        assert ([item["export_id"] for item in listed["data"]], listed["per_page"]) == ([1], 50)
         assert json.loads(await shell(docs.block("sh", README, "DELETE"), calls))["status"] == "expired"
         named = docs.block("sh", CONSUMING, "Idempotency-Key")
         assert await shell(named, calls) == await shell(named, calls) == '{"export_id":2,"status":"queued"}'

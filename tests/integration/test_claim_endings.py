@@ -181,6 +181,16 @@ async def test_a_renewal_extends_the_lease_and_stores_the_progress(jobs: JobTabl
     assert (job["phase"], job["rows_read"], job["bytes_stored"], job["rows_estimated"]) == ("reading", 10, 20, 30)
 
 
+async def test_a_renewal_that_arrives_late_takes_no_progress_back(jobs: JobTable) -> None:
+    claim = await jobs.claimed()
+    shown = []
+    for progress in (("reading", 0, 0, 20), ("reading", 30, 1, 30), ("reading", 25, 1, 25), ("reading", 25, 1, None)):
+        assert await jobs.renew(claim, Progress(*progress)) is Renewal.RENEWED
+        job = await jobs.job(claim.export_id)
+        shown.append((job["rows_read"], job["rows_estimated"]))
+    assert shown == [(0, 20), (30, 30), (30, 30), (30, 30)]
+
+
 async def test_progress_at_changes_only_with_rows_bytes_or_phase(jobs: JobTable) -> None:
     claim = await jobs.claimed()
 

@@ -17,7 +17,7 @@ import structlog
 from structlog.testing import capture_logs
 from yarl import URL
 
-from service.errors import SourceUnavailable, Starting, StorageFull
+from service.errors import SourceUnavailable, Starting, StorageFull, StorageUnavailable
 from service.model import Scope
 from tests.support.web import BODY, EXPORTS, Site, site
 
@@ -419,6 +419,80 @@ async def test_head_returns_the_headers_of_get_without_a_body(api: Site) -> None
     assert (await api.client.head(f"{EXPORTS}/{export_id + 1}", headers=headers)).status == 404
 
 
+# The file of an export -----------------------------------------------------------------------------------------------
+
+
+async def test_a_download_of_a_completed_export_is_a_302_to_a_fresh_link(api: Site) -> None:
+    headers = await api.caller(Scope.EXPORTS_READ, Scope.EXPORTS_WRITE)
+    export_id = await api.create(headers)
+    await api.complete(b"the bytes of a file")
+    path = f"{EXPORTS}/{export_id}/download"
+    for call in (api.client.get, api.client.head):
+        response = await call(path, headers=headers, allow_redirects=False)
+        assert (response.status, await response.read()) == (302, b"")
+        assert response.headers["Cache-Control"] == "no-store"
+        assert all(name in response.headers for name in RATE_HEADERS)
+        link = URL(response.headers["Location"], encoded=True)
+        file = await api.client.get(link.relative())
+        assert (file.status, await file.read()) == (200, b"the bytes of a file")
+
+
+async def test_a_download_is_409_while_the_export_is_not_completed_and_410_once_it_has_expired(api: Site) -> None:
+    headers = await api.caller()
+    export_id = await api.create(headers)
+    path = f"{EXPORTS}/{export_id}/download"
+    message = "The export is not completed, so it has no file. Its status gives the reason."
+
+    async def refused() -> tuple[int, dict[str, str]]:
+        response = await api.client.get(path, headers=headers, allow_redirects=False)
+        assert "Location" not in response.headers
+        return response.status, await response.json()
+
+    assert await refused() == (409, {"message": message}), "queued"
+    await api.complete(b"file")
+    await api.client.delete(f"{EXPORTS}/{export_id}", headers=headers)
+    gone = "This export has expired and its file was deleted. Please create a new export."
+    assert await refused() == (410, {"message": gone})
+    for end in ("processing", "failed", "cancelled"):
+        export_id = await api.create(headers)
+        path = f"{EXPORTS}/{export_id}/download"
+        claim = await api.claim()
+        if end == "failed":
+            await api.claims.end_in_error(claim, SourceUnavailable(), pause=timedelta(0))
+        elif end == "cancelled":
+            await api.client.delete(f"{EXPORTS}/{export_id}", headers=headers)
+        assert await refused() == (409, {"message": message}), end
+
+
+async def test_a_download_of_an_unknown_export_and_of_one_of_another_space_is_the_same_404(api: Site) -> None:
+    headers, other = await api.caller(), await api.caller()
+    export_id = await api.create(other)
+    await api.complete(b"file")
+    for asked in (export_id, 2**62, 2**63, "x", "0"):
+        response = await api.client.get(f"{EXPORTS}/{asked}/download", headers=headers, allow_redirects=False)
+        assert (response.status, await response.read()) == (404, EXPORT_NOT_FOUND)
+
+
+async def test_a_download_needs_the_scope_to_read_exports(api: Site) -> None:
+    response = await api.client.get(f"{EXPORTS}/1/download", headers=await api.caller(Scope.EXPORTS_WRITE))
+    assert (response.status, (await response.json())["message"]) == (
+        403,
+        "The API key does not have the scope exports:read.",
+    )
+
+
+async def test_a_download_whose_link_cannot_be_made_is_503(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(*_: Any, **__: Any) -> None:
+        raise StorageUnavailable
+
+    headers = await api.caller()
+    export_id = await api.create(headers)
+    await api.complete(b"file")
+    monkeypatch.setattr(api.store, "link", refused)
+    response = await api.client.get(f"{EXPORTS}/{export_id}/download", headers=headers, allow_redirects=False)
+    assert (response.status, response.headers["Retry-After"]) == (503, "5")
+
+
 # Addresses, methods, errors ------------------------------------------------------------------------------------------
 
 
@@ -436,6 +510,7 @@ async def test_a_wrong_method_is_405_and_lists_the_allowed_methods(api: Site) ->
         ("OPTIONS", EXPORTS, {"GET", "HEAD", "POST"}),
         ("POST", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
         ("PATCH", f"{EXPORTS}/1", {"DELETE", "GET", "HEAD"}),
+        ("DELETE", f"{EXPORTS}/1/download", {"GET", "HEAD"}),
         ("POST", "/healthz", {"GET", "HEAD"}),
     ]
     for method, path, allowed in values:

@@ -81,6 +81,7 @@ CALLS: dict[str, tuple[Call, str, int]] = {
     "find": (lambda crowd: crowd.jobs.find(50_000, CROWDED_SPACE), "export_jobs_pkey", 2),
     "list": (lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=None, below=50_000, limit=200), "export_jobs", 2_000),
     "list back": (lambda crowd: crowd.jobs.newer(CROWDED_SPACE, status=None, above=50_000, limit=200), "export_jobs", 2_000),
+    "find those that ended": (lambda crowd: crowd.jobs.ended(range(50_000, 50_064)), "export_jobs_pkey", 200),
     "list some": (
         lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=ExportStatus.FAILED, below=50_000, limit=200),
         "export_jobs_of_space",

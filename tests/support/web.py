@@ -15,7 +15,8 @@ from limits.aio.storage import Storage
 
 from service.access import Access
 from service.exports.priority import RequestPriority
-from service.exports.use_cases import ExportRules, Exports
+from service.exports.use_cases import ExportRules, Exports, ProcessHooks
+from service.exports.waiting import Waiters
 from service.model import Claim, Scope, StoredFile
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
@@ -55,6 +56,8 @@ class Site:
     callers: Access
     store: DirectoryStore
     checks: dict[str, str | None]
+    priority: RequestPriority
+    waiters: Waiters
     starting: Exception | None = None
     alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
@@ -125,6 +128,8 @@ class SiteOptions(TypedDict, total=False):
     public_url: str
     link_lifetime: timedelta
     max_range_days: int
+    waiters_per_space: int
+    waiters_per_process: int
 
 
 @asynccontextmanager
@@ -140,6 +145,14 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
     async with Database(database_url, application_name="tests", size=5) as database:
         access = Access(AccessTables(database))
         checks: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
+        priority = RequestPriority()
+        waiters = Waiters(
+            ExportJobs(database),
+            priority,
+            per_space=options.get("waiters_per_space", 1000),
+            per_process=options.get("waiters_per_process", 1000),
+        )
+        cancelled: list[UUID] = []
         running: list[Site] = []
 
         async def ready() -> Readiness:
@@ -156,18 +169,19 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 ExportFiles(database),
                 store,
                 ExportRules(1, options.get("max_range_days")),
-                on_queued=lambda: None,
-                on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),  # noqa: PLW0108 - filled below
+                waiters,
+                ProcessHooks(lambda: None, cancelled.append, priority.paused),
             ),
             rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
-            priority=RequestPriority(),
+            priority=priority,
             require_started=require_started,
             alive=lambda: running[0].alive,
             ready=ready,
             open_link=store.open_link,
         )
         app = build_app(services, public_url=options.get("public_url"))
-        async with TestClient(TestServer(app)) as client:
-            running.append(Site(client, database, access, store, checks))
-            yield running[0]
+        with waiters.listening():
+            async with TestClient(TestServer(app)) as client:
+                running.append(Site(client, database, access, store, checks, priority, waiters, cancelled=cancelled))
+                yield running[0]

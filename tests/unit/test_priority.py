@@ -57,6 +57,32 @@ async def assert_starts_after_the_requests(priority: RequestPriority, work: asyn
         await work
 
 
+async def test_an_export_does_not_wait_for_a_request_that_is_paused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "_LONGEST_WAIT", NEVER)
+    priority = RequestPriority()
+    with priority.request():
+        with priority.paused():
+            async with asyncio.timeout(20):
+                await priority.before_batch()
+        work = asyncio.create_task(priority.before_batch())
+        await asyncio.sleep(0.01)
+        assert not work.done(), "the request counts again after its pause"
+    async with asyncio.timeout(20):
+        await work
+
+
+async def test_a_paused_request_does_not_hide_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "_LONGEST_WAIT", NEVER)
+    priority = RequestPriority()
+    with priority.request(), priority.paused():
+        with priority.request():
+            work = asyncio.create_task(priority.before_batch())
+            await asyncio.sleep(0.01)
+            assert not work.done()
+        async with asyncio.timeout(20):
+            await work
+
+
 async def test_an_export_handles_no_batch_while_a_request_is_in_flight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -169,7 +169,7 @@ COMMENT ON COLUMN export_jobs.phase IS 'Step of the running attempt: starting, r
 COMMENT ON COLUMN export_jobs.rows_read IS 'Contacts read by the current or latest attempt.';
 COMMENT ON COLUMN export_jobs.bytes_stored IS 'Compressed bytes that the store accepted from the current or latest attempt.';
 COMMENT ON COLUMN export_jobs.progress_at IS 'Last change of phase, rows_read or bytes_stored.';
-COMMENT ON COLUMN export_jobs.rows_estimated IS 'The planner''s row estimate at the start of the attempt.';
+COMMENT ON COLUMN export_jobs.rows_estimated IS 'The planner''s row estimate at the start of the attempt, raised when more rows are read.';
 COMMENT ON COLUMN export_jobs.object_name IS 'Name of the file in the store, relative to the prefix.';
 COMMENT ON COLUMN export_jobs.row_count IS 'Contacts in the file.';
 COMMENT ON COLUMN export_jobs.file_size IS 'Size of the compressed file in bytes.';
