@@ -52,6 +52,13 @@ class ExportNotFound(ServiceError):
     message = "Export not found."
 
 
+class ContactNotFound(ServiceError):
+    """The id is unknown, belongs to another Space, or was merged into a contact that does not exist."""
+
+    code = "not_found"
+    message = "Contact not found."
+
+
 class InvalidParameters(ServiceError):
     """Invalid parameters; `fields` maps each faulty field to its messages."""
 

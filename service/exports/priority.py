@@ -43,18 +43,24 @@ class RequestPriority:
     @contextmanager
     def request(self) -> Iterator[None]:
         """Count a request as in flight inside the block. Do not wrap a long poll in it: exports would wait for it."""
-        self._requests += 1
         now = time.monotonic()
         if now - self._latest < _LIKELY_SECONDS:
             self._likely_until = now + _LIKELY_SECONDS
         self._latest = now
-        self._quiet.clear()
+        self._enter()
         try:
             yield
         finally:
-            self._requests -= 1
-            if not self._requests:
-                self._quiet.set()
+            self._leave()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside `request()`: do not count the request while it waits for something that may be slow."""
+        self._leave()
+        try:
+            yield
+        finally:
+            self._enter()
 
     async def before_batch(self) -> None:
         """Let the event loop run once and wait for in-flight requests, at most 20 ms. Awaited before each batch."""
@@ -90,6 +96,15 @@ class RequestPriority:
         finally:
             overrun.cancel()
             release()
+
+    def _enter(self) -> None:
+        self._requests += 1
+        self._quiet.clear()
+
+    def _leave(self) -> None:
+        self._requests -= 1
+        if not self._requests:
+            self._quiet.set()
 
     async def _wait_for_requests(self) -> None:
         if self._requests:

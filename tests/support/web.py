@@ -14,11 +14,13 @@ from aiohttp.test_utils import TestClient, TestServer
 from limits.aio.storage import Storage
 
 from service.access import Access
+from service.contacts.use_cases import Contacts
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import ExportRules, Exports
 from service.model import Claim, Scope, StoredFile
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
+from service.postgres.contacts import ContactReads
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
@@ -55,6 +57,7 @@ class Site:
     callers: Access
     store: DirectoryStore
     checks: dict[str, str | None]
+    priority: RequestPriority
     starting: Exception | None = None
     alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
@@ -120,11 +123,17 @@ class SiteOptions(TypedDict, total=False):
 
     create_export: str
     get_export: str
+    list_contacts: str
+    get_contact: str
     other: str
     storage: Storage
     public_url: str
     link_lifetime: timedelta
     max_range_days: int
+    contacts_url: str
+    contacts_pool_size: int
+    contacts_timeout: float
+    large_pages: int
 
 
 @asynccontextmanager
@@ -133,14 +142,22 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
     limits = {
         RateLimitBucket.CREATE_EXPORT: options.get("create_export", UNREACHED),
         RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
+        RateLimitBucket.LIST_CONTACTS: options.get("list_contacts", UNREACHED),
+        RateLimitBucket.GET_CONTACT: options.get("get_contact", UNREACHED),
         RateLimitBucket.OTHER: options.get("other", UNREACHED),
     }
     store = DirectoryStore(directory, link_secret, options.get("link_lifetime", timedelta(minutes=15)))
     await store.create()
-    async with Database(database_url, application_name="tests", size=5) as database:
+    contact_reads = ContactReads(
+        options.get("contacts_url", database_url),
+        options.get("contacts_pool_size", 4),
+        options.get("contacts_timeout", 60.0),
+    )
+    async with Database(database_url, application_name="tests", size=5) as database, contact_reads:
         access = Access(AccessTables(database))
         checks: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
         running: list[Site] = []
+        priority = RequestPriority()
 
         async def ready() -> Readiness:
             return Readiness(checks)
@@ -159,9 +176,15 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 on_queued=lambda: None,
                 on_cancelled=lambda claim_id: running[0].cancelled.append(claim_id),  # noqa: PLW0108 - filled below
             ),
+            contacts=Contacts(
+                contact_reads,
+                priority,
+                max_range_days=options.get("max_range_days"),
+                large_pages=options.get("large_pages", 2),
+            ),
             rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
-            priority=RequestPriority(),
+            priority=priority,
             require_started=require_started,
             alive=lambda: running[0].alive,
             ready=ready,
@@ -169,5 +192,5 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
         )
         app = build_app(services, public_url=options.get("public_url"))
         async with TestClient(TestServer(app)) as client:
-            running.append(Site(client, database, access, store, checks))
+            running.append(Site(client, database, access, store, checks, priority))
             yield running[0]
