@@ -7,8 +7,10 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
     web/             HTTP: routes, app, server, gate, middleware, problems, …
-    exports/         use_cases (the API's), runner, attempt, lease, rescue, leftovers, retention, periodic, priority, waiting
+    exports/         use_cases (the API's), windows, waiting, runner, attempt, lease, rescue, leftovers, retention, periodic,
+                     priority
       stream/        rows to a file: lines, compress, parts, file
+    contacts/        use_cases (the API's), pages
     access           who calls, and what they may do
     postgres/        everything that speaks to Postgres
     storage/         everything that speaks to a store: directory/ and s3/

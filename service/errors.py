@@ -66,6 +66,13 @@ class ExportExpired(ServiceError):
     message = "This export has expired and its file was deleted. Please create a new export."
 
 
+class ContactNotFound(ServiceError):
+    """The id is unknown, belongs to another Space, or was merged into a contact that does not exist."""
+
+    code = "not_found"
+    message = "Contact not found."
+
+
 class InvalidParameters(ServiceError):
     """Invalid parameters; `fields` maps each faulty field to its messages."""
 

@@ -127,6 +127,7 @@ class Extra(StrEnum):
 
     COMET_TOKENS = "comet_tokens", "include_comet_tokens"
     EMAILS = "emails", "include_all_emails"
+    CUSTOM_FIELDS = "custom_fields", "include_custom_fields"
 
     @classmethod
     def among(cls, keys: Collection[str]) -> "Extras":

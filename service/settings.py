@@ -113,6 +113,12 @@ class Settings(BaseSettings):
         None,
         description="Database of contacts, contact_emails and comet_tokens; no pooler. Defaults to the main database.",
     )
+    contacts_pool_size: int = Field(
+        4, ge=1, le=64, description="Connections to the contacts database for GET /contacts and GET /contacts/{id}."
+    )
+    contacts_timeout_seconds: Seconds = Field(
+        5, description="Longest time that GET /contacts and GET /contacts/{id} wait for the contacts database."
+    )
     migrate_on_start: bool = Field(
         True, description="Apply missing migrations when `serve` starts. If false, run `contact-exports migrate`."
     )
@@ -162,12 +168,14 @@ class Settings(BaseSettings):
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
     rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")
+    rate_limit_contacts: Limit = Field("15/minute", description="Limit on listing contacts, per Space.")
+    rate_limit_contact: Limit = Field("30/minute", description="Limit on getting single contacts, per Space.")
     rate_limit_storage_url: Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)] = Field(
         SecretStr("async+postgres://"),
         description="Where rate limits are counted: async+postgres:// (the main database), async+redis://… or async+memory://.",
     )
     max_range_days: int | None = Field(
-        None, ge=1, description="Longest date range of an export, in days. Unlimited by default."
+        None, ge=1, description="Longest date range of an export or a list of contacts, in days. Unlimited by default."
     )
 
     export_slots: int = Field(

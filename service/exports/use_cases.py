@@ -16,22 +16,10 @@ from service.errors import (
     ExportNotCompleted,
     ExportNotFound,
     InvalidParameters,
-    UnknownTimezone,
 )
 from service.exports.waiting import Wait, Waiters
-from service.model import (
-    Caller,
-    ExportJob,
-    ExportRequest,
-    ExportStatus,
-    NewExport,
-    Position,
-    Scope,
-    Window,
-    exists,
-    filename,
-    timezone,
-)
+from service.exports.windows import window_of_request
+from service.model import Caller, ExportJob, ExportRequest, ExportStatus, NewExport, Position, Scope, filename
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
@@ -119,7 +107,7 @@ class Exports:
 
         Raises InvalidParameters (contract: create), also if the key was used for a different request.
         """
-        window = self._window(caller, request)
+        window = window_of_request(caller, request.start_date, request.end_date, self._rules.max_range_days)
         attempts = self._rules.max_attempts
         new = NewExport(caller.space_id, request, caller.timezone, window, attempts, request_id, idempotency_key)
         inserted = await self._jobs.insert(new)
@@ -221,21 +209,3 @@ class Exports:
             log.warning("file_not_deleted", export_id=job.export_id, error_code=error.code, detail=error.detail)
         except TimeoutError:
             log.warning("file_not_deleted", export_id=job.export_id, detail=f"not done after {_DELETE_SECONDS:g} s")
-
-    def _window(self, caller: Caller, request: ExportRequest) -> Window:
-        try:
-            zone = timezone(caller.timezone)
-        except UnknownTimezone as error:
-            message = f'This Space\'s timezone "{error.timezone}" is unknown, so local dates cannot be interpreted.'
-            raise InvalidParameters({"timezone": [message]}) from None
-        errors = {
-            field: [f"{field} must be a date and time (YYYY-MM-DD HH:MM:SS) in the years 1 to 9999 of UTC."]
-            for field, local in (("start_date", request.start_date), ("end_date", request.end_date))
-            if not exists(local, zone)
-        }
-        if errors:
-            raise InvalidParameters(errors)
-        days = self._rules.max_range_days
-        if days is not None and (request.end_date - request.start_date).total_seconds() >= days * 86400:
-            raise InvalidParameters({"end_date": [f"The range must not be longer than {days} days."]})
-        return Window.from_local(request.start_date, request.end_date, zone)

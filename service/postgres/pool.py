@@ -5,9 +5,9 @@ fail with errors of every class, and a half-open connection would hang in its ow
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import asyncpg
@@ -29,14 +29,24 @@ _IDLE_SECONDS = 60.0
 
 
 class Database:
-    """A pool on one database. `pooler`: a transaction pooler is in front of it, so prepared statements are not used."""
+    """A pool on one database. `pooler`: a transaction pooler is in front of it, so prepared statements are not used.
+
+    `session` has further parameters of the server for each connection; a pooler gets none.
+    """
 
     def __init__(
-        self, dsn: str, *, application_name: str, size: int, pooler: bool = False, timeout: float = CALL_TIMEOUT
+        self,
+        dsn: str,
+        *,
+        application_name: str,
+        size: int,
+        pooler: bool = False,
+        timeout: float = CALL_TIMEOUT,
+        session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._timeout = timeout
         milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
-        session = {"application_name": application_name, "statement_timeout": milliseconds}
+        own = {"application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -46,7 +56,7 @@ class Database:
             timeout=timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
-            server_settings=None if pooler else session,
+            server_settings=None if pooler else {**own, **session},
         )
 
     async def __aenter__(self) -> Self:

@@ -28,6 +28,10 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Relations, columns and accepted types. This is a contract: adopters map their own tables onto it."""
 
 
+OPTIONAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {"contacts": {"custom_fields": ("jsonb", "json")}}
+"""Columns that a relation may lack; if they exist, their types are checked too."""
+
+
 async def check_relations(connection: asyncpg.Connection) -> None:
     """Raises SchemaMismatch that lists every relation and column that is missing or has a different type."""
     found = await found_relations(connection)
@@ -41,6 +45,10 @@ async def check_relations(connection: asyncpg.Connection) -> None:
             if actual is None:
                 mismatches.append(f"{relation}.{column} is missing")
             elif actual not in types:
+                mismatches.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
+        for column, types in OPTIONAL.get(relation, {}).items():
+            actual = found[relation].get(column, types[0])
+            if actual not in types:
                 mismatches.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
     if mismatches:
         raise SchemaMismatch("The contacts cannot be read: " + "; ".join(mismatches) + ".")

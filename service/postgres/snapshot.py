@@ -6,14 +6,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, S
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Union
 
 import asyncpg
 from asyncpg.cursor import Cursor
+from asyncpg.pool import PoolConnectionProxy
 from asyncpg.transaction import Transaction
 
 from service.failpoints import failpoint
-from service.model import Claim, Extra
+from service.model import Claim, Extra, Extras
 from service.postgres.driver_errors import source_errors
 from service.postgres.read_ahead import read_ahead
 from service.postgres.relations import check_relations
@@ -33,6 +34,7 @@ _READ_AHEAD = 2
 _CALL_TIMEOUT = 10.0
 
 Batch = Sequence[asyncpg.Record]
+Connection = Union[asyncpg.Connection, "PoolConnectionProxy[asyncpg.Record]"]
 FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 """Wraps one fetch and yields the most rows it may read."""
 
@@ -157,18 +159,33 @@ class Snapshot:
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        fragments = [await self._fragment(extra) for extra in self._claim.extras]
+        fragments = await extra_fragments(self._connection, self._claim.extras)
         return await self._connection.cursor(read_contacts(fragments), *self._range)
 
-    async def _fragment(self, extra: Extra) -> str:
-        """The name of the fragment that selects an extra."""
-        name = f"extra_{extra}"
-        if extra is Extra.EMAILS:
-            unique = await self._connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
+
+async def extra_fragments(connection: Connection, extras: Extras) -> list[str]:
+    """The names of the fragments that select these extras from the relations of this database."""
+    return [await _fragment(connection, extra) for extra in extras]
+
+
+async def _fragment(connection: Connection, extra: Extra) -> str:
+    name = f"extra_{extra}"
+    match extra:
+        case Extra.EMAILS:
+            unique = await connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
             return f"{name}_unique" if unique else name
-        return name
+        case Extra.CUSTOM_FIELDS:
+            exist = await connection.fetchval(statement("custom_fields_exist"), timeout=_CALL_TIMEOUT)
+            return name if exist else f"{name}_absent"
+        case Extra.COMET_TOKENS:
+            return name
 
 
 def read_contacts(fragments: Iterable[str]) -> str:
     """The statement that reads the contacts with these extras, given as names of SQL fragments."""
-    return statement("read_contacts").replace("/* extras */", "".join(f",\n{fragment(name)}" for name in fragments))
+    return with_extras(statement("read_contacts"), fragments)
+
+
+def with_extras(text: str, fragments: Iterable[str]) -> str:
+    """A statement that also selects these fragments, in place of its marker `/* extras */`."""
+    return text.replace("/* extras */", "".join(f",\n{fragment(name)}" for name in fragments))

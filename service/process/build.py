@@ -10,6 +10,7 @@ from functools import partial
 from aiohttp import web
 
 from service.access import Access
+from service.contacts.use_cases import Contacts
 from service.exports.attempt import AttemptLimits, Attempts
 from service.exports.lease import Leases
 from service.exports.leftovers import Leftovers
@@ -58,11 +59,19 @@ def build_web_app(
     rate_limits = {
         RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
         RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
+        RateLimitBucket.LIST_CONTACTS: settings.rate_limit_contacts,
+        RateLimitBucket.GET_CONTACT: settings.rate_limit_contact,
         RateLimitBucket.OTHER: settings.rate_limit_other,
     }
     services = WebServices(
         access=Access(AccessTables(resources.database)),
         exports=exports,
+        contacts=Contacts(
+            resources.contact_reads,
+            resources.priority,
+            max_range_days=settings.max_range_days,
+            large_pages=max(1, settings.contacts_pool_size // 2),
+        ),
         rate_limits=Throttle(resources.rate_limit_windows, rate_limits),
         cursors=Cursors(partial(resources.secrets.get, "cursors")),
         priority=resources.priority,

@@ -12,6 +12,7 @@ from limits.aio.storage import Storage as RateLimitWindows
 from service.errors import Starting
 from service.exports.lease import RENEWALS_PER_LEASE
 from service.exports.priority import RequestPriority
+from service.postgres.contacts import ContactReads
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.rate_limits import open_storage
 from service.postgres.shared_secrets import SharedSecrets
@@ -33,6 +34,8 @@ class Resources:
     renewals: Database
     """One connection that nothing else can keep renewals waiting for."""
     contacts: ContactSource
+    contact_reads: ContactReads
+    """Reads contacts for the API; a slow contacts database keeps nothing else waiting."""
     store: ObjectStore
     local_store: DirectoryStore | None
     """`store` itself if it is a directory, whose files this process serves."""
@@ -47,7 +50,11 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 
     Raises SettingsError, StorageRefused, RateLimitStorageUnusable.
     """
-    async with open_database(settings) as database, _open_renewals(settings) as renewals:
+    async with (
+        open_database(settings) as database,
+        _open_renewals(settings) as renewals,
+        ContactReads(settings.contacts_dsn, settings.contacts_pool_size, settings.contacts_timeout_seconds) as contact_reads,
+    ):
         secrets = SharedSecrets(database)
         local_store = _local_store(settings, _link_secret(settings, secrets))
         async with _open_s3(settings) if local_store is None else nullcontext(local_store) as store:
@@ -55,6 +62,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 database,
                 renewals,
                 ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds),
+                contact_reads,
                 store,
                 local_store,
                 secrets,

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 
 from service.access import Access
+from service.contacts.use_cases import Contacts
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
+from service.web.contacts import CONTACTS
 from service.web.exports import CURSORS, EXPORTS
 from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import PRIORITY, Gate
@@ -30,6 +32,7 @@ class WebServices:
 
     access: Access
     exports: Exports
+    contacts: Contacts
     rate_limits: Throttle
     cursors: Cursors
     priority: RequestPriority
@@ -48,6 +51,7 @@ def build_app(services: WebServices, *, public_url: str | None) -> web.Applicati
     )
     app.on_response_prepare.append(finish_response)
     app[EXPORTS] = services.exports
+    app[CONTACTS] = services.contacts
     app[CURSORS] = services.cursors
     app[PRIORITY] = services.priority
     app[ALIVE] = services.alive

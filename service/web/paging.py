@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from yarl import URL
 
 from service.errors import InvalidParameters
-from service.web.parameters import DEFAULT_PER_PAGE, PerPage, errors_by_field
+from service.web.parameters import DEFAULT_PER_PAGE, PerPage, errors_by_field, sent_values
 
 _MAC_BYTES = 16
 _SLICE = 100
@@ -105,9 +105,7 @@ async def parse_page_request(
 ) -> PageRequest[Filters, Place]:
     """The page that a query asks for. Raises InvalidParameters naming every invalid parameter; others are ignored."""
     names = [*paged.filters.model_fields, *PageParameters.model_fields, "cursor"]
-    values = {name: query.getall(name) for name in names if name in query}
-    # A parameter sent twice stays a list, which no type of a parameter accepts.
-    given = {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+    given = sent_values(query, names)
     cursor = given.pop("cursor", None)
     errors: dict[str, list[str]] = {}
     filters = _validated(paged.filters, given, errors)

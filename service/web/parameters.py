@@ -1,9 +1,11 @@
 """Types of request parameters, for bodies and queries: what they accept, what their errors say, and their JSON Schema."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
+from multidict import MultiMapping
 from pydantic import BeforeValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -38,6 +40,16 @@ def _flag(value: object) -> bool:
             raise PydanticCustomError("flag", "must be 1 or 0.")
 
 
+def _query_flag(value: object) -> bool:
+    match value:
+        case "0" | "false":
+            return False
+        case "1" | "true":
+            return True
+        case _:
+            raise PydanticCustomError("flag", "must be 1 or 0.")
+
+
 def _per_page(value: object) -> int:
     if isinstance(value, str) and _PLAIN_NUMBER.fullmatch(value) and int(value) <= MAXIMUM_PER_PAGE:
         return int(value)
@@ -50,10 +62,18 @@ LocalTime = Annotated[
 """A naive local time of the Space, written `YYYY-MM-DD HH:MM:SS`."""
 Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"enum": [0, 1, False, True, "0", "1"]})]
 """An option: 1 or 0, as a number, a boolean or text."""
+QueryFlag = Annotated[bool, BeforeValidator(_query_flag), WithJsonSchema({"enum": [0, 1, False, True]})]
+"""An option in a query: `1`, `0`, `true` or `false`."""
 PerPage = Annotated[
     int, BeforeValidator(_per_page), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAXIMUM_PER_PAGE})
 ]
 """Items per page of a list."""
+
+
+def sent_values(query: MultiMapping[str], names: Iterable[str]) -> dict[str, str | list[str]]:
+    """The parameters with these names in a query. One that was sent twice stays a list, which no type here accepts."""
+    values = {name: query.getall(name) for name in names if name in query}
+    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
 
 
 def errors_by_field(error: ValidationError) -> dict[str, list[str]]:

@@ -57,6 +57,7 @@ _STATUS: Mapping[str, HTTPStatus] = {
     "database_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "schema_mismatch": HTTPStatus.SERVICE_UNAVAILABLE,
     "rate_limits_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "source_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_refused": HTTPStatus.SERVICE_UNAVAILABLE,
 }

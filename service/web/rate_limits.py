@@ -28,6 +28,8 @@ class RateLimitBucket(StrEnum):
 
     CREATE_EXPORT = "create-export"
     GET_EXPORT = "get-export"
+    LIST_CONTACTS = "list-contacts"
+    GET_CONTACT = "get-contact"
     OTHER = "other"
 
 

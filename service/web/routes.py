@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 from service.model import Scope
 from service.storage.headers import CONTENT_TYPE
-from service.web import exports, files, health
+from service.web import contacts, exports, files, health
+from service.web.contact_bodies import ContactBody, ContactDetailsBody, ContactFilters, ContactOptions
 from service.web.export_bodies import CreatedBody, CreateExportBody, ExportBody
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.paging import PageBody, PageParameters
@@ -108,6 +109,7 @@ def _api_errors(*statuses: int) -> dict[int, Response]:
     return {status: _ERRORS[status] for status in sorted({401, 403, 429, 500, 503, *statuses})}
 
 
+_CURSOR = Parameter("cursor", "query", "A next_cursor or prev_cursor of a previous response.")
 _EXPORT_ID = Parameter("export_id", "path", "Id of the export.", Annotated[int, Field(ge=1)], required=True)
 
 _PREFER = Parameter(
@@ -154,7 +156,7 @@ ROUTES: tuple[Route, ...] = (
         handler=exports.list_exports,
         scope=Scope.EXPORTS_READ,
         bucket=RateLimitBucket.OTHER,
-        parameters=(Parameter("cursor", "query", "A next_cursor or prev_cursor of a previous response."),),
+        parameters=(_CURSOR,),
         query=(exports.ExportFilters, PageParameters),
         responses={200: Response("A page of exports.", PageBody[ExportBody]), **_api_errors(400, 422)},
     ),
@@ -195,6 +197,30 @@ ROUTES: tuple[Route, ...] = (
         bucket=RateLimitBucket.OTHER,
         parameters=(_EXPORT_ID,),
         responses={202: Response("The export in its new state.", ExportBody), **_api_errors(404)},
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=contacts.CONTACTS_PATH,
+        operation_id="listContacts",
+        summary="List the contacts created in a window, newest first",
+        handler=contacts.list_contacts,
+        scope=Scope.CONTACTS_READ,
+        bucket=RateLimitBucket.LIST_CONTACTS,
+        parameters=(_CURSOR,),
+        query=(ContactFilters, PageParameters),
+        responses={200: Response("A page of contacts.", PageBody[ContactBody]), **_api_errors(400, 422)},
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=f"{contacts.CONTACTS_PATH}/{{contact_id}}",
+        operation_id="getContact",
+        summary="Get a contact, or the contact it was merged into",
+        handler=contacts.show_contact,
+        scope=Scope.CONTACTS_READ,
+        bucket=RateLimitBucket.GET_CONTACT,
+        parameters=(Parameter("contact_id", "path", "Id of the contact.", int, required=True),),
+        query=(ContactOptions,),
+        responses={200: Response("The contact.", ContactDetailsBody), **_api_errors(404, 422)},
     ),
     Route(
         method=hdrs.METH_GET,

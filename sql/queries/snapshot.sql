@@ -25,6 +25,12 @@ SELECT EXISTS (
      AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
            WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:1])) = ARRAY['contact_id', 'email']);
 
+-- name: custom_fields_exist
+-- Whether contacts has the optional column custom_fields.
+SELECT EXISTS (
+  SELECT FROM pg_attribute
+   WHERE attrelid = to_regclass('contacts') AND attname = 'custom_fields' AND attnum > 0 AND NOT attisdropped);
+
 -- name: read_contacts
 -- The contacts of an export in file order. The marker is replaced by the fragments of the requested extras.
 SELECT c.id, c.email, c.name, c.phone, c.location /* extras */
@@ -50,6 +56,19 @@ array_to_json(ARRAY(
 array_to_json(ARRAY(
   SELECT e.email FROM contact_emails e WHERE e.contact_id = c.id AND e.email IS NOT NULL
    ORDER BY e.last_seen_at DESC NULLS LAST, e.email COLLATE "C"))
+
+-- fragment: extra_custom_fields
+-- The custom fields as JSON text, {} if there are none. A value that is no object ends the statement with an error of class 22
+-- (data): the name of its type is cast to a number. The cast to jsonb normalizes a column of type json, which could contain
+-- the bytes that separate two lines.
+CASE coalesce(jsonb_typeof(c.custom_fields::jsonb), 'null')
+     WHEN 'object' THEN (c.custom_fields::jsonb)::text
+     WHEN 'null' THEN '{}'
+     ELSE (jsonb_typeof(c.custom_fields::jsonb)::integer)::text END
+
+-- fragment: extra_custom_fields_absent
+-- Replaces extra_custom_fields if contacts has no such column.
+'{}'
 
 -- name: estimate_contacts
 -- The planner's row estimate of an export; does not read the table.

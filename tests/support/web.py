@@ -14,12 +14,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from limits.aio.storage import Storage
 
 from service.access import Access
+from service.contacts.use_cases import Contacts
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import ExportRules, Exports, ProcessHooks
 from service.exports.waiting import Waiters
 from service.model import Claim, Scope, StoredFile
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
+from service.postgres.contacts import ContactReads
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
@@ -123,6 +125,8 @@ class SiteOptions(TypedDict, total=False):
 
     create_export: str
     get_export: str
+    list_contacts: str
+    get_contact: str
     other: str
     storage: Storage
     public_url: str
@@ -130,6 +134,10 @@ class SiteOptions(TypedDict, total=False):
     max_range_days: int
     waiters_per_space: int
     waiters_per_process: int
+    contacts_url: str
+    contacts_pool_size: int
+    contacts_timeout: float
+    large_pages: int
 
 
 @asynccontextmanager
@@ -138,11 +146,18 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
     limits = {
         RateLimitBucket.CREATE_EXPORT: options.get("create_export", UNREACHED),
         RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
+        RateLimitBucket.LIST_CONTACTS: options.get("list_contacts", UNREACHED),
+        RateLimitBucket.GET_CONTACT: options.get("get_contact", UNREACHED),
         RateLimitBucket.OTHER: options.get("other", UNREACHED),
     }
     store = DirectoryStore(directory, link_secret, options.get("link_lifetime", timedelta(minutes=15)))
     await store.create()
-    async with Database(database_url, application_name="tests", size=5) as database:
+    contact_reads = ContactReads(
+        options.get("contacts_url", database_url),
+        options.get("contacts_pool_size", 4),
+        options.get("contacts_timeout", 60.0),
+    )
+    async with Database(database_url, application_name="tests", size=5) as database, contact_reads:
         access = Access(AccessTables(database))
         checks: dict[str, str | None] = {"database": None, "storage": None, "schema": None}
         priority = RequestPriority()
@@ -171,6 +186,12 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 ExportRules(1, options.get("max_range_days")),
                 waiters,
                 ProcessHooks(lambda: None, cancelled.append, priority.paused),
+            ),
+            contacts=Contacts(
+                contact_reads,
+                priority,
+                max_range_days=options.get("max_range_days"),
+                large_pages=options.get("large_pages", 2),
             ),
             rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),

@@ -87,16 +87,17 @@ def test_each_line_parses_to_its_contact_with_the_keys_in_the_order_of_the_contr
 
 @given(st.lists(arrays, min_size=1, max_size=3))
 def test_lines_are_separated_only_between_contacts(values: list[list[str]]) -> None:
-    rows = [(number, None, None, None, None, _json(each), _json(each)) for number, each in enumerate(values)]
+    rows = [(number, None, None, None, None, _json(each), _json(each), "{}") for number, each in enumerate(values)]
     lines = encoder(tuple(Extra))(rows).splitlines(keepends=True)
     assert [json.loads(line)["emails"] for line in lines] == values
 
 
 def test_json_arrays_are_copied_unchanged() -> None:
-    row = (1, None, None, None, None, '[ "a\\u00e9" ,\t"b"]', '["\\/"]')
+    row = (1, None, None, None, None, '[ "a\\u00e9" ,\t"b"]', '["\\/"]', '{"a": {"b": 1e2}}')
     block = encoder(tuple(Extra))([row])
     assert b'"comet_tokens":[ "a\\u00e9" ,\t"b"],' in block
-    assert b'"emails":["\\/"]}' in block
+    assert b'"emails":["\\/"],' in block
+    assert b'"custom_fields":{"a": {"b": 1e2}}}\n' in block
 
 
 def test_lines_are_utf_8_without_byte_order_mark_and_spaces() -> None:

@@ -61,6 +61,7 @@ def test_dates_are_local_times_and_all_options_are_off_by_default() -> None:
 )
 def test_an_option_is_1_or_0_as_number_text_or_boolean(value: object, meaning: bool) -> None:
     body = {"start_date": START, "end_date": END, "include_comet_tokens": value, "include_all_emails": value}
+    body["include_custom_fields"] = value
     request = export_bodies.parse_export_request(body)
     assert request.extras == (tuple(Extra) if meaning else ())
 

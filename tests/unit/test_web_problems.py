@@ -16,7 +16,6 @@ INTERNAL_CODES = {
     "internal",
     "rate_limit_storage_unusable",
     "source_data",
-    "source_unavailable",
     "space_not_found",
     "storage_full",
     "timed_out",

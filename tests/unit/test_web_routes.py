@@ -14,7 +14,7 @@ from service.web.rate_limits import RateLimitBucket, Throttle
 from service.web.routes import ROUTES, Response, Route
 
 NOTHING = cast(Any, None)
-SERVICES = WebServices(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+SERVICES = WebServices(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
 
 
 def built(open_link: Any) -> set[tuple[str, str]]:

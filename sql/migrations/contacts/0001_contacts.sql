@@ -13,6 +13,7 @@ CREATE TABLE contacts (
   phone       text,
   location    text,
   merged_into bigint,
+  custom_fields jsonb CONSTRAINT custom_fields_are_an_object CHECK (jsonb_typeof(custom_fields) = 'object'),
   CONSTRAINT not_merged_into_itself CHECK (merged_into <> id)
 );
 CREATE TABLE contact_emails (
@@ -38,6 +39,7 @@ CREATE INDEX comet_tokens_newest ON comet_tokens (contact_id, last_seen_at DESC 
 COMMENT ON TABLE contacts IS 'Contacts of all Spaces, including merged ones.';
 COMMENT ON COLUMN contacts.email IS 'Primary address; also a row of contact_emails.';
 COMMENT ON COLUMN contacts.merged_into IS 'The surviving contact, if this contact was merged into another; otherwise null.';
+COMMENT ON COLUMN contacts.custom_fields IS 'Anything else that is known about the contact, as a JSON object; null: nothing.';
 COMMENT ON TABLE contact_emails IS 'All addresses of each surviving contact, including the primary one and those of merged contacts.';
 COMMENT ON TABLE comet_tokens IS 'Comet tokens of each surviving contact.';
 

@@ -69,7 +69,7 @@ CREATE TABLE export_jobs (
   window_from          timestamptz NOT NULL,
   window_to            timestamptz NOT NULL,
   extras               text[] NOT NULL DEFAULT '{}'
-                       CONSTRAINT extras_are_known CHECK (extras <@ ARRAY['comet_tokens', 'emails']),
+                       CONSTRAINT extras_are_known CHECK (extras <@ ARRAY['comet_tokens', 'emails', 'custom_fields']),
   request_id           text,
   created_at           timestamptz NOT NULL DEFAULT now(),
   -- attempts
@@ -151,7 +151,7 @@ COMMENT ON COLUMN export_jobs.end_date IS 'As requested: local time of the Space
 COMMENT ON COLUMN export_jobs.timezone IS 'Timezone of the Space at the time of the request.';
 COMMENT ON COLUMN export_jobs.window_from IS 'Start of the window of contacts.created_at, inclusive.';
 COMMENT ON COLUMN export_jobs.window_to IS 'End of the window of contacts.created_at, exclusive; infinity if it has no end.';
-COMMENT ON COLUMN export_jobs.extras IS 'Optional keys of each line, on request: comet_tokens, emails.';
+COMMENT ON COLUMN export_jobs.extras IS 'Optional keys of each line, on request: comet_tokens, emails, custom_fields.';
 COMMENT ON COLUMN export_jobs.request_id IS 'X-Request-Id of the request that created the export.';
 COMMENT ON COLUMN export_jobs.created_at IS 'When the request was accepted.';
 COMMENT ON COLUMN export_jobs.attempts IS 'Number of claims, without those handed back.';

@@ -1,0 +1,98 @@
+"""Reads contacts for the API, through a small read-only pool of its own."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import Self, TypeVar
+
+import asyncpg
+
+from service.errors import DatabaseUnavailable, SourceUnavailable
+from service.model import Extras
+from service.postgres.driver_errors import source_errors
+from service.postgres.pool import Database
+from service.postgres.snapshot import Connection, extra_fragments, with_extras
+from sql import statement
+
+_SESSION = {
+    "default_transaction_read_only": "on",
+    "jit": "off",
+    # The text of a time must mean the same in every session.
+    "datestyle": "ISO",
+    "timezone": "UTC",
+    # The best plan depends on the window and the position: a plan for any position may sort the whole window.
+    "plan_cache_mode": "force_custom_plan",
+    "client_connection_check_interval": "2s",
+}
+
+T = TypeVar("T")
+Place = tuple[str, int]
+"""Creation time, as the server writes it, and id of a contact: the key of the list's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContactReader:
+    """One connection, and the SQL fragments of the extras in the relations that it reads.
+
+    Columns of a list: id, email, name, phone, location, the extras as JSON text, and `created_at` as text.
+    """
+
+    connection: Connection
+    fragments: Sequence[str]
+
+    async def older(self, space_id: int, since: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
+        """Contacts of a Space that come after `place` in the list and were created at or after `since`, newest first."""
+        text = with_extras(statement("contacts_before"), self.fragments)
+        return await self.connection.fetch(text, space_id, since, *place, limit)
+
+    async def newer(self, space_id: int, until: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
+        """Contacts of a Space that come before `place` in the list and were created before `until`, oldest first."""
+        text = with_extras(statement("contacts_after"), self.fragments)
+        return await self.connection.fetch(text, space_id, until, *place, limit)
+
+    async def find(self, contact_id: int, space_id: int) -> asyncpg.Record | None:
+        """A contact of a Space or the contact it was merged into; None if there is none. Columns: id, then JSON text."""
+        text = with_extras(statement("one_contact"), self.fragments)
+        return await self.connection.fetchrow(text, contact_id, space_id)
+
+
+class ContactReads:
+    """A pool of at most `size` connections on the contacts' database; each read takes at most `timeout` seconds."""
+
+    def __init__(self, dsn: str, size: int, timeout: float) -> None:
+        self.timeout = timeout
+        self._database = Database(
+            dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=_SESSION
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._database.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._database.__aexit__(kind, error, trace)
+
+    async def read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
+        """The result of `work`. It is retried once if the connection had died, as after a restart of the database.
+
+        Raises SourceUnavailable, SourceData.
+        """
+        try:
+            with source_errors():
+                async with asyncio.timeout(self.timeout):
+                    try:
+                        return await self._read(extras, work)
+                    except DatabaseUnavailable as error:
+                        if isinstance(error.__cause__, TimeoutError | asyncpg.QueryCanceledError):
+                            raise
+                        return await self._read(extras, work)
+        except DatabaseUnavailable as error:
+            raise SourceUnavailable(detail=f"contacts database: {error.detail}") from error
+
+    async def _read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
+        async with self._database.connection() as connection:
+            return await work(ContactReader(connection, await extra_fragments(connection, extras)))

@@ -1,0 +1,74 @@
+"""Parameters and bodies of the contact API."""
+
+import re
+from typing import Any, NotRequired
+
+from multidict import MultiMapping
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from typing_extensions import TypedDict
+
+from service.errors import ContactNotFound, InvalidParameters
+from service.model import Extra, Extras
+from service.web.export_bodies import RangeBody
+from service.web.parameters import QueryFlag, errors_by_field, sent_values
+
+_CONTACT_ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
+_OPTIONS_OF_ONE = (Extra.COMET_TOKENS, Extra.CUSTOM_FIELDS)
+"""GET /contacts/{id} always has all addresses."""
+
+
+def _flags(extras: Extras) -> dict[str, Any]:
+    return {extra.option: (QueryFlag, False) for extra in extras}
+
+
+ContactFilters = create_model("ContactFilters", __base__=RangeBody, **_flags(tuple(Extra)))
+"""The parameters of GET /contacts that a cursor belongs to: the dates, and one flag for each `Extra`."""
+ContactOptions = create_model(
+    "ContactOptions", __config__=ConfigDict(extra="ignore", frozen=True), **_flags(_OPTIONS_OF_ONE)
+)
+"""The parameters of GET /contacts/{contact_id}."""
+
+
+class ContactBody(TypedDict):
+    """A contact in a list: the keys of a line of the file. The keys after `location` are present if asked for."""
+
+    id: int
+    email: str | None
+    name: str | None
+    phone: str | None
+    location: str | None
+    comet_tokens: NotRequired[list[str]]
+    emails: NotRequired[list[str]]
+    custom_fields: NotRequired[dict[str, Any]]
+
+
+class ContactDetailsBody(TypedDict):
+    """One contact with all its values, each once: at most 25 of each kind, the most recent first."""
+
+    id: int
+    emails: list[str]
+    phones: list[str]
+    names: list[str]
+    locations: list[str]
+    comet_tokens: NotRequired[list[str]]
+    custom_fields: NotRequired[dict[str, Any]]
+
+
+def parse_contact_id(text: str) -> int:
+    """The id in an address. Raises ContactNotFound for text that is no id, as for an unknown id."""
+    if not _CONTACT_ID.fullmatch(text):
+        raise ContactNotFound
+    return int(text)
+
+
+def parse_options(query: MultiMapping[str]) -> Extras:
+    """The extras that a query of GET /contacts/{contact_id} asks for. Raises InvalidParameters naming every invalid one."""
+    try:
+        return chosen_extras(ContactOptions.model_validate(sent_values(query, ContactOptions.model_fields)))
+    except ValidationError as error:
+        raise InvalidParameters(errors_by_field(error)) from None
+
+
+def chosen_extras(flags: BaseModel) -> Extras:
+    """The extras whose flag is set."""
+    return tuple(extra for extra in Extra if getattr(flags, extra.option, False))
