@@ -67,7 +67,12 @@ def build_web_app(
         ready=health.ready,
         open_link=resources.local_store.open_link if resources.local_store else None,
     )
-    return build_app(services, public_url=settings.public_url)
+    return build_app(
+        services,
+        public_url=settings.public_url,
+        api_docs=settings.api_docs,
+        cors_origins=settings.cors_origins.split(",") if settings.cors_origins else (),
+    )
 
 
 def build_runner(resources: Resources, settings: Settings) -> Runner:
