@@ -93,6 +93,13 @@ DOCS_HEADERS = {
     "X-Content-Type-Options": "`nosniff`.",
 }
 IF_NONE_MATCH = Parameter("If-None-Match", "header", "An ETag; if the bytes still have it, the response is 304.")
+SAVED_AS = {"Content-Disposition": FILE_HEADERS["Content-Disposition"]}
+FILE_NOT_MODIFIED = Response(
+    "The client has the current bytes.",
+    headers={**CACHE_HEADERS, **SAVED_AS, "Last-Modified": FILE_HEADERS["Last-Modified"]},
+    content_type=None,
+)
+RANGE = {"Content-Range": "Position of this part in the file, and the size of the file."}
 NOT_MODIFIED = Response("The client has the current bytes.", headers=CACHE_HEADERS, content_type=None)
 
 ERRORS: Mapping[int, Response] = {
