@@ -1,6 +1,7 @@
 """Settings, read from environment variables. Only `service.process` and the commands use them; others get plain values."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,6 +25,7 @@ from service.storage import MINIMUM_PART_SIZE
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 MIB = 1024 * 1024
 _SMALLEST_PART_OF_TESTS = 16 * 1024
 
@@ -44,6 +46,17 @@ def _postgres_url(value: SecretStr) -> SecretStr:
     if _split(value.get_secret_value()).scheme not in ("postgresql", "postgres"):
         raise ValueError("must be a URL that starts with postgresql://")
     return value
+
+
+def _origins(value: str) -> str:
+    origins = [origin.strip() for origin in value.split(",") if origin.strip()]
+    for origin in origins:
+        parts = _split(origin)
+        # A browser sends exactly this form: in lower case, without a default port, a path or a slash at the end.
+        default_port = {"http": ":80", "https": ":443"}.get(parts.scheme)
+        if default_port is None or not _ORIGIN.fullmatch(origin) or parts.netloc.endswith(default_port):
+            raise ValueError("must be exact origins such as https://app.example, separated by commas")
+    return ",".join(origins)
 
 
 def _storage_url(value: str) -> str:
@@ -165,6 +178,10 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
+    api_docs: bool = Field(True, description="Serve the description of the API at /openapi.json and /docs.")
+    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."
+    )
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
     rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")

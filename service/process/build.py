@@ -80,7 +80,12 @@ def build_web_app(
         ready=health.ready,
         open_link=_open_link(resources.local_store, settings, startup) if resources.local_store else None,
     )
-    return build_app(services, public_url=settings.public_url)
+    return build_app(
+        services,
+        public_url=settings.public_url,
+        api_docs=settings.api_docs,
+        cors_origins=settings.cors_origins.split(",") if settings.cors_origins else (),
+    )
 
 
 def _open_link(store: DirectoryStore, settings: Settings, startup: Startup) -> OpenLink:

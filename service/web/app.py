@@ -1,7 +1,8 @@
 """Builds the application from the table of routes and from the services that the handlers call."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -10,6 +11,7 @@ from service.contacts.use_cases import Contacts
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
 from service.web.contacts import CONTACTS
+from service.web.cors import Cors
 from service.web.exports import CURSORS, EXPORTS
 from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import PRIORITY, Gate
@@ -18,6 +20,7 @@ from service.web.middleware import finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
 from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
+from service.web.reference import OPENAPI, OpenApiDocument
 from service.web.routes import ROUTES
 from service.web.server import MAXIMUM_BODY, SERVER_OPTIONS
 
@@ -42,14 +45,22 @@ class WebServices:
     open_link: OpenLink | None = None
 
 
-def build_app(services: WebServices, *, public_url: str | None) -> web.Application:
-    """The application, ready to listen. `public_url` is PUBLIC_URL without a trailing slash."""
+def build_app(
+    services: WebServices, *, public_url: str | None, api_docs: bool = True, cors_origins: Collection[str] = ()
+) -> web.Application:
+    """The application, ready to listen. `public_url` is PUBLIC_URL without a trailing slash.
+
+    With `api_docs` it describes itself at /openapi.json and /docs. Pages of `cors_origins` may call it from browsers.
+    """
+    cors = Cors(cors_origins, ROUTES) if cors_origins else None
     app = web.Application(
-        middlewares=[identify, render_errors],
+        middlewares=[identify, *([cors.preflight] if cors else []), render_errors],
         client_max_size=MAXIMUM_BODY,
         handler_args=SERVER_OPTIONS,
     )
     app.on_response_prepare.append(finish_response)
+    if cors:
+        app.on_response_prepare.append(cors.finish_response)
     app[EXPORTS] = services.exports
     app[CONTACTS] = services.contacts
     app[CURSORS] = services.cursors
@@ -60,6 +71,8 @@ def build_app(services: WebServices, *, public_url: str | None) -> web.Applicati
         app[OPEN_LINK] = services.open_link
     if public_url is not None:
         app[PUBLIC_URL] = public_url
+    if api_docs:
+        app[OPENAPI] = OpenApiDocument(lambda: _describe(app, services.rate_limits))
     gate = Gate(services.access, services.rate_limits, services.priority, services.require_started)
     for route in ROUTES:
         if route.requires is None or route.requires in app:
@@ -68,3 +81,10 @@ def build_app(services: WebServices, *, public_url: str | None) -> web.Applicati
             if route.method == hdrs.METH_GET:
                 app.router.add_route(hdrs.METH_HEAD, route.path, handler)
     return app
+
+
+def _describe(app: web.Application, rate_limits: Throttle) -> bytes:
+    from service.web.openapi import describe  # noqa: PLC0415 - only a process that is asked for the document loads the library
+
+    routes = [route for route in ROUTES if route.requires is None or route.requires in app]
+    return describe(routes, rate_limits.quotas, base_path=urlsplit(app.get(PUBLIC_URL, "")).path)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, WithJsonSchema, create_model
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -94,6 +94,11 @@ def parse_creation(body: Mapping[str, Any], keys: Sequence[str]) -> tuple[Export
 # Responses -----------------------------------------------------------------------------------------------------------
 
 
+Timestamp = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+"""UTC in whole seconds: `2024-01-15T10:30:00Z`."""
+Status = Annotated[str, WithJsonSchema({"enum": [status.value for status in ExportStatus]})]
+
+
 class CreatedBody(TypedDict):
     """The body of the 202 for a new export, and of its replays."""
 
@@ -101,7 +106,7 @@ class CreatedBody(TypedDict):
     status: Literal["queued"]
 
 
-WindowBody = TypedDict("WindowBody", {"from": str, "to": str, "timezone": str})
+WindowBody = TypedDict("WindowBody", {"from": Timestamp, "to": Timestamp, "timezone": str})
 """The exported interval in UTC, `to` exclusive, and the timezone in which the request's dates were read."""
 
 
@@ -121,21 +126,21 @@ class ExportBody(TypedDict):
     """
 
     export_id: int
-    status: str
-    created_at: str
-    completed_at: NotRequired[str | None]
+    status: Status
+    created_at: Timestamp
+    completed_at: NotRequired[Timestamp | None]
     message: NotRequired[str]
     download_url: NotRequired[str]
-    expires_at: NotRequired[str]
+    expires_at: NotRequired[Timestamp]
     error_code: NotRequired[str | None]
     window: NotRequired[WindowBody]
     progress: NotRequired[ProgressBody]
     row_count: NotRequired[int]
     file_size: NotRequired[int]
     sha256: NotRequired[str]
-    snapshot_at: NotRequired[str | None]
-    complete_until: NotRequired[str | None]
-    file_expires_at: NotRequired[str | None]
+    snapshot_at: NotRequired[Timestamp | None]
+    complete_until: NotRequired[Timestamp | None]
+    file_expires_at: NotRequired[Timestamp | None]
 
 
 def render_created(job: ExportJob) -> CreatedBody:

@@ -106,7 +106,9 @@ class ExportFilters(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     status: Annotated[
-        ExportStatus | None, BeforeValidator(_status), WithJsonSchema({"enum": [status.value for status in ExportStatus]})
+        ExportStatus | None,
+        BeforeValidator(_status),
+        WithJsonSchema({"enum": [status.value for status in ExportStatus], "description": "Only exports in this state."}),
     ] = None
 
 

@@ -35,7 +35,7 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     the route and never the address, because the address may be a signed link.
     """
     response.headers["X-Request-Id"] = request_id = _identified(request)
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["Server"] = "contact-exports"
     if allowance := request.get(ALLOWANCE):
         response.headers.update(allowance.headers)

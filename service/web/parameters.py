@@ -57,7 +57,15 @@ def _per_page(value: object) -> int:
 
 
 LocalTime = Annotated[
-    datetime, BeforeValidator(_local_time), WithJsonSchema({"type": "string", "pattern": f"^{_LOCAL_TIME.pattern}$"})
+    datetime,
+    BeforeValidator(_local_time),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^{_LOCAL_TIME.pattern}$",
+            "description": "A local time of the Space, inclusive: YYYY-MM-DD HH:MM:SS.",
+        }
+    ),
 ]
 """A naive local time of the Space, written `YYYY-MM-DD HH:MM:SS`."""
 Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"enum": [0, 1, False, True, "0", "1"]})]
@@ -65,7 +73,9 @@ Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"enum": [0, 1, Fa
 QueryFlag = Annotated[bool, BeforeValidator(_query_flag), WithJsonSchema({"enum": [0, 1, False, True]})]
 """An option in a query: `1`, `0`, `true` or `false`."""
 PerPage = Annotated[
-    int, BeforeValidator(_per_page), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAXIMUM_PER_PAGE})
+    int,
+    BeforeValidator(_per_page),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAXIMUM_PER_PAGE, "description": "Items per page."}),
 ]
 """Items per page of a list."""
 

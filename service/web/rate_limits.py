@@ -78,6 +78,11 @@ class Throttle:
         self._limiter = MovingWindowRateLimiter(storage)
         self._items = {bucket: _parse_limit(text) for bucket, text in limits.items()}
 
+    @property
+    def quotas(self) -> Mapping[RateLimitBucket, tuple[int, int]]:
+        """For each bucket, the number of calls that fit into the window, and its length in seconds."""
+        return {bucket: (item.amount, item.get_expiry()) for bucket, item in self._items.items()}
+
     async def hit(self, bucket: RateLimitBucket, space_id: int) -> Allowance:
         """Count a call if it fits into the window. Raises DatabaseUnavailable or RateLimitsUnavailable."""
         return await self._read(bucket, space_id, count=True)

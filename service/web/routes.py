@@ -1,112 +1,38 @@
 """The table of routes: one row for each call. The application is built from it, and so is every description of the API."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
-from pydantic import BaseModel, Field
+from aiohttp import hdrs
+from pydantic import Field
 
 from service.model import Scope
 from service.storage.headers import CONTENT_TYPE
-from service.web import contacts, exports, files, health
+from service.web import contacts, exports, files, health, reference
 from service.web.contact_bodies import ContactBody, ContactDetailsBody, ContactFilters, ContactOptions
+from service.web.declarations import (
+    CACHE_HEADERS,
+    DOCS_HEADERS,
+    ERRORS,
+    FILE_HEADERS,
+    FILE_NOT_MODIFIED,
+    IF_NONE_MATCH,
+    NOT_MODIFIED,
+    POLL_AFTER,
+    RANGE,
+    SAVED_AS,
+    Parameter,
+    Response,
+    Route,
+    api_errors,
+)
 from service.web.export_bodies import CreatedBody, CreateExportBody, ExportBody
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.paging import PageBody, PageParameters
-from service.web.preferences import PREFER, PREFERENCE_APPLIED
+from service.web.preferences import PREFER
 from service.web.problems import ErrorBody
 from service.web.rate_limits import RateLimitBucket
 
-JSON = "application/json"
 _EXPORT_PATH = f"{exports.EXPORTS_PATH}/{{export_id}}"
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A parameter in the path, the query or a header. `type` is an annotation that pydantic turns into a JSON Schema."""
-
-    name: str
-    location: Literal["path", "query", "header"]
-    description: str
-    type: Any = str
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A response. `body` is the shape of its JSON, None if there is no JSON; `headers` maps names to meanings."""
-
-    description: str
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content_type: str | None = JSON
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
-    """One call of the API. A route for GET also answers HEAD.
-
-    Calls need a key with `scope`; without a scope anyone may call. The fields of the models in `query` are query parameters
-    too, in addition to `parameters`. The route exists only if the application has the key `requires`.
-    """
-
-    method: str
-    path: str
-    operation_id: str
-    summary: str
-    handler: Handler
-    scope: Scope | None = None
-    bucket: RateLimitBucket | None = None
-    parameters: tuple[Parameter, ...] = ()
-    query: tuple[type[BaseModel], ...] = ()
-    body: type[BaseModel] | None = None
-    responses: Mapping[int, Response]
-    requires: web.AppKey[Any] | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a rate limit without a scope: a limit is counted by Space, which only a key proves."""
-        if self.bucket is not None and self.scope is None:
-            raise ValueError(f"{self.operation_id} has a rate limit but no scope")
-
-
-RESPONSE_HEADERS: Mapping[str, str] = {
-    "X-Request-Id": "Id of the request: the one the client sent, if it is 1 to 128 characters of [A-Za-z0-9._-].",
-}
-"""Headers of every response."""
-RATE_LIMIT_HEADERS: Mapping[str, str] = {
-    "X-RateLimit-Limit": "Calls allowed in the window.",
-    "X-RateLimit-Remaining": "Calls left in the window.",
-    "RateLimit-Policy": "Name, quota and window of the limit (draft-ietf-httpapi-ratelimit-headers-10).",
-    "RateLimit": "Calls left, and the seconds until the oldest call leaves the window.",
-}
-"""Headers of every authenticated response of a route that has a bucket."""
-_RETRY_AFTER = {"Retry-After": "Seconds to wait before the next call."}
-_POLL_AFTER = {
-    "Retry-After": "Seconds to wait before the next poll; only while the export is queued or processing.",
-    PREFERENCE_APPLIED: "`wait=N`: the wait that was applied, in seconds. Absent if the preference was not applied.",
-}
-
-_ERRORS: Mapping[int, Response] = {
-    400: Response("The request is malformed.", ErrorBody),
-    401: Response("The API key is missing or invalid.", ErrorBody, {"WWW-Authenticate": "Bearer"}),
-    403: Response("The key lacks the scope, or the subscription of the Space is inactive.", ErrorBody),
-    404: Response("The id is unknown, or belongs to another Space.", ErrorBody),
-    409: Response("The export is not completed.", ErrorBody),
-    410: Response("The export has expired.", ErrorBody),
-    413: Response("The body is too large.", ErrorBody),
-    415: Response("The content type is not application/json in UTF-8, or the body is compressed.", ErrorBody),
-    422: Response("Parameters are invalid; every invalid one is named.", ErrorBody),
-    429: Response("The rate limit of the Space is exceeded.", ErrorBody, _RETRY_AFTER),
-    500: Response("An internal error.", ErrorBody),
-    503: Response("The service is starting, or something it depends on is unavailable.", ErrorBody, _RETRY_AFTER),
-}
-
-
-def _api_errors(*statuses: int) -> dict[int, Response]:
-    """The error responses of every call with a key, and those with these statuses."""
-    return {status: _ERRORS[status] for status in sorted({401, 403, 429, 500, 503, *statuses})}
 
 
 _CURSOR = Parameter("cursor", "query", "A next_cursor or prev_cursor of a previous response.")
@@ -142,10 +68,10 @@ ROUTES: tuple[Route, ...] = (
                 {
                     "Location": "Path of the export's status.",
                     "Idempotent-Replayed": "`true` if a request with this Idempotency-Key had created the export before.",
-                    **_POLL_AFTER,
+                    **POLL_AFTER,
                 },
             ),
-            **_api_errors(400, 413, 415, 422),
+            **api_errors(400, 413, 415, 422),
         },
     ),
     Route(
@@ -158,7 +84,7 @@ ROUTES: tuple[Route, ...] = (
         bucket=RateLimitBucket.OTHER,
         parameters=(_CURSOR,),
         query=(exports.ExportFilters, PageParameters),
-        responses={200: Response("A page of exports.", PageBody[ExportBody]), **_api_errors(400, 422)},
+        responses={200: Response("A page of exports.", PageBody[ExportBody]), **api_errors(400, 422)},
     ),
     Route(
         method=hdrs.METH_GET,
@@ -169,7 +95,7 @@ ROUTES: tuple[Route, ...] = (
         scope=Scope.EXPORTS_READ,
         bucket=RateLimitBucket.GET_EXPORT,
         parameters=(_EXPORT_ID, _PREFER),
-        responses={200: Response("The export.", ExportBody, _POLL_AFTER), **_api_errors(400, 404)},
+        responses={200: Response("The export.", ExportBody, POLL_AFTER), **api_errors(400, 404)},
     ),
     Route(
         method=hdrs.METH_GET,
@@ -184,7 +110,7 @@ ROUTES: tuple[Route, ...] = (
             302: Response(
                 "The file is at the address in Location.", headers={"Location": "The download link."}, content_type=None
             ),
-            **_api_errors(400, 404, 409, 410),
+            **api_errors(400, 404, 409, 410),
         },
     ),
     Route(
@@ -196,7 +122,7 @@ ROUTES: tuple[Route, ...] = (
         scope=Scope.EXPORTS_WRITE,
         bucket=RateLimitBucket.OTHER,
         parameters=(_EXPORT_ID,),
-        responses={202: Response("The export in its new state.", ExportBody), **_api_errors(404)},
+        responses={202: Response("The export in its new state.", ExportBody), **api_errors(404)},
     ),
     Route(
         method=hdrs.METH_GET,
@@ -208,7 +134,7 @@ ROUTES: tuple[Route, ...] = (
         bucket=RateLimitBucket.LIST_CONTACTS,
         parameters=(_CURSOR,),
         query=(ContactFilters, PageParameters),
-        responses={200: Response("A page of contacts.", PageBody[ContactBody]), **_api_errors(400, 422)},
+        responses={200: Response("A page of contacts.", PageBody[ContactBody]), **api_errors(400, 422)},
     ),
     Route(
         method=hdrs.METH_GET,
@@ -220,7 +146,7 @@ ROUTES: tuple[Route, ...] = (
         bucket=RateLimitBucket.GET_CONTACT,
         parameters=(Parameter("contact_id", "path", "Id of the contact.", int, required=True),),
         query=(ContactOptions,),
-        responses={200: Response("The contact.", ContactDetailsBody), **_api_errors(404, 422)},
+        responses={200: Response("The contact.", ContactDetailsBody), **api_errors(404, 422)},
     ),
     Route(
         method=hdrs.METH_GET,
@@ -234,15 +160,23 @@ ROUTES: tuple[Route, ...] = (
             Parameter("filename", "query", "Name under which a browser saves the file.", required=True),
             Parameter("signature", "query", "Signature of the link.", required=True),
             Parameter("Range", "header", "Part of the file to send."),
+            Parameter("If-Match", "header", "Sends the file only if it has this ETag."),
+            IF_NONE_MATCH,
         ),
         responses={
-            200: Response("The file.", content_type=CONTENT_TYPE),
-            206: Response("The requested part of the file.", content_type=CONTENT_TYPE),
+            200: Response("The file.", headers=FILE_HEADERS, content_type=CONTENT_TYPE),
+            206: Response(
+                "The requested part of the file.",
+                headers={**FILE_HEADERS, **RANGE},
+                content_type=CONTENT_TYPE,
+            ),
+            304: FILE_NOT_MODIFIED,
             403: Response("The link was changed, or it has expired.", ErrorBody),
             404: Response("The file was deleted.", ErrorBody),
-            416: Response("The requested part is outside the file.", content_type=None),
-            500: _ERRORS[500],
-            503: _ERRORS[503],
+            412: Response("The file is not the one that If-Match names.", headers=SAVED_AS, content_type=None),
+            416: Response("The requested part is outside the file.", headers={**SAVED_AS, **RANGE}, content_type=None),
+            500: ERRORS[500],
+            503: ERRORS[503],
         },
         requires=files.OPEN_LINK,
     ),
@@ -267,5 +201,39 @@ ROUTES: tuple[Route, ...] = (
             200: Response("All checks passed.", health.ReadinessBody),
             503: Response("At least one check failed; its message says why.", health.ReadinessBody),
         },
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=reference.OPENAPI_PATH,
+        operation_id="getOpenApi",
+        summary="Get this description of the API",
+        handler=reference.show_openapi,
+        parameters=(IF_NONE_MATCH,),
+        responses={200: Response("The OpenAPI document.", dict[str, Any], CACHE_HEADERS), 304: NOT_MODIFIED},
+        requires=reference.OPENAPI,
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=reference.DOCS_PATH,
+        operation_id="getDocs",
+        summary="Show this description as a page",
+        handler=reference.show_docs,
+        parameters=(IF_NONE_MATCH,),
+        responses={200: Response("The page.", headers=DOCS_HEADERS, content_type="text/html"), 304: NOT_MODIFIED},
+        requires=reference.OPENAPI,
+    ),
+    Route(
+        method=hdrs.METH_GET,
+        path=reference.DOCS_FILE_PATH,
+        operation_id="getDocsFile",
+        summary="Get a file that the page loads",
+        handler=reference.show_docs_file,
+        parameters=(Parameter("file_name", "path", "Name of the file.", reference.DocsFile, required=True), IF_NONE_MATCH),
+        responses={
+            200: Response("The file.", headers=DOCS_HEADERS, content_type="*/*"),
+            304: NOT_MODIFIED,
+            404: Response("The page has no such file.", ErrorBody),
+        },
+        requires=reference.OPENAPI,
     ),
 )

@@ -32,6 +32,7 @@ from service.web.app import WebServices, build_app
 from service.web.health import Readiness
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
+from tests.support.documented import Documented
 from tests.support.stores import link_secret
 
 EXPORTS = "/public-api/v1/contacts/exports"
@@ -64,6 +65,8 @@ class Site:
     alive: bool = True
     cancelled: list[UUID] = field(default_factory=list)
     """Claims whose attempts were cancelled."""
+    documented: Documented = field(default_factory=Documented)
+    """What the site sent, compared with the description of the API."""
 
     async def caller(self, *scopes: Scope, zone: str = "UTC") -> dict[str, str]:
         """Headers with a key of a new Space. The key has these scopes, all of them by default."""
@@ -138,11 +141,16 @@ class SiteOptions(TypedDict, total=False):
     contacts_pool_size: int
     contacts_timeout: float
     large_pages: int
+    api_docs: bool
+    cors_origins: tuple[str, ...]
 
 
 @asynccontextmanager
 async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions]) -> AsyncIterator[Site]:
-    """Run a site whose rate limits, unless given, no test reaches."""
+    """Run a site whose rate limits, unless given, no test reaches.
+
+    Fails at the end if a response was sent that the OpenAPI document does not describe.
+    """
     limits = {
         RateLimitBucket.CREATE_EXPORT: options.get("create_export", UNREACHED),
         RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
@@ -201,8 +209,28 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
             ready=ready,
             open_link=store.open_link,
         )
-        app = build_app(services, public_url=options.get("public_url"))
+        app = build_app(
+            services,
+            public_url=options.get("public_url"),
+            api_docs=options.get("api_docs", True),
+            cors_origins=options.get("cors_origins", ()),
+        )
+        documented = Documented()
+        app.on_response_prepare.append(documented.compare)
         with waiters.listening():
             async with TestClient(TestServer(app)) as client:
-                running.append(Site(client, database, access, store, checks, priority, waiters, cancelled=cancelled))
+                running.append(
+                    Site(
+                        client,
+                        database,
+                        access,
+                        store,
+                        checks,
+                        priority,
+                        waiters,
+                        documented=documented,
+                        cancelled=cancelled,
+                    )
+                )
                 yield running[0]
+        assert not documented.undescribed, documented.undescribed

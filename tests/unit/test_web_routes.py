@@ -9,9 +9,10 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from service.web.app import WebServices, build_app
+from service.web.declarations import Response, Route
 from service.web.problems import ErrorBody
 from service.web.rate_limits import RateLimitBucket, Throttle
-from service.web.routes import ROUTES, Response, Route
+from service.web.routes import ROUTES
 
 NOTHING = cast(Any, None)
 SERVICES = WebServices(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)

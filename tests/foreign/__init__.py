@@ -1,0 +1,1 @@
+"""Tests that programs of other people make of the API. `./run foreign` runs them."""
