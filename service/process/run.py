@@ -13,6 +13,7 @@ from service.errors import ExportFailure
 from service.exports.runner import Runner
 from service.failpoints import failpoint
 from service.process.build import build_runner, build_web_app
+from service.process.descriptors import connections_allowed
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
@@ -58,7 +59,9 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         runner = build_runner(resources, settings)
         health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
         app = build_web_app(resources, settings, startup=startup, health=health, runner=runner)
-        async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
+        connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
+        serving = listen(app, settings.host, settings.port, connections=connections)
+        async with serving as address, _watch_loop_lag(runner):
             on_listening(address)
             working = asyncio.create_task(_work(resources, startup, runner))
             stopping = asyncio.create_task(stop.asked.wait())

@@ -12,12 +12,12 @@ from service.web.exports import CURSORS, EXPORTS
 from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import Gate
 from service.web.health import ALIVE, READY, Readiness
+from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
 from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
 from service.web.routes import ROUTES
-from service.web.server import MAXIMUM_BODY, SERVER_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,7 @@ class WebServices:
 
 def build_app(services: WebServices, *, public_url: str | None) -> web.Application:
     """The application, ready to listen. `public_url` is PUBLIC_URL without a trailing slash."""
-    app = web.Application(
-        middlewares=[identify, render_errors],
-        client_max_size=MAXIMUM_BODY,
-        handler_args=SERVER_OPTIONS,
-    )
+    app = web.Application(middlewares=[identify, render_errors], client_max_size=MAXIMUM_BODY)
     app.on_response_prepare.append(finish_response)
     app[EXPORTS] = services.exports
     app[CURSORS] = services.cursors

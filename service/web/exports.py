@@ -13,7 +13,7 @@ from service.web.export_bodies import ExportBody, parse_creation, parse_export_i
 from service.web.gate import CALLER
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.middleware import REQUEST_ID
-from service.web.origin import origin_of
+from service.web.origin import origin_of, path_of
 from service.web.paging import Cursors, PagedList, parse_page_request, render_in_slices, render_page
 
 EXPORTS_PATH = "/public-api/v1/contacts/exports"
@@ -30,7 +30,7 @@ async def create_export(request: web.Request) -> web.StreamResponse:
     body = await read_json_object(request)
     asked, key = parse_creation(body, request.headers.getall(IDEMPOTENCY_KEY, []))
     created = await request.app[EXPORTS].create(request[CALLER], asked, request_id=request[REQUEST_ID], idempotency_key=key)
-    headers = {"Location": f"{EXPORTS_PATH}/{created.job.export_id}", "Retry-After": str(_POLL_SECONDS)}
+    headers = {"Location": path_of(request, f"{EXPORTS_PATH}/{created.job.export_id}"), "Retry-After": str(_POLL_SECONDS)}
     if created.replayed:
         headers["Idempotent-Replayed"] = "true"
     return json_response(render_created(created.job), status=202, headers=headers)
