@@ -130,7 +130,7 @@ class ExportFailed(AttemptFailed):
 
 @dataclass(frozen=True)
 class ExportHandedBack(AttemptEvent):
-    """A shutdown interrupted the attempt, which does not count; the export is queued again."""
+    """A shutdown or a lack of descriptors ended the attempt, which does not count; the export is queued again."""
 
 
 @dataclass(frozen=True)

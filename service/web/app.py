@@ -8,13 +8,14 @@ from aiohttp import hdrs, web
 from service.access import Access
 from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
-from service.web.exports import CURSORS, EXPORTS
+from service.web.exports import CURSORS, EXPORTS, PAGE_TURNS
 from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import Gate
 from service.web.health import ALIVE, READY, Readiness
 from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
+from service.web.page_turns import PageTurns
 from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
 from service.web.routes import ROUTES
@@ -45,6 +46,7 @@ def build_app(services: WebServices, *, public_url: str | None) -> web.Applicati
     app.on_response_prepare.append(finish_response)
     app[EXPORTS] = services.exports
     app[CURSORS] = services.cursors
+    app[PAGE_TURNS] = PageTurns()
     app[ALIVE] = services.alive
     app[READY] = services.ready
     if services.open_link is not None:

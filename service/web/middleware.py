@@ -49,6 +49,7 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     if EXPECTATION in request:
         # The client may send the body that it announced, or not: the next bytes have no certain meaning.
         response.force_close()
+        response.headers["Connection"] = "close"
     (log.debug if route in _PROBES else log.info)(
         "request",
         method=request.method,

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,22 @@ async def sent(api: Site, data: bytes) -> RawResponse:
         async with asyncio.timeout(20):
             return parsed(await reader.read())
     finally:
-        writer.close()
+        await hang_up(writer)
+
+
+async def send_for_ever(client: socket.socket) -> None:
+    """Send requests and read no response."""
+    while True:
+        await asyncio.get_running_loop().sock_sendall(client, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        await asyncio.sleep(0.01)
+
+
+async def hang_up(*writers: asyncio.StreamWriter) -> None:
+    """Reset connections."""
+    for writer in writers:
+        writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def assert_refused(response: RawResponse, status: int) -> None:
@@ -60,7 +76,7 @@ async def test_a_connection_that_sends_nothing_is_closed(api: Site, monkeypatch:
     reader, writer = await api.connect()
     async with asyncio.timeout(10):
         assert await reader.read() == b""
-    writer.close()
+    await hang_up(writer)
 
 
 async def test_headers_that_arrive_too_slowly_are_408(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,12 +97,8 @@ async def test_a_client_that_reads_nothing_is_disconnected(api: Site, monkeypatc
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((api.client.host, api.client.port))
         client.setblocking(False)
-        loop = asyncio.get_running_loop()
         with pytest.raises(ConnectionError):
-            async with asyncio.timeout(20):
-                while True:
-                    await loop.sock_sendall(client, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(send_for_ever(client), 20)
 
 
 # Number --------------------------------------------------------------------------------------------------------------
@@ -104,8 +116,7 @@ async def test_the_connection_that_waited_longest_makes_room_for_a_newcomer(api:
     async with asyncio.timeout(10):
         assert await held[0][0].read() == b""
     assert not held[7][0].at_eof()
-    for _, writer in held:
-        writer.close()
+    await hang_up(*(writer for _, writer in held))
 
 
 async def test_a_newcomer_is_503_while_every_place_has_a_request_in_progress(api: Site) -> None:
@@ -119,8 +130,7 @@ async def test_a_newcomer_is_503_while_every_place_has_a_request_in_progress(api
         response = await sent(api, b"")
     assert_refused(response, 503)
     assert response.headers["retry-after"] == "1"
-    for _, writer in held:
-        writer.close()
+    await hang_up(*(writer for _, writer in held))
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ async def test_a_client_is_told_to_send_its_body_only_after_its_key_was_accepted
     writer.write(f"{head}\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 401")
     assert b"connection: close" in (await reader.readuntil(b"\r\n\r\n")).lower()
-    writer.close()
+    await hang_up(writer)
     key = (await api.caller())["Authorization"]
     reader, writer = await api.connect()
     writer.write(f"{head}Authorization: {key}\r\n\r\n".encode())
@@ -184,7 +194,7 @@ async def test_a_client_is_told_to_send_its_body_only_after_its_key_was_accepted
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(body)
         assert (await reader.readline()).startswith(b"HTTP/1.1 202")
-    writer.close()
+    await hang_up(writer)
 
 
 async def test_probes_are_logged_at_the_level_debug(api: Site) -> None:
