@@ -160,7 +160,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
     max_connections: int = Field(
-        1000, ge=8, description="Most client connections at once. Lowered if the limit of file descriptors leaves fewer."
+        1000, ge=128, description="Most client connections at once. Lowered if the limit of file descriptors leaves fewer."
     )
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")

@@ -12,7 +12,7 @@ _RESERVE = 64
 """Descriptors kept for the database, the listening socket, the log, libraries and operators' calls."""
 _RESERVE_PER_EXPORT = 8
 """Descriptors kept for a running export: its snapshot, its calls to the store, its files."""
-_FEWEST = 8
+_FEWEST = 2 * ACCEPT_BURST
 """Connections that are accepted at least, however low the limit is."""
 
 log = structlog.get_logger()

@@ -88,6 +88,7 @@ _ERRORS: Mapping[int, Response] = {
     401: Response("The API key is missing or invalid.", ErrorBody, {"WWW-Authenticate": "Bearer"}),
     403: Response("The key lacks the scope, or the subscription of the Space is inactive.", ErrorBody),
     404: Response("The id is unknown, or belongs to another Space.", ErrorBody),
+    408: Response("The body did not arrive in time.", ErrorBody),
     413: Response("The body is too large.", ErrorBody),
     415: Response("The content type is not application/json in UTF-8, or the body is compressed.", ErrorBody),
     422: Response("Parameters are invalid; every invalid one is named.", ErrorBody),
@@ -129,7 +130,7 @@ ROUTES: tuple[Route, ...] = (
                     **_RETRY_AFTER,
                 },
             ),
-            **_api_errors(400, 413, 415, 422),
+            **_api_errors(400, 408, 413, 415, 422),
         },
     ),
     Route(

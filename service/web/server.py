@@ -19,8 +19,9 @@ from service.web import limits
 from service.web.connections import TOO_LONG, Connection, Connections, refusal
 from service.web.middleware import EXPECTATION
 
-ACCEPT_BURST = 128
-"""Most connections that are accepted before the first of them is counted."""
+ACCEPT_BURST = 64
+"""Most connections that are accepted before the first of them is read. At most half of the fewest that may be open at once:
+otherwise newcomers would close each other before their requests are read."""
 _KEEPALIVE_MARGIN = 5.0
 """Seconds by which aiohttp's own timer is later than ours, so that ours decides."""
 _SHUTDOWN_SECONDS = 1.0
