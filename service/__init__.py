@@ -6,7 +6,7 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     commands/        what operators type: running, administration, environment
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
-    web/             HTTP: routes, app, server, gate, middleware, problems, …
+    web/             HTTP: routes, app, server, connections, gate, middleware, problems, …
     exports/         use_cases (the API's), windows, waiting, runner, attempt, lease, rescue, leftovers, retention, periodic,
                      priority
       stream/        rows to a file: lines, compress, parts, file
@@ -18,7 +18,7 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
     client/          the consumer's client
     model, errors    the vocabulary
-    settings, logs, failpoints
+    settings, logs, failpoints, exhaustion
 
 Reading order: model → exports/use_cases → exports/runner → exports/attempt → exports/lease → exports/stream/file →
 postgres/claims with sql/migrations/main/0001_service.sql → web/routes → process/run.

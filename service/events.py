@@ -100,14 +100,8 @@ class AttemptEvent(Event):
 
     def fields(self) -> dict[str, object]:
         """The fields of its log line: ids in place of the claim."""
-        claim = self.claim
-        ids = {
-            "export_id": claim.export_id,
-            "space_id": claim.space_id,
-            "attempt": claim.attempt,
-            "claim_id": claim.claim_id,
-        }
-        return {**ids, **{name: value for name, value in Event.fields(self).items() if name != "claim"}}
+        rest = {name: value for name, value in super().fields().items() if name != "claim"}
+        return {**claim_fields(self.claim), **rest}
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ class AttemptFailed(AttemptEvent):
 
 @dataclass(frozen=True)
 class ExportHandedBack(AttemptEvent):
-    """A shutdown interrupted the attempt, which does not count; the export is queued again."""
+    """A shutdown or a lack of descriptors ended the attempt, which does not count; the export is queued again."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +145,16 @@ class ClaimLost(AttemptEvent):
     level: ClassVar[Level] = "warning"
 
     unrecorded: str | None = None
+
+
+def claim_fields(claim: Claim) -> dict[str, object]:
+    """The ids of an attempt for a log line."""
+    return {
+        "export_id": claim.export_id,
+        "space_id": claim.space_id,
+        "attempt": claim.attempt,
+        "claim_id": str(claim.claim_id),
+    }
 
 
 Listener = Callable[[Event], None]

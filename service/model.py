@@ -220,3 +220,13 @@ class Claim:
 def filename(export_id: int) -> str:
     """The name a browser saves the file of an export under (contract: "The file")."""
     return f"contacts-{export_id}.ndjson.gz"
+
+
+def object_metadata(claim: Claim) -> dict[str, str]:
+    """What the store keeps with the object of an attempt."""
+    return {
+        "export-id": str(claim.export_id),
+        "claim-id": str(claim.claim_id),
+        "window-from": claim.window.start.isoformat(),
+        "window-to": claim.window.end.isoformat(),
+    }

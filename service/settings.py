@@ -182,6 +182,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
         None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."
     )
+    max_connections: int = Field(
+        1000, ge=128, description="Most client connections at once. Lowered if the limit of file descriptors leaves fewer."
+    )
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
     rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")

@@ -11,7 +11,8 @@ from typing import assert_never
 import structlog
 
 from service import events
-from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, TimedOut
+from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, ServiceError, TimedOut
+from service.exhaustion import lacks_resources
 from service.exports.lease import Ending, Lease, LeaseEnded, Leases
 from service.exports.periodic import boot_clock
 from service.exports.priority import RequestPriority
@@ -19,13 +20,15 @@ from service.exports.stream.file import Stream, write_file
 from service.exports.stream.lines import encoder
 from service.exports.stream.parts import PartWriter
 from service.failpoints import failpoint
-from service.model import Claim, ExportStatus, Part, StoredFile, filename
+from service.model import Claim, ExportStatus, Part, StoredFile, filename, object_metadata
 from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource, Snapshot
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
 _RECORD_PAUSE = 0.5
 """Seconds between two tries to record an outcome while the database is unreachable."""
+_RESOURCE_PAUSE = 5.0
+"""Seconds before an export is handed back because this process had no descriptors or memory."""
 _PATIENT_FACTOR = 12
 """How many times longer the pause is after an error that only a person can fix."""
 _LINE_BYTES = 200
@@ -83,15 +86,32 @@ class Attempts:
                 written = await lease.run(self._write(claim, lease))
             except LeaseEnded as ended:
                 await self._record_ending(lease, ended.ending)
-            except ExportFailure as failure:
-                await self._record_failure(lease, failure)
-            except DatabaseUnavailable as error:
-                await self._record_failure(lease, InternalFailure(detail=f"main database: {error.detail}"))
-            except Exception as error:
-                log.exception("attempt_crashed", export_id=claim.export_id, claim_id=str(claim.claim_id))
-                await self._record_failure(lease, InternalFailure(detail=type(error).__name__))
+            except Exception as error:  # noqa: BLE001 - every error is recorded
+                await self._record_error(lease, error)
             else:
                 await self._record_completion(lease, written, seconds=boot_clock() - started)
+
+    async def _record_error(self, lease: Lease, error: Exception) -> None:
+        if lacks_resources(error):
+            await self._wait_and_hand_back(lease, error)
+        elif isinstance(error, ExportFailure):
+            await self._record_failure(lease, error)
+        elif isinstance(error, DatabaseUnavailable):
+            await self._record_failure(lease, InternalFailure(detail=f"main database: {error.detail}"))
+        else:
+            log.error("attempt_crashed", **events.claim_fields(lease.claim), exc_info=error)
+            await self._record_failure(lease, InternalFailure(detail=type(error).__name__))
+
+    async def _wait_and_hand_back(self, lease: Lease, error: Exception) -> None:
+        """Give the export back without counting the attempt. The pause before keeps the slot from spinning."""
+        detail = error.detail if isinstance(error, ServiceError) else type(error).__name__
+        log.warning("out_of_resources", **events.claim_fields(lease.claim), detail=detail)
+        ending = Ending.SHUTDOWN
+        try:
+            await lease.run(asyncio.sleep(_RESOURCE_PAUSE))
+        except LeaseEnded as ended:
+            ending = ended.ending
+        await self._record_ending(lease, ending)
 
     async def _write(self, claim: Claim, lease: Lease) -> WrittenFile:
         """Write the file. After any error, and when cancelled, the upload is aborted and the snapshot released."""
@@ -125,7 +145,7 @@ class Attempts:
     async def _upload(self, claim: Claim, part_size: int) -> AsyncIterator[Upload]:
         """An upload that the attempt's row names, so that any replica can abort it. Raises LeaseEnded."""
         async with self._store.upload(
-            claim.object_name, part_size=part_size, filename=filename(claim.export_id), metadata=_metadata(claim)
+            claim.object_name, part_size=part_size, filename=filename(claim.export_id), metadata=object_metadata(claim)
         ) as upload:
             await failpoint("upload_created")
             if not await self._claims.record_upload(claim, upload.upload_id):
@@ -205,7 +225,6 @@ class Attempts:
         read. Nothing is deleted here in any case: if the outcome stays unknown, the row decides about the leftovers later.
         """
         claim = lease.claim
-        event = events.ClaimLost(claim, unrecorded=outcome)
         while True:
             try:
                 await failpoint("before_settle")
@@ -213,15 +232,15 @@ class Attempts:
                     await failpoint("settled")
                     return True
             except DatabaseUnavailable as error:
-                log.warning("outcome_not_recorded", **event.fields(), outcome=outcome, detail=error.detail)
+                log.warning("outcome_not_recorded", **events.claim_fields(claim), outcome=outcome, detail=error.detail)
                 if not lease.believed:
                     return False
                 await asyncio.sleep(_RECORD_PAUSE)
             except Exception:
-                log.exception("outcome_refused", **event.fields(), outcome=outcome)
+                log.exception("outcome_refused", **events.claim_fields(claim), outcome=outcome)
                 return False
             else:
-                events.emit(event)
+                events.emit(events.ClaimLost(claim, unrecorded=outcome))
                 return False
 
 
@@ -229,12 +248,3 @@ async def _put_part(upload: Upload, number: int, part: Part) -> None:
     await failpoint("part_sending")
     await upload.put_part(number, part)
     await failpoint("part_stored")
-
-
-def _metadata(claim: Claim) -> dict[str, str]:
-    return {
-        "export-id": str(claim.export_id),
-        "claim-id": str(claim.claim_id),
-        "window-from": claim.window.start.isoformat(),
-        "window-to": claim.window.end.isoformat(),
-    }

@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.errors import DatabaseUnavailable
 from service.failpoints import failpoint
 from service.postgres.driver_errors import database_errors, unavailable
+from service.postgres.shares import Shares
 from sql import statement
 
 CALL_TIMEOUT = 5.0
@@ -45,6 +46,7 @@ class Database:
         session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._timeout = timeout
+        self._shares = Shares(size)
         milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
         own = {"application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
@@ -75,7 +77,7 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
         """A connection for a few statements. Raises DatabaseUnavailable; a rejected statement raises the driver's error."""
-        with database_errors():
+        async with self._call():
             connection = await self._pool.acquire(timeout=self._timeout)
             usable = False
             try:
@@ -91,6 +93,12 @@ class Database:
                     if not usable:
                         connection.terminate()
                     await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        with database_errors():
+            async with self._shares.turn(self._timeout):
+                yield
 
     async def fetch(self, name: str, *arguments: Any, point: str | None = None) -> list[asyncpg.Record]:
         """All rows of a named statement. `point` is the failpoint between its commit and its response."""

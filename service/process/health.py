@@ -14,7 +14,8 @@ from service.web.health import Readiness
 
 _GOOD_SECONDS = 15.0
 _BAD_SECONDS = 1.0
-"""How long the result of a store probe is cached, in seconds. A failure is cached briefly, to notice a recovery soon."""
+"""How long the result of a store probe is cached, in seconds. A failure is cached briefly, to notice a recovery soon. So is
+every result for the database: many readiness requests at once must not take the connections of other requests."""
 _PATIENCE_SECONDS = 2.0
 """Longest a readiness request waits for the shared store probe, in seconds. The probe continues in the background."""
 
@@ -30,6 +31,8 @@ class Health:
         self._startup = startup
         self._stuck = stuck
         self._stopping = False
+        self._one_ping = asyncio.Lock()
+        self._pinged: tuple[float, str | None] | None = None
         self._probed: tuple[float, str | None] | None = None
         self._probing: asyncio.Task[None] | None = None
 
@@ -64,6 +67,12 @@ class Health:
         return None
 
     async def _ask_database(self) -> str | None:
+        async with self._one_ping:
+            if self._pinged is None or time.monotonic() > self._pinged[0]:
+                self._pinged = time.monotonic() + _BAD_SECONDS, await self._ping()
+            return self._pinged[1]
+
+    async def _ping(self) -> str | None:
         try:
             await self._database.ping()
         except ServiceError as error:

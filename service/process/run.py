@@ -15,6 +15,7 @@ from service.exports.waiting import Waiters
 from service.failpoints import failpoint
 from service.postgres.export_jobs import ExportJobs
 from service.process.build import build_runner, build_web_app
+from service.process.descriptors import connections_allowed
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
@@ -61,8 +62,10 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         runner = build_runner(resources, settings, waiters)
         health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
         app = build_web_app(resources, settings, startup=startup, health=health, runner=runner, waiters=waiters)
+        connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
+        serving = listen(app, settings.host, settings.port, connections=connections)
         with waiters.listening():
-            async with listen(app, settings.host, settings.port) as address, _watch_loop_lag(runner):
+            async with serving as address, _watch_loop_lag(runner):
                 on_listening(address)
                 working = asyncio.create_task(_work(resources, startup, runner))
                 stopping = asyncio.create_task(stop.asked.wait())

@@ -12,17 +12,18 @@ from service.exports.priority import RequestPriority
 from service.exports.use_cases import Exports
 from service.web.contacts import CONTACTS
 from service.web.cors import Cors
-from service.web.exports import CURSORS, EXPORTS
+from service.web.exports import CURSORS, EXPORTS, PAGE_TURNS
 from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import PRIORITY, Gate
 from service.web.health import ALIVE, READY, Readiness
+from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
+from service.web.page_turns import PageTurns
 from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
 from service.web.reference import OPENAPI, OpenApiDocument
 from service.web.routes import ROUTES
-from service.web.server import MAXIMUM_BODY, SERVER_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ def build_app(
     app = web.Application(
         middlewares=[identify, *([cors.preflight] if cors else []), render_errors],
         client_max_size=MAXIMUM_BODY,
-        handler_args=SERVER_OPTIONS,
     )
     app.on_response_prepare.append(finish_response)
     if cors:
@@ -65,6 +65,7 @@ def build_app(
     app[CONTACTS] = services.contacts
     app[CURSORS] = services.cursors
     app[PRIORITY] = services.priority
+    app[PAGE_TURNS] = PageTurns()
     app[ALIVE] = services.alive
     app[READY] = services.ready
     if services.open_link is not None:

@@ -1,16 +1,21 @@
 """JSON bodies: reading the object of a request, and building a response from a declared shape."""
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
+from service.web import limits
+from service.web.connections import Connection, Phase
 from service.web.gate import PRIORITY
-from service.web.problems import MalformedBody, UnsupportedContentType
-from service.web.server import MAXIMUM_BODY
+from service.web.limits import MAXIMUM_BODY
+from service.web.middleware import EXPECTATION
+from service.web.problems import BodyTooSlow, MalformedBody, UnsupportedContentType
 
 _JSON_TYPE = re.compile(r"application/json|[^/\s]+/[^/\s]+\+json")
 
@@ -18,19 +23,20 @@ _JSON_TYPE = re.compile(r"application/json|[^/\s]+/[^/\s]+\+json")
 async def read_json_object(request: web.Request) -> dict[str, Any]:
     """The object in the body. If a key occurs twice, the last one counts.
 
-    Raises UnsupportedContentType, HTTPRequestEntityTooLarge and MalformedBody, checked in this order.
+    Raises UnsupportedContentType, HTTPRequestEntityTooLarge, BodyTooSlow and MalformedBody, checked in this order.
     """
     _check_content_type(request.headers.get("Content-Type", ""))
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise UnsupportedContentType
     if (request.content_length or 0) > MAXIMUM_BODY:
         raise web.HTTPRequestEntityTooLarge(MAXIMUM_BODY)
+    # A client may send its body slowly or never; exports must not wait for it.
+    with request.app[PRIORITY].paused():
+        async with receiving_body(request):
+            data = await _read(request)
     try:
-        # A client may send its body slowly or never; exports must not wait for it.
-        with request.app[PRIORITY].paused():
-            content = await request.read()
-        body = orjson.loads(content)
-    except (orjson.JSONDecodeError, web.RequestPayloadError):
+        body = orjson.loads(data)
+    except orjson.JSONDecodeError:
         raise MalformedBody from None
     if not isinstance(body, dict):
         raise MalformedBody
@@ -47,6 +53,32 @@ def json_response(
 def render_time(instant: datetime) -> str:
     """UTC, truncated to whole seconds (never rounded up): `2024-01-15T10:30:00Z`."""
     return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+
+
+@asynccontextmanager
+async def receiving_body(request: web.Request) -> AsyncIterator[None]:
+    """Read the body inside the block: the client is told to go on if it waits for that. Raises BodyTooSlow."""
+    connection = request.protocol if isinstance(request.protocol, Connection) else None
+    if request.pop(EXPECTATION, None) is not None and request.version >= HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    if connection is not None:
+        connection.enter(Phase.BODY)
+    try:
+        async with asyncio.timeout(limits.BODY_SECONDS):
+            yield
+    except TimeoutError:
+        raise BodyTooSlow from None
+    finally:
+        if connection is not None:
+            connection.enter(Phase.REQUEST)
+
+
+async def _read(request: web.Request) -> bytes:
+    try:
+        return await request.read()
+    except web.RequestPayloadError:
+        raise MalformedBody from None
 
 
 def _check_content_type(value: str) -> None:

@@ -111,6 +111,7 @@ ERRORS: Mapping[int, Response] = {
     401: Response("The API key is missing or invalid.", ErrorBody, {"WWW-Authenticate": "Bearer"}),
     403: Response("The key lacks the scope, or the subscription of the Space is inactive.", ErrorBody),
     404: Response("The id is unknown, or belongs to another Space.", ErrorBody),
+    408: Response("The body did not arrive in time.", ErrorBody),
     409: Response("The export is not completed.", ErrorBody),
     410: Response("The export has expired.", ErrorBody),
     413: Response("The body is too large.", ErrorBody),

@@ -15,7 +15,8 @@ from service.web.export_bodies import ExportBody, parse_creation, parse_export_i
 from service.web.gate import CALLER
 from service.web.idempotency import IDEMPOTENCY_KEY
 from service.web.middleware import REQUEST_ID
-from service.web.origin import origin_of
+from service.web.origin import origin_of, path_of
+from service.web.page_turns import PageTurns
 from service.web.paging import Cursors, PagedList, parse_page_request, render_in_slices, render_page
 from service.web.preferences import PREFER, PREFERENCE_APPLIED, parse_wait, render_applied
 
@@ -23,6 +24,7 @@ EXPORTS_PATH = "/public-api/v1/contacts/exports"
 
 EXPORTS = web.AppKey("exports", Exports)
 CURSORS = web.AppKey("cursors", Cursors)
+PAGE_TURNS = web.AppKey("page_turns", PageTurns)
 
 _POLL_SECONDS = 2
 """Pause between two polls that Retry-After asks for, in seconds: 30 calls a minute."""
@@ -35,7 +37,7 @@ async def create_export(request: web.Request) -> web.StreamResponse:
     exports, caller, wait = request.app[EXPORTS], request[CALLER], _wait(request)
     origin = origin_of(request) if wait is not None else ""  # before the export exists: the Host header may be malformed
     created = await exports.create(caller, asked, request_id=request[REQUEST_ID], idempotency_key=key)
-    headers = {"Location": f"{EXPORTS_PATH}/{created.job.export_id}"}
+    headers = {"Location": path_of(request, f"{EXPORTS_PATH}/{created.job.export_id}")}
     if created.replayed:
         headers["Idempotent-Replayed"] = "true"
     if wait is not None:
@@ -50,10 +52,11 @@ async def list_exports(request: web.Request) -> web.StreamResponse:
     """GET /contacts/exports"""
     caller, cursors = request[CALLER], request.app[CURSORS]
     asked = await parse_page_request(EXPORT_LIST, request.query, caller.space_id, cursors)
-    page = await request.app[EXPORTS].page(caller, status=asked.filters.status, position=asked.position, size=asked.per_page)
-    items = await render_in_slices(page.jobs, _render_item)
-    address = f"{origin_of(request)}{EXPORTS_PATH}"
-    return json_response(await render_page(asked, items, cursors, address, after=page.next, before=page.previous))
+    filters, address = asked.filters, f"{origin_of(request)}{EXPORTS_PATH}"
+    async with request.app[PAGE_TURNS].turn(asked.per_page):
+        page = await request.app[EXPORTS].page(caller, status=filters.status, position=asked.position, size=asked.per_page)
+        items = await render_in_slices(page.jobs, _render_item)
+        return json_response(await render_page(asked, items, cursors, address, after=page.next, before=page.previous))
 
 
 async def show_export(request: web.Request) -> web.StreamResponse:

@@ -1,15 +1,18 @@
 """The checks before each handler of the API: authentication, then scope and subscription, then the rate limit."""
 
+import hashlib
 from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from service.access import Access, authorise
-from service.errors import ServiceError
+from service.errors import ServiceError, Unauthenticated
 from service.exports.priority import RequestPriority
 from service.model import Caller, Scope
+from service.postgres.shares import act_for
 from service.web.rate_limits import Allowance, RateLimitBucket, Throttle
+from service.web.recent import Recent
 
 CALLER = web.RequestKey("caller", Caller)
 """Set for every handler that `Gate.guard` wraps."""
@@ -29,6 +32,9 @@ class Gate:
         self._throttle = throttle
         self._priority = priority
         self._require_started = require_started
+        self._refused = Recent[bytes, bool]()
+        self._verified = Recent[bytes, Caller]()
+        self._allowances = Recent[tuple[RateLimitBucket, int], Allowance]()
 
     def guard(self, handler: Handler, scope: Scope, bucket: RateLimitBucket | None) -> Handler:
         """A handler that runs all checks first. The key needs `scope`; without a bucket the calls are not limited."""
@@ -44,16 +50,47 @@ class Gate:
 
     async def _check(self, request: web.Request, scope: Scope, bucket: RateLimitBucket | None) -> None:
         self._require_started()
-        caller = request[CALLER] = await self._access.authenticate(_authorization(request))
+        authorization = _authorization(request)
+        key = hashlib.sha256((authorization or "").encode(errors="surrogateescape")).digest()
+        self._refuse_if_known(request, key, scope, bucket)
+        act_for(key)
+        caller = request[CALLER] = await self._authenticate(key, authorization)
+        act_for(caller.space_id)
         try:
             authorise(caller, scope)
         except ServiceError:
             if bucket is not None:
-                request[ALLOWANCE] = await self._throttle.peek(bucket, caller.space_id)
+                allowance = request[ALLOWANCE] = await self._throttle.peek(bucket, caller.space_id)
+                self._allowances.put((bucket, caller.space_id), allowance)
             raise
         if bucket is not None:
             allowance = request[ALLOWANCE] = await self._throttle.hit(bucket, caller.space_id)
+            self._allowances.put((bucket, caller.space_id), allowance)
             allowance.check()
+
+    def _refuse_if_known(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket | None) -> None:
+        """Refuse without the database what was refused within the last second. Raises the error of that refusal."""
+        if self._refused.get(key):
+            raise Unauthenticated
+        caller = self._verified.get(key)
+        allowance = None if caller is None or bucket is None else self._allowances.get((bucket, caller.space_id))
+        if caller is None or allowance is None:
+            return
+        try:
+            authorise(caller, scope)
+            allowance.check()
+        except ServiceError:
+            request[CALLER], request[ALLOWANCE] = caller, allowance
+            raise
+
+    async def _authenticate(self, key: bytes, authorization: str | None) -> Caller:
+        try:
+            caller = await self._access.authenticate(authorization)
+        except Unauthenticated:
+            self._refused.put(key, True)  # noqa: FBT003 - the value of an entry
+            raise
+        self._verified.put(key, caller)
+        return caller
 
 
 def _authorization(request: web.Request) -> str | None:

@@ -14,6 +14,11 @@ from service.web import problems
 from service.web.gate import ALLOWANCE, CALLER
 
 REQUEST_ID = web.RequestKey("request_id", str)
+EXPECTATION = web.RequestKey("expectation", str)
+"""The header Expect, until it is met; the server takes it out of the headers."""
+_PROBES = frozenset({"/healthz", "/readyz"})
+"""Routes that are called every few seconds: their log lines have the level debug."""
+_CONTINUE = "100-continue"
 _STARTED = web.RequestKey("started", float)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
@@ -34,17 +39,21 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     A signal, not a middleware: aiohttp determines the status of a file (206, 304, 416) only at this point. The log line has
     the route and never the address, because the address may be a signed link.
     """
-    response.headers["X-Request-Id"] = request_id = _identified(request)
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["Server"] = "contact-exports"
+    request_id = _identified(request)
+    problems.stamp(response.headers, request_id)
     if allowance := request.get(ALLOWANCE):
         response.headers.update(allowance.headers)
     resource = request.match_info.route.resource
     caller = request.get(CALLER)
-    log.info(
+    route = resource.canonical if resource else None
+    if EXPECTATION in request:
+        # The client may send the body that it announced, or not: the next bytes have no certain meaning.
+        response.force_close()
+        response.headers["Connection"] = "close"
+    (log.debug if route in _PROBES else log.info)(
         "request",
         method=request.method,
-        route=resource.canonical if resource else None,
+        route=route,
         status=response.status,
         duration_ms=round((time.perf_counter() - request[_STARTED]) * 1000, 1),
         request_id=request_id,
@@ -56,6 +65,7 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
 async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception into a response. An unexpected one is logged with its traceback."""
     try:
+        _check_expectation(request)
         return await handler(request)
     except ServiceError as error:
         problem = problems.of_service_error(error)
@@ -72,8 +82,12 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     return problems.render(problem, accept=request.headers.get("Accept", ""), request_id=request[REQUEST_ID])
 
 
+def _check_expectation(request: web.Request) -> None:
+    if request.get(EXPECTATION, _CONTINUE).lower() != _CONTINUE:
+        raise web.HTTPExpectationFailed
+
+
 def _identified(request: web.Request) -> str:
-    # `finish_response` may come first: aiohttp refuses an unknown Expect header before it calls any middleware.
     if REQUEST_ID not in request:
         sent = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex

@@ -1,8 +1,9 @@
 """The address under which clients reach this service, for links in responses."""
 
 import re
+from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.web.problems import MalformedHost
 
@@ -13,9 +14,26 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?", re
 
 
 def origin_of(request: web.Request) -> str:
-    """PUBLIC_URL, else scheme and Host header of the request: `https://exports.example`. Raises MalformedHost."""
+    """PUBLIC_URL, else scheme and Host of the request with its port: `https://exports.example`. Raises MalformedHost."""
     if (public_url := request.app.get(PUBLIC_URL)) is not None:
         return public_url
-    if not _HOST.fullmatch(request.host):
+    host = _host(request)
+    if not _HOST.fullmatch(host):
         raise MalformedHost
-    return f"{request.scheme}://{request.host}"
+    return f"{request.scheme}://{host}"
+
+
+def path_of(request: web.Request, path: str) -> str:
+    """`path` as clients reach it: with the path of PUBLIC_URL in front."""
+    return urlsplit(request.app.get(PUBLIC_URL, "")).path + path
+
+
+def _host(request: web.Request) -> str:
+    """The host that the request names, with its port: aiohttp drops the port of a request for a whole URL."""
+    if request._message.url.absolute and request._message.url.raw_authority:  # noqa: SLF001 - no public access to the target
+        return request._message.url.raw_authority  # noqa: SLF001
+    if hdrs.HOST in request.headers or request.transport is None:
+        return request.host
+    # HTTP/1.0 without a Host header: the client knows the address to which it connected.
+    host, port = request.transport.get_extra_info("sockname")[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,7 +1,7 @@
 """Errors as responses: the only table from an error's code to an HTTP status, and the two forms of an error body."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NotRequired
@@ -11,7 +11,7 @@ from aiohttp import web
 from typing_extensions import TypedDict
 
 from service.errors import InvalidParameters, RateLimited, ServiceError
-from service.web.server import MAXIMUM_BODY
+from service.web.limits import MAXIMUM_BODY
 
 PROBLEM_JSON = "application/problem+json"
 _WEIGHT_ZERO = re.compile(r"q=0(\.0*)?")
@@ -32,6 +32,13 @@ class MalformedHost(ServiceError):
     message = "The Host header is not a valid host name."
 
 
+class BodyTooSlow(ServiceError):
+    """The body did not arrive within its time."""
+
+    code = "body_too_slow"
+    message = "The body did not arrive in time."
+
+
 class UnsupportedContentType(ServiceError):
     """The body has another media type, another charset, or is compressed."""
 
@@ -42,6 +49,7 @@ class UnsupportedContentType(ServiceError):
 _STATUS: Mapping[str, HTTPStatus] = {
     "malformed_body": HTTPStatus.BAD_REQUEST,
     "malformed_host": HTTPStatus.BAD_REQUEST,
+    "body_too_slow": HTTPStatus.REQUEST_TIMEOUT,
     "unauthenticated": HTTPStatus.UNAUTHORIZED,
     "scope_missing": HTTPStatus.FORBIDDEN,
     "subscription_inactive": HTTPStatus.FORBIDDEN,
@@ -63,6 +71,10 @@ _STATUS: Mapping[str, HTTPStatus] = {
 }
 """A code that is not listed here is an error inside the service: 500."""
 
+_HEADERS: Mapping[HTTPStatus, tuple[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", "Bearer"),
+    HTTPStatus.REQUEST_TIMEOUT: ("Connection", "close"),
+}
 _HTTP_MESSAGES: Mapping[int, str] = {
     404: "Not found.",
     405: "Method not allowed.",
@@ -112,8 +124,8 @@ def of_service_error(error: ServiceError) -> Problem:
         return Problem(status, error.message, error.fields)
     if isinstance(error, RateLimited):
         return Problem(status, error.message, headers=(("Retry-After", str(error.retry_after)),))
-    if status is HTTPStatus.UNAUTHORIZED:
-        return Problem(status, error.message, headers=(("WWW-Authenticate", "Bearer"),))
+    if status in _HEADERS:
+        return Problem(status, error.message, headers=(_HEADERS[status],))
     if status is HTTPStatus.SERVICE_UNAVAILABLE:
         message = _STORAGE_MESSAGE if error.code.startswith("storage_") else error.message
         return Problem(status, message, headers=(("Retry-After", str(_UNAVAILABLE_RETRY_SECONDS)),))
@@ -148,6 +160,13 @@ def render(problem: Problem, *, accept: str, request_id: str) -> web.Response:
         content_type=content_type,
         headers=problem.headers,
     )
+
+
+def stamp(headers: MutableMapping[str, str], request_id: str) -> None:
+    """Set the headers that every response has."""
+    headers["X-Request-Id"] = request_id
+    headers.setdefault("Cache-Control", "no-store")
+    headers["Server"] = "contact-exports"
 
 
 def _names_problem_json(accept: str) -> bool:

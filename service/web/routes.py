@@ -71,7 +71,7 @@ ROUTES: tuple[Route, ...] = (
                     **POLL_AFTER,
                 },
             ),
-            **api_errors(400, 413, 415, 422),
+            **api_errors(400, 408, 413, 415, 422),
         },
     ),
     Route(

@@ -1,18 +1,29 @@
 """The HTTP server: its limits, its logging, and the socket it listens on."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.errors import CannotListen
+from service.web import limits
+from service.web.connections import TOO_LONG, Connection, Connections, refusal
+from service.web.middleware import EXPECTATION
 
-MAXIMUM_BODY = 64 * 1024
-"""Largest request body, in bytes (contract: 413)."""
+ACCEPT_BURST = 64
+"""Most connections that are accepted before the first of them is read. At most half of the fewest that may be open at once:
+otherwise newcomers would close each other before their requests are read."""
+_KEEPALIVE_MARGIN = 5.0
+"""Seconds by which aiohttp's own timer is later than ours, so that ours decides."""
 _SHUTDOWN_SECONDS = 1.0
 """Longest that in-flight requests may take after everything else has stopped, in seconds."""
 
@@ -33,22 +44,81 @@ SERVER_OPTIONS: Mapping[str, Any] = {
     "logger": _server_log,
     # Compressed bodies are refused. aiohttp would decompress them before any check.
     "auto_decompress": False,
-    # A client that disconnects must not interrupt a handler between its commit and the wake-up of the runner.
-    "handler_cancellation": False,
 }
 
 
+class GuardedServer(web.Server):
+    """Makes a `Connection` for each socket, and takes the header Expect out of each request."""
+
+    def __init__(self, inner: web.Server, connections: Connections, **options: Any) -> None:
+        # A client that disconnects must not interrupt a handler between its commit and the wake-up of the runner.
+        super().__init__(self._handle, request_factory=self._request, handler_cancellation=False)
+        self._inner = inner
+        self._open = connections
+        self._options = {
+            "keepalive_timeout": limits.IDLE_SECONDS + _KEEPALIVE_MARGIN,
+            "max_line_size": limits.MAXIMUM_FIELD,
+            "max_field_size": limits.MAXIMUM_FIELD,
+            "max_headers": limits.MAXIMUM_FIELDS,
+            "read_bufsize": limits.READ_BUFFER,
+            "lingering_time": limits.LINGER_SECONDS,
+            **options,
+        }
+
+    def __call__(self) -> web.RequestHandler:
+        """The protocol of a new socket."""
+        return Connection(self, self._open, **self._options)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > limits.MAXIMUM_HEAD:
+            return refusal(TOO_LONG)
+        return await self._inner.request_handler(request)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: web.RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        """The request of a message. aiohttp would answer Expect itself, before the key and the rate limit are checked."""
+        expectation = message.headers.get(hdrs.EXPECT)
+        if expectation is not None:
+            headers = CIMultiDict(message.headers)
+            del headers[hdrs.EXPECT]
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        request = self._inner.request_factory(message, payload, protocol, writer, task)
+        if expectation is not None:
+            request[EXPECTATION] = expectation
+        return request
+
+
+class GuardedRunner(web.AppRunner):
+    """Runs an application behind a `GuardedServer`."""
+
+    def __init__(self, app: web.Application, connections: Connections, **options: Any) -> None:
+        super().__init__(app, access_log=None, handle_signals=False, shutdown_timeout=options.pop("shutdown_timeout", 60.0))
+        self._connections = connections
+        self._options = options
+
+    async def _make_server(self) -> web.Server:
+        return GuardedServer(await super()._make_server(), self._connections, **self._options)
+
+
 @asynccontextmanager
-async def listen(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Accept requests inside the block. Yields the address, such as `http://127.0.0.1:8080`; port 0 takes a free port.
+async def listen(app: web.Application, host: str, port: int, *, connections: int) -> AsyncIterator[str]:
+    """Accept requests inside the block, over at most this many connections at once.
+
+    Yields the address, such as `http://127.0.0.1:8080`; port 0 takes a free port.
 
     Raises CannotListen.
     """
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS)
+    runner = GuardedRunner(app, Connections(connections), shutdown_timeout=_SHUTDOWN_SECONDS, **SERVER_OPTIONS)
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, backlog=ACCEPT_BURST).start()
         except OSError as error:
             raise CannotListen(detail=f"{host}:{port}: {error.strerror}") from None
         bound_host, bound_port = runner.addresses[0][:2]

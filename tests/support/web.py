@@ -29,14 +29,17 @@ from service.postgres.rate_limits import PostgresStorage
 from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
 from service.web.app import WebServices, build_app
+from service.web.connections import Connections
 from service.web.health import Readiness
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
+from service.web.server import SERVER_OPTIONS, GuardedRunner
 from tests.support.documented import Documented
 from tests.support.stores import link_secret
 
 EXPORTS = "/public-api/v1/contacts/exports"
 BODY = {"start_date": "2024-01-15 00:00:00", "end_date": "2024-01-15 23:59:59"}
+CONNECTIONS = 500
 UNREACHED = "1000/minute"
 Client = TestClient[Any, Any]
 
@@ -121,6 +124,13 @@ class Site:
     def claims(self) -> Claims:
         """The claims of a worker."""
         return Claims(self.database, renewals=self.database)
+
+
+class GuardedTestServer(TestServer):
+    """The application behind the connection limits of the service."""
+
+    async def _make_runner(self, **_: Any) -> GuardedRunner:
+        return GuardedRunner(self.app, Connections(CONNECTIONS), shutdown_timeout=1.0, **SERVER_OPTIONS)
 
 
 class SiteOptions(TypedDict, total=False):
@@ -218,7 +228,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
         documented = Documented()
         app.on_response_prepare.append(documented.compare)
         with waiters.listening():
-            async with TestClient(TestServer(app)) as client:
+            async with TestClient(GuardedTestServer(app)) as client:
                 running.append(
                     Site(
                         client,
