@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.errors import DatabaseUnavailable
 from service.failpoints import failpoint
 from service.postgres.driver_errors import database_errors, unavailable
+from service.postgres.session import lift_transaction_timeout
 from sql import statement
 
 CALL_TIMEOUT = 5.0
@@ -24,6 +25,12 @@ _SERVER_SHARE = 0.9
 """The server's statement timeout as a share of ours. A server-side timeout proves that the statement was rolled back. A
 client-side timeout does not: a statement waiting for a lock could still commit later."""
 _RELEASE_TIMEOUT = 3.0
+_SESSION = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "idle_session_timeout": "0",
+}
+"""Server settings that override the defaults of the role."""
 _IDLE_SECONDS = 60.0
 """Idle connections are closed before load balancers and NAT tables drop them."""
 
@@ -36,7 +43,7 @@ class Database:
     ) -> None:
         self._timeout = timeout
         milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
-        session = {"application_name": application_name, "statement_timeout": milliseconds}
+        session = _SESSION | {"application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -44,6 +51,7 @@ class Database:
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             command_timeout=timeout,
             timeout=timeout,
+            init=None if pooler else lift_transaction_timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
             server_settings=None if pooler else session,

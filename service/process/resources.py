@@ -52,7 +52,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             yield Resources(
                 database,
                 renewals,
-                ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds),
+                ContactSource(
+                    settings.contacts_dsn, settings.fetch_timeout_seconds, timedelta(seconds=settings.complete_until_slack)
+                ),
                 store,
                 local_store,
                 open_storage(settings.rate_limit_storage_url.get_secret_value(), database),
