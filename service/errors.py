@@ -124,6 +124,17 @@ class DatabaseUnavailable(ServiceError):
     message = "The database is temporarily unavailable."
 
 
+class DatabaseRefused(DatabaseUnavailable):
+    """The server rejects the password or has no such database; `detail` says which."""
+
+
+class LoginRefused(ServiceError):
+    """A database rejected the login when the service started; a setting must be fixed by hand."""
+
+    code = "login_refused"
+    message = "A database refuses the login."
+
+
 class SchemaMismatch(ServiceError):
     """The schema must be changed by hand before this version can use the database."""
 
@@ -183,7 +194,7 @@ class ExportFailure(ServiceError):
     """Base of the errors that end an attempt."""
 
     message = "The export failed because of an internal error."
-    permanent: ClassVar[bool] = False
+    permanent: bool = False
     """True if another attempt can only fail the same way."""
     patient: ClassVar[bool] = False
     """True if only a person can fix it: retries wait long from the first one."""
@@ -194,6 +205,23 @@ class SourceUnavailable(ExportFailure):
 
     code = "source_unavailable"
     message = "The contacts could not be read. Please try again later."
+
+
+class SourceUnreadable(SourceUnavailable):
+    """The contacts' relations are missing, forbidden or broken; only a person can fix that."""
+
+    message = "The contacts cannot be read. Please contact the operator."
+    permanent = True
+
+
+class SourceSlow(SourceUnavailable):
+    """The contacts' database responds, but the query does not return rows in time. `permanent` ends the export."""
+
+    message = "The contacts could not be read in time. Please contact the operator."
+
+    def __init__(self, message: str | None = None, *, detail: str | None = None, permanent: bool = False) -> None:
+        self.permanent = permanent
+        super().__init__(message, detail=detail)
 
 
 class SourceData(ExportFailure):

@@ -214,6 +214,14 @@ class Settings(BaseSettings):
     )
     max_export_seconds: Seconds = Field(7200, description="Longest duration of one attempt.")
     fetch_timeout_seconds: Seconds = Field(120, description="Statement timeout of one fetch from the contacts database.")
+    complete_until_slack: float = Field(
+        5,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="Seconds subtracted from `complete_until`, for applications that set `created_at` themselves:"
+        " clocks differ, and the transaction starts later.",
+    )
     file_lifetime_hours: float = Field(
         24, gt=0, allow_inf_nan=False, description="How long the file of a completed export is kept."
     )

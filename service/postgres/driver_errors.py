@@ -1,41 +1,72 @@
 """Translates errors of the Postgres driver into errors of this service."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import asyncpg
 
-from service.errors import DatabaseUnavailable, ServiceError, SourceData, SourceUnavailable
+from service.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    ServiceError,
+    SourceData,
+    SourceUnavailable,
+    SourceUnreadable,
+)
 
 _UNAVAILABLE_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
 """SQLSTATE classes that blame the server, not the statement: connection, read-only after a failover, rollback by deadlock,
 resources, lock timeout, operator intervention, system error."""
-_DATA_CLASSES = ("22", "54")
-"""SQLSTATE classes that blame stored data: data exception, program limit exceeded."""
+_DATA_CLASSES = ("21", "22", "54")
+"""SQLSTATE classes that blame stored data: a subquery with several rows, data exception, program limit exceeded."""
+_DEFINITION_CLASSES = ("3F", "42")
+"""SQLSTATE classes that blame a definition: no such schema, relation, column or right. Their messages name only these."""
+_ROUTINE_CLASSES = ("2F", "P0")
+"""SQLSTATE classes of errors that a function raises. Their messages are written by people and may quote values of rows."""
+_ROUTINE = re.compile(r'PL/pgSQL function ([\w."$]+)\([^)]*\) line (\d+)')
+_REFUSED = (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError)
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises DatabaseUnavailable for errors of an unavailable database. Any other error passes unchanged."""
+    """Raises DatabaseUnavailable for errors of an unavailable database, DatabaseRefused for a wrong password or database.
+
+    Any other error passes unchanged.
+    """
     try:
         yield
     except Exception as error:
         if unavailable(error):
-            raise DatabaseUnavailable(detail=describe(error)) from error
+            failure = DatabaseRefused if isinstance(error, _REFUSED) else DatabaseUnavailable
+            raise failure(detail=describe(error)) from error
         raise
 
 
 @contextmanager
-def source_errors() -> Iterator[None]:
-    """Raises SourceData or SourceUnavailable for any error while reading contacts. A ServiceError passes unchanged."""
+def source_errors(place: Callable[[], str] = lambda: "contacts database") -> Iterator[None]:
+    """Raises SourceData, SourceUnreadable or SourceUnavailable for any error while reading contacts.
+
+    `place` says for operators where the error happened. A ServiceError passes unchanged.
+    """
     try:
         yield
     except ServiceError:
         raise
     except Exception as error:
-        blames_data = isinstance(error, UnicodeError) or _sqlstate_class(error) in _DATA_CLASSES
-        failure = SourceData if blames_data else SourceUnavailable
-        raise failure(detail=f"contacts database: {describe(error)}") from error
+        raise _source_failure(error)(detail=f"{place()}: {describe(error)}") from error
+
+
+def _source_failure(error: Exception) -> type[SourceData | SourceUnavailable]:
+    sqlstate_class = _sqlstate_class(error)
+    if isinstance(error, UnicodeError) or sqlstate_class in _DATA_CLASSES:
+        return SourceData
+    return SourceUnreadable if sqlstate_class in _DEFINITION_CLASSES + _ROUTINE_CLASSES else SourceUnavailable
+
+
+def login_refused(error: SourceUnavailable) -> bool:
+    """True if a wrong password or a missing database caused the error."""
+    return isinstance(error.__cause__, _REFUSED)
 
 
 def unavailable(error: BaseException) -> bool:
@@ -48,12 +79,23 @@ def unavailable(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """The error for operators: class, SQLSTATE, and the server's message unless that may contain data of rows."""
+    """The error for operators: class, SQLSTATE, and the server's message unless that may contain data of rows.
+
+    DETAIL, HINT and CONTEXT of the server are left out. An error that a function raised is described by the function's
+    name and line.
+    """
     if isinstance(error, asyncpg.PostgresError):
-        return f"{type(error).__name__} {error.sqlstate}: {error.message if unavailable(error) else ''}".rstrip(": ")
+        return f"{type(error).__name__} {error.sqlstate}: {_server_sentence(error)}".rstrip(": ")
     if isinstance(error, TimeoutError):
         return "no response in time"
     return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
+
+
+def _server_sentence(error: asyncpg.PostgresError) -> str:
+    if _sqlstate_class(error) in _ROUTINE_CLASSES:
+        found = _ROUTINE.search(error.context or "")
+        return f"raised by the function {found[1]} in line {found[2]}" if found else ""
+    return error.message or "" if unavailable(error) or _sqlstate_class(error) in _DEFINITION_CLASSES else ""
 
 
 def _sqlstate_class(error: BaseException) -> str:

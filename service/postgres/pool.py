@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.errors import DatabaseUnavailable
 from service.failpoints import failpoint
 from service.postgres.driver_errors import database_errors, unavailable
+from service.postgres.session import lift_transaction_timeout
 from service.postgres.shares import Shares
 from sql import statement
 
@@ -25,6 +26,12 @@ _SERVER_SHARE = 0.9
 """The server's statement timeout as a share of ours. A server-side timeout proves that the statement was rolled back. A
 client-side timeout does not: a statement waiting for a lock could still commit later."""
 _RELEASE_TIMEOUT = 3.0
+_SESSION = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "idle_session_timeout": "0",
+}
+"""Server settings that override the defaults of the role."""
 _IDLE_SECONDS = 60.0
 """Idle connections are closed before load balancers and NAT tables drop them."""
 
@@ -48,7 +55,7 @@ class Database:
         self._timeout = timeout
         self._shares = Shares(size)
         milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
-        own = {"application_name": application_name, "statement_timeout": milliseconds}
+        own = {**_SESSION, "application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -56,6 +63,7 @@ class Database:
             max_inactive_connection_lifetime=_IDLE_SECONDS,
             command_timeout=timeout,
             timeout=timeout,
+            init=None if pooler else lift_transaction_timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
             server_settings=None if pooler else {**own, **session},

@@ -1,10 +1,14 @@
 """Checks the three contact relations (tables or views) that an export reads."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from operator import itemgetter
 
 import asyncpg
 
-from service.errors import SchemaMismatch
+from service.errors import SchemaMismatch, SourceData
+from service.postgres.driver_errors import source_errors
 from sql import statement
 
 _ID = ("bigint", "integer")
@@ -26,6 +30,11 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "comet_tokens": {"contact_id": _ID, "token": _TEXT, "last_seen_at": _INSTANT},
 }
 """Relations, columns and accepted types. This is a contract: adopters map their own tables onto it."""
+_PROBES = {"contacts": "probe_contacts", "contact_emails": "probe_contact_emails", "comet_tokens": "probe_comet_tokens"}
+_PROBE_TIMEOUT = "2s"
+"""Longest the server spends on one probe: a view may sort all its rows before it returns the first."""
+_CALL_TIMEOUT = 10.0
+_id_of = itemgetter(0)
 
 
 OPTIONAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {"contacts": {"custom_fields": ("jsonb", "json")}}
@@ -54,9 +63,54 @@ async def check_relations(connection: asyncpg.Connection) -> None:
         raise SchemaMismatch("The contacts cannot be read: " + "; ".join(mismatches) + ".")
 
 
+async def check_readable(connection: asyncpg.Connection) -> None:
+    """Raises SourceUnreadable if a relation is forbidden, filtered by row-level security, or raises for its first row.
+
+    A relation that is slow or locked is not a fault. Neither is a bad value in the first row, because that concerns one
+    Space. Sets the statement timeout of the session.
+    """
+    with source_errors():
+        async with asyncio.timeout(_CALL_TIMEOUT):
+            await connection.execute(f"SET statement_timeout = '{_PROBE_TIMEOUT}'")
+            for relation, probe in _PROBES.items():
+                for rows in (0, 1):
+                    with suppress(SourceData), source_errors(relation.__str__), suppress(asyncpg.QueryCanceledError):
+                        await connection.fetch(statement(probe), rows)
+
+
 async def found_relations(connection: asyncpg.Connection) -> dict[str, dict[str, str]]:
     """Columns and their types of the existing contact relations, by relation."""
     found: dict[str, dict[str, str]] = {}
     for row in await connection.fetch(statement("contact_relations")):
         found.setdefault(row["relation"], {})[row["column"]] = row["type"]
     return found
+
+
+class IdCheck:
+    """Checks that the contacts of one file have different ids, as far as that can be seen without holding all of them."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._last: object = None
+
+    def check(self, rows: Sequence[asyncpg.Record]) -> None:
+        """The next rows of the file, at least one; the first column is the id. Raises SourceData that names the place.
+
+        Sees a null, and an id that is repeated within `rows` or is the last id of the previous call.
+        """
+        ids = set(map(_id_of, rows))
+        if len(ids) < len(rows) or None in ids or rows[0][0] == self._last:
+            raise SourceData(detail=self._place(rows))
+        self._rows += len(rows)
+        self._last = rows[-1][0]
+
+    def _place(self, rows: Sequence[asyncpg.Record]) -> str:
+        seen = {self._last: self._rows}
+        for number, row in enumerate(rows, start=self._rows + 1):
+            contact_id = row[0]
+            if contact_id is None:
+                return f"contacts.id is null in row {number} of the file"
+            if contact_id in seen:
+                return f"contacts.id {contact_id} is in row {seen[contact_id]} and in row {number} of the file"
+            seen[contact_id] = number
+        return "contacts.id is not unique"

@@ -7,6 +7,7 @@ from datetime import timedelta
 import asyncpg
 
 from service.postgres.driver_errors import database_errors
+from service.postgres.session import lift_limits
 
 _CONNECT_TIMEOUT = timedelta(seconds=5)
 
@@ -25,6 +26,7 @@ async def single_connection(dsn: str, *, command_timeout: timedelta | None) -> A
             server_settings={"application_name": "contact-exports"},
         )
         try:
+            await lift_limits(connection)
             yield connection
         finally:
             connection.terminate()

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Union
 
 import asyncpg
@@ -13,15 +14,14 @@ from asyncpg.cursor import Cursor
 from asyncpg.pool import PoolConnectionProxy
 from asyncpg.transaction import Transaction
 
+from service.errors import LoginRefused, SchemaMismatch, ServiceError, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.failpoints import failpoint
 from service.model import Claim, Extra, Extras
-from service.postgres.driver_errors import source_errors
+from service.postgres.driver_errors import describe, login_refused, source_errors
 from service.postgres.read_ahead import read_ahead
-from service.postgres.relations import check_relations
+from service.postgres.relations import IdCheck, check_readable, check_relations
+from service.postgres.session import APPLICATION_NAME, connect_to_contacts
 from sql import fragment, statement
-
-APPLICATION_NAME = "contact-exports export"
-"""Marks our snapshots in pg_stat_activity, to distinguish them from transactions that write."""
 
 BATCH_ROWS = 500
 """Rows per encoded batch: encoding one occupies the event loop for 0.25 ms."""
@@ -33,6 +33,13 @@ _READ_AHEAD = 2
 """Fetches that are done or in flight while the rows of an earlier one are encoded."""
 _CALL_TIMEOUT = 10.0
 
+_TIMEOUT_SHARE = 0.9
+"""Share of the fetch timeout after which a cancelled fetch counts as timed out. The two clocks do not start together."""
+_TRIES_WITHOUT_A_ROW = 2
+"""Attempts in which the query may return no row in time. The second excludes a cold cache; more only load the database."""
+_PLAN_DEPTH = 4
+"""Nodes of a plan that are named, from the top."""
+
 Batch = Sequence[asyncpg.Record]
 Connection = Union[asyncpg.Connection, "PoolConnectionProxy[asyncpg.Record]"]
 FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
@@ -41,72 +48,93 @@ FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 
 @dataclass(frozen=True, slots=True)
 class ContactSource:
-    """The database of the contacts. `fetch_timeout` limits each read on client and server, in seconds."""
+    """The database of the contacts. `fetch_timeout` limits each read on client and server, in seconds.
+
+    `slack` is subtracted from each snapshot's `complete_until`.
+    """
 
     dsn: str
     fetch_timeout: float
+    slack: timedelta = timedelta(0)
 
     async def check(self) -> None:
-        """Raises SchemaMismatch if the three relations do not match the contract, SourceUnavailable."""
-        connection = await self._connect()
+        """Raises SchemaMismatch if the relations do not match the contract, SourceUnreadable if they cannot be read.
+
+        Raises LoginRefused for a wrong password or a missing database, else SourceUnavailable.
+        """
+        try:
+            connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
+        except SourceUnavailable as error:
+            if login_refused(error):
+                raise LoginRefused(detail=error.detail) from error
+            raise
         try:
             with source_errors():
                 async with asyncio.timeout(_CALL_TIMEOUT):
                     await check_relations(connection)
+            await check_readable(connection)
         finally:
             connection.terminate()
+
+    async def fault(self) -> str | None:
+        """What a person must fix before contacts can be read, in words for operators; None if nothing is known."""
+        try:
+            await self.check()
+        except (SchemaMismatch, LoginRefused) as error:
+            return error.detail or error.message
+        except SourceUnreadable as error:
+            return error.detail
+        except ServiceError:
+            return None
+        return None
 
     @asynccontextmanager
     async def snapshot(self, claim: Claim) -> AsyncIterator["Snapshot"]:
-        """One REPEATABLE READ, READ ONLY transaction for one attempt. Raises SourceUnavailable, SourceData.
+        """One REPEATABLE READ, READ ONLY transaction for one attempt.
 
-        The connection is terminated, because that needs no response from the server. `async with connection.transaction()`
-        would hang in ROLLBACK on a half-open connection.
+        Raises SourceUnavailable, SourceUnreadable, SourceSlow, SourceData. The connection is terminated, because that
+        needs no response from the server. `async with connection.transaction()` would hang in ROLLBACK on a half-open
+        connection.
         """
-        connection = await self._connect()
+        connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
+        snapshot = Snapshot(connection, claim, self)
         try:
-            snapshot = Snapshot(connection, claim, self.fetch_timeout)
             await snapshot.begin()
             yield snapshot
+        except SourceUnreadable as failure:
+            connection.terminate()
+            raise SourceUnreadable(detail=await self.fault() or failure.detail) from failure
+        except SourceSlow as failure:
+            connection.terminate()
+            raise await self._slow(snapshot, failure) from failure
         finally:
             connection.terminate()
 
-    async def _connect(self) -> asyncpg.Connection:
-        milliseconds = str(int(self.fetch_timeout * 1000))
-        with source_errors():
-            return await asyncpg.connect(
-                self.dsn,
-                timeout=_CALL_TIMEOUT,
-                command_timeout=self.fetch_timeout,
-                statement_cache_size=0,
-                server_settings={
-                    "application_name": APPLICATION_NAME,
-                    "default_transaction_read_only": "on",
-                    "statement_timeout": milliseconds,
-                    "idle_in_transaction_session_timeout": "600s",
-                    "jit": "off",
-                    # The index returns rows in file order: a sort would delay the first row, and a parallel plan cannot be
-                    # suspended between two fetches.
-                    "enable_sort": "off",
-                    "max_parallel_workers_per_gather": "0",
-                    # Otherwise a server that is busy with a statement notices a closed socket only after the statement.
-                    "client_connection_check_interval": "2s",
-                    # Only unacknowledged bytes distinguish a stopped process from a slow one.
-                    "tcp_keepalives_idle": "30",
-                    "tcp_keepalives_interval": "10",
-                    "tcp_keepalives_count": "3",
-                    "tcp_user_timeout": "60000",
-                },
-            )
+    async def _slow(self, snapshot: "Snapshot", failure: SourceSlow) -> SourceUnavailable:
+        """The failure with the plan of the query. A database that does not plan it in time is unavailable, not slow."""
+        try:
+            connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
+            try:
+                async with asyncio.timeout(_CALL_TIMEOUT):
+                    plan = await snapshot.explain(connection)
+            finally:
+                connection.terminate()
+        except (SourceUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            cause = error.detail if isinstance(error, SourceUnavailable) else describe(error)
+            return SourceUnavailable(detail=f"{failure.detail}; its plan: {cause}")
+        return SourceSlow(detail=f"{failure.detail}; its plan: {plan}", permanent=failure.permanent)
 
 
 class Snapshot:
     """The contacts of one claim in one snapshot."""
 
-    def __init__(self, connection: asyncpg.Connection, claim: Claim, fetch_timeout: float) -> None:
+    def __init__(self, connection: asyncpg.Connection, claim: Claim, source: ContactSource) -> None:
         self._connection = connection
         self._claim = claim
-        self._fetch_timeout = fetch_timeout
+        self._source = source
+        self._query = read_contacts(())
+        self._rows = 0
+        self._ids_are_unique = False
         self._fetch_rows = FIRST_ROWS
         self._transaction: Transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         self._range = (claim.space_id, claim.window.start, claim.window.end)
@@ -120,7 +148,7 @@ class Snapshot:
         """Take the snapshot."""
         with source_errors():
             async with asyncio.timeout(_CALL_TIMEOUT):
-                horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME)
+                horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME, self._source.slack)
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
                 plan = json.loads(await self._connection.fetchval(statement("estimate_contacts"), *self._range))
@@ -132,23 +160,55 @@ class Snapshot:
 
         Each fetch runs inside `fetch_slot()` and reads at most the number of rows that it yields.
 
-        Columns: id, email, name, phone, location, and the extras of the claim as JSON text.
+        Columns: id, email, name, phone, location, and the extras of the claim as JSON text. Raises SourceData also for an
+        id that is null or repeated.
         """
-        with source_errors():
+        ids = IdCheck()
+        with source_errors(self._place):
             async with aclosing(read_ahead(self._fetches(fetch_slot), _READ_AHEAD)) as fetched:
                 async for rows in fetched:
                     await failpoint("batch_read")
+                    if not self._ids_are_unique:
+                        ids.check(rows)
                     for start in range(0, len(rows), BATCH_ROWS):
                         yield rows[start : start + BATCH_ROWS]
 
     async def _fetches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         cursor = await self._open_cursor()
+        timeout = self._source.fetch_timeout
         while True:
             async with fetch_slot() as most_rows:
-                rows = await cursor.fetch(min(self._fetch_rows, most_rows), timeout=self._fetch_timeout)
+                started = time.monotonic()
+                try:
+                    rows = await cursor.fetch(min(self._fetch_rows, most_rows), timeout=timeout)
+                except (TimeoutError, asyncpg.QueryCanceledError) as error:
+                    if time.monotonic() - started < timeout * _TIMEOUT_SHARE:  # an operator cancelled the query
+                        raise
+                    raise self._slow() from error
             if not rows:
                 return
+            self._rows += len(rows)
             yield rows
+
+    def _slow(self) -> SourceSlow:
+        final = self._rows == 0 and self._claim.attempt >= _TRIES_WITHOUT_A_ROW
+        waited = f"the query returned no row within {self._source.fetch_timeout:g} s (FETCH_TIMEOUT_SECONDS)"
+        return SourceSlow(detail=f"{self._place()}: {waited}", permanent=final)
+
+    def _place(self) -> str:
+        extras = "".join(f", {extra}" for extra in self._claim.extras)
+        return f"contacts database, reading contacts{extras} after {self._rows} rows"
+
+    async def explain(self, connection: asyncpg.Connection) -> str:
+        """The top nodes of the query's plan, outermost first. The query is planned, not run."""
+        plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {self._query}", *self._range))
+        node = plan[0]["Plan"]
+        names: list[str] = []
+        while node is not None and len(names) < _PLAN_DEPTH:
+            relation = node.get("Relation Name")
+            names.append(f"{node['Node Type']} on {relation}" if relation else node["Node Type"])
+            node = next(iter(node.get("Plans", ())), None)
+        return ", ".join(names)
 
     def pace(self, rows: int, size: int) -> None:
         """Adjust the next fetches to about 1 MiB, given that the lines of `rows` contacts took `size` bytes."""
@@ -159,8 +219,9 @@ class Snapshot:
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        fragments = await extra_fragments(self._connection, self._claim.extras)
-        return await self._connection.cursor(read_contacts(fragments), *self._range)
+        self._ids_are_unique = await self._connection.fetchval(statement("ids_are_unique"), timeout=_CALL_TIMEOUT)
+        self._query = read_contacts(await extra_fragments(self._connection, self._claim.extras))
+        return await self._connection.cursor(self._query, *self._range)
 
 
 async def extra_fragments(connection: Connection, extras: Extras) -> list[str]:

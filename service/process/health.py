@@ -2,30 +2,71 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from service.errors import ServiceError, StorageUnavailable
 from service.postgres.pool import Database
+from service.postgres.snapshot import ContactSource
 from service.process.startup import Startup
 from service.storage import ObjectStore
 from service.web.health import Readiness
 
-_GOOD_SECONDS = 15.0
+_STORE_SECONDS = 15.0
+_CONTACTS_SECONDS = 60.0
+"""How long a good result is cached, in seconds. Probing slow views takes the server up to 6 s."""
 _BAD_SECONDS = 1.0
-"""How long the result of a store probe is cached, in seconds. A failure is cached briefly, to notice a recovery soon. So is
-every result for the database: many readiness requests at once must not take the connections of other requests."""
+"""How long a fault is cached, in seconds: briefly, to notice a recovery soon. So is every result for the database: many
+readiness requests at once must not take the connections of other requests."""
 _PATIENCE_SECONDS = 2.0
-"""Longest a readiness request waits for the shared store probe, in seconds. The probe continues in the background."""
+"""Longest a readiness request waits for a shared probe, in seconds. The probe continues in the background."""
 
 log = structlog.get_logger()
 
 
-class Health:
-    """Checks of the process, the database and the store. `stuck` names a step that only a restart can end."""
+class CachedProbe:
+    """A probe that all readiness requests share. `probe` returns None, or the fault; a good result lasts `good_seconds`."""
 
-    def __init__(self, database: Database, store: ObjectStore, startup: Startup, stuck: Callable[[], str | None]) -> None:
+    def __init__(self, probe: Callable[[], Awaitable[str | None]], *, good_seconds: float) -> None:
+        self._probe = probe
+        self._good_seconds = good_seconds
+        self._result: str | None = None
+        self._expires = 0.0
+        self._probing: asyncio.Task[None] | None = None
+
+    async def fault(self, *, late: str | None = None) -> str | None:
+        """The fault, or None. If the probe does not end in time, `late` or else the fault that was found before."""
+        if time.monotonic() > self._expires:
+            if self._probing is None or self._probing.done():
+                self._probing = asyncio.create_task(self._renew())
+            await asyncio.wait({self._probing}, timeout=_PATIENCE_SECONDS)
+            if not self._probing.done() or self._probing.cancelled():
+                return late or self._result
+            self._probing.result()
+        return self._result
+
+    def stop(self) -> None:
+        """Cancel a probe that is running."""
+        if self._probing is not None:
+            self._probing.cancel()
+
+    async def _renew(self) -> None:
+        self._result = await self._probe()
+        self._expires = time.monotonic() + (_BAD_SECONDS if self._result else self._good_seconds)
+
+
+class Health:
+    """Checks of the process, the databases and the store. `stuck` names a step that only a restart can end."""
+
+    def __init__(
+        self,
+        database: Database,
+        contacts: ContactSource,
+        store: ObjectStore,
+        startup: Startup,
+        stuck: Callable[[], str | None],
+    ) -> None:
         self._database = database
         self._store = store
         self._startup = startup
@@ -33,14 +74,14 @@ class Health:
         self._stopping = False
         self._one_ping = asyncio.Lock()
         self._pinged: tuple[float, str | None] | None = None
-        self._probed: tuple[float, str | None] | None = None
-        self._probing: asyncio.Task[None] | None = None
+        self._contacts_probe = CachedProbe(contacts.fault, good_seconds=_CONTACTS_SECONDS)
+        self._store_probe = CachedProbe(self._ask_store, good_seconds=_STORE_SECONDS)
 
     def stop(self) -> None:
         """Report not ready, so that load balancers stop sending traffic."""
         self._stopping = True
-        if self._probing is not None:
-            self._probing.cancel()
+        self._contacts_probe.stop()
+        self._store_probe.stop()
 
     def alive(self) -> bool:
         """False if a restart would help. The state of databases and stores does not count."""
@@ -49,13 +90,15 @@ class Health:
         return stuck is None
 
     async def ready(self) -> Readiness:
-        """All checks; each is None if it passed."""
+        """All checks; each is None if it passed. Contacts that are only unreachable pass: exports wait for them."""
+        schema = self._schema()
         return Readiness(
             {
                 "process": "The service is stopping." if self._stopping else None,
-                "schema": self._schema(),
+                "schema": schema,
                 "database": await self._ask_database(),
-                "store": await self._ask_store(),
+                "contacts": await self._contacts_probe.fault() if schema is None else None,
+                "store": await self._store_probe.fault(late=StorageUnavailable().message),
             }
         )
 
@@ -80,19 +123,8 @@ class Health:
         return None
 
     async def _ask_store(self) -> str | None:
-        if self._probed is None or time.monotonic() > self._probed[0]:
-            if self._probing is None or self._probing.done():
-                self._probing = asyncio.create_task(self._probe())
-            await asyncio.wait({self._probing}, timeout=_PATIENCE_SECONDS)
-            if not self._probing.done() or self._probing.cancelled():
-                return StorageUnavailable().message
-            self._probing.result()
-        return self._probed[1] if self._probed else None
-
-    async def _probe(self) -> None:
-        fault = None
         try:
             await self._store.probe()
         except ServiceError as error:
-            fault = error.message
-        self._probed = (time.monotonic() + (_BAD_SECONDS if fault else _GOOD_SECONDS), fault)
+            return error.message
+        return None

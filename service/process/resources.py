@@ -61,7 +61,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             yield Resources(
                 database,
                 renewals,
-                ContactSource(settings.contacts_dsn, settings.fetch_timeout_seconds),
+                ContactSource(
+                    settings.contacts_dsn, settings.fetch_timeout_seconds, timedelta(seconds=settings.complete_until_slack)
+                ),
                 contact_reads,
                 store,
                 local_store,

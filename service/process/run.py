@@ -44,7 +44,7 @@ class Stop:
 async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], None] = lambda _: None) -> None:
     """Serve and work until asked to stop. `on_listening` gets the service's address once it accepts requests.
 
-    Raises SchemaMismatch if the schema must be fixed by hand, CannotListen, and the errors of `open_resources`.
+    Raises SchemaMismatch and LoginRefused, which must be fixed by hand, CannotListen, and the errors of `open_resources`.
     """
     tune_garbage_collector()
     if settings.failpoints is not None:
@@ -60,7 +60,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         )
         waiters = Waiters(ExportJobs(resources.database), resources.priority)
         runner = build_runner(resources, settings, waiters)
-        health = Health(resources.database, resources.store, startup, lambda: runner.stuck)
+        health = Health(resources.database, resources.contacts, resources.store, startup, lambda: runner.stuck)
         app = build_web_app(resources, settings, startup=startup, health=health, runner=runner, waiters=waiters)
         connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
         serving = listen(app, settings.host, settings.port, connections=connections)

@@ -4,7 +4,16 @@ import asyncio
 
 import structlog
 
-from service.errors import DatabaseUnavailable, ExportFailure, SchemaMismatch, SourceUnavailable, Starting
+from service.errors import (
+    DatabaseRefused,
+    DatabaseUnavailable,
+    ExportFailure,
+    LoginRefused,
+    SchemaMismatch,
+    SourceUnavailable,
+    SourceUnreadable,
+    Starting,
+)
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
@@ -12,6 +21,8 @@ from service.storage import ObjectStore
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries to reach a database; the pause doubles from the first to the longest."""
+_MAIN_REFUSED = "The main database refuses the login; correct DATABASE_URL (or DATABASE_DIRECT_URL)."
+_CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_DATABASE_URL."
 
 log = structlog.get_logger()
 
@@ -39,27 +50,36 @@ class Startup:
         self._finished = True
 
     async def schema(self) -> None:
-        """Wait for the database and apply missing migrations. Raises SchemaMismatch."""
+        """Wait for the database and apply missing migrations. Raises SchemaMismatch, LoginRefused."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 return await self._apply_missing_migrations()
+            except DatabaseRefused as error:
+                raise LoginRefused(_MAIN_REFUSED, detail=error.detail) from error
             except DatabaseUnavailable as error:
                 log.warning("waiting_for_database", detail=error.detail)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def contacts(self) -> bool:
-        """Check the three relations; False if their database is unreachable. Raises SchemaMismatch."""
+        """Check the three relations; False if their database is unreachable. Raises SchemaMismatch, LoginRefused.
+
+        Relations that cannot be read end nothing: exports work as soon as the rights are granted.
+        """
         try:
             await self._source.check()
+        except SourceUnreadable as error:
+            log.error("contacts_not_readable", detail=error.detail)  # noqa: TRY400 - expected; no traceback
+        except LoginRefused as error:
+            raise LoginRefused(_CONTACTS_REFUSED, detail=error.detail) from error
         except SourceUnavailable as error:
             log.warning("contacts_not_reachable", detail=error.detail)
             return False
         return True
 
     async def contacts_later(self) -> None:
-        """Check the three relations as soon as their database is reachable. Raises SchemaMismatch."""
+        """Check the three relations as soon as their database is reachable. Raises SchemaMismatch, LoginRefused."""
         while not await self.contacts():
             await asyncio.sleep(_LONGEST_PAUSE)
 

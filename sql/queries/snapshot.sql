@@ -1,12 +1,36 @@
 -- name: source_horizon
 -- The time up to which all transactions on this database have ended, so that no contact created before it can still appear:
--- the start of the oldest open transaction, minus one second because a transaction takes its start time before it shows it.
--- Run this before taking the snapshot. Null if this role cannot see other sessions, on a standby (writers connect
--- elsewhere), and while prepared transactions exist (their start time is not visible). Our own exports only read and are
--- ignored.
+-- the start of the oldest open transaction, minus one second because a transaction takes its start time before it shows it,
+-- minus the slack $2 for clocks of applications that set created_at. Run this before taking the snapshot. Our own exports
+-- only read and are ignored.
+-- Null if this role cannot see other sessions, if a session's activity is not tracked, on a standby (writers connect
+-- elsewhere), while prepared transactions exist (their start time is not visible), in a database with a subscription (rows
+-- arrive long after their creation), and if contacts reads from a foreign table, a materialized view or a function that
+-- returns rows.
+WITH RECURSIVE beneath(oid) AS (
+  SELECT to_regclass('contacts')::oid
+  UNION
+  SELECT next.oid
+    FROM beneath
+   CROSS JOIN LATERAL (
+         SELECT d.refobjid AS oid
+           FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+          WHERE r.ev_class = beneath.oid AND d.refclassid = 'pg_class'::regclass
+         UNION
+         SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = beneath.oid) AS next),
+untrusted AS (
+  SELECT FROM pg_class c JOIN beneath USING (oid) WHERE c.relkind IN ('f', 'm')
+   UNION ALL
+  SELECT FROM pg_rewrite r JOIN beneath ON beneath.oid = r.ev_class
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
+    JOIN pg_proc p ON p.oid = d.refobjid AND p.proretset
+   UNION ALL
+  SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+   UNION ALL
+  SELECT FROM pg_prepared_xacts WHERE database = current_database())
 SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_recovery()
-             AND NOT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())
-            THEN least(clock_timestamp(), min(xact_start)) - interval '1 second' END
+             AND NOT coalesce(bool_or(state = 'disabled'), false) AND NOT EXISTS (SELECT FROM untrusted)
+            THEN least(clock_timestamp(), min(xact_start)) - interval '1 second' - $2::interval END
   FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> $1
    AND backend_type NOT IN ('autovacuum worker', 'walsender');
@@ -17,13 +41,25 @@ SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_reco
 SELECT now();
 
 -- name: emails_are_unique
--- Whether contact_emails is a table with a unique constraint on contact and address. A view may show an address twice.
+-- Whether contact_emails is a table with a unique constraint on contact and address. A view may show an address twice, and so
+-- may a table with children: a unique index does not cover them, unless they are partitions.
 SELECT EXISTS (
   SELECT FROM pg_index i
    WHERE i.indrelid = to_regclass('contact_emails') AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
      AND i.indexprs IS NULL AND i.indnkeyatts = 2
      AND (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_attribute a
-           WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:1])) = ARRAY['contact_id', 'email']);
+           WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:1])) = ARRAY['contact_id', 'email'])
+   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+                    WHERE h.inhparent = to_regclass('contact_emails') AND c.relkind <> 'p');
+
+-- name: ids_are_unique
+-- Whether contacts is a table whose definition excludes null and repeated ids. Any other relation is checked while it is read.
+SELECT EXISTS (
+  SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+   WHERE i.indrelid = to_regclass('contacts') AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
+     AND i.indexprs IS NULL AND i.indnkeyatts = 1 AND a.attname = 'id' AND a.attnotnull)
+   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
+                    WHERE h.inhparent = to_regclass('contacts') AND c.relkind <> 'p');
 
 -- name: custom_fields_exist
 -- Whether contacts has the optional column custom_fields.

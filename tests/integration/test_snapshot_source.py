@@ -15,12 +15,13 @@ import asyncpg
 import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
-from service.errors import ExportFailure, SourceData, SourceUnavailable
+from service.errors import ExportFailure, SourceData, SourceUnavailable, SourceUnreadable
 from service.exports.priority import FETCH_ROWS
 from service.model import END_OF_TIME, Claim, Window
 from service.postgres.migrate import migrate
 from service.postgres.snapshot import BATCH_ROWS, FetchSlot, read_contacts
 from tests.support.jobs import connect, holding
+from tests.support.roles import role
 from tests.support.snapshots import (
     FETCH_SECONDS,
     SPACE,
@@ -118,22 +119,6 @@ async def test_complete_until_is_never_after_the_end_of_the_window(database_url:
     assert await complete_until(database_url, window) == window.end
 
 
-@asynccontextmanager
-async def role(url: str, grants: str) -> AsyncIterator[str]:
-    """The URL of a new role that can read the contacts and has these grants; {} is replaced by its name."""
-    name, password = f"reader_{secrets.token_hex(6)}", secrets.token_hex(12)
-    parts = urlsplit(url)
-    async with connect(url) as owner:
-        await owner.execute(
-            f"CREATE ROLE {name} LOGIN PASSWORD '{password}'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}"
-        )
-        await owner.execute(grants.format(name))
-        try:
-            yield parts._replace(netloc=f"{name}:{password}@{parts.netloc.rpartition('@')[2]}").geturl()
-        finally:
-            await owner.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
 async def test_complete_until_is_unknown_without_the_right_to_see_sessions(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
@@ -211,12 +196,13 @@ async def test_an_unreachable_database_makes_the_source_unavailable() -> None:
     assert "contacts database" in (failure.detail or "")
 
 
-async def test_a_dropped_relation_makes_the_source_unavailable(database_url: str, sql: asyncpg.Connection) -> None:
+async def test_a_dropped_relation_is_named_and_ends_the_export(database_url: str, sql: asyncpg.Connection) -> None:
     await add(sql, 1)
     await sql.execute("DROP TABLE comet_tokens")
     failure, _ = await failure_of(database_url, claim_on(tokens=True))
-    assert isinstance(failure, SourceUnavailable)
-    assert "42P01" in (failure.detail or "")
+    assert isinstance(failure, SourceUnreadable)
+    assert failure.permanent
+    assert failure.detail == "The contacts cannot be read: comet_tokens is missing."
     assert len(await lines(database_url, claim_on())) == 1
     await until_closed(sql)
 

@@ -14,6 +14,7 @@ from service.web.problems import Problem
 
 INTERNAL_CODES = {
     "internal",
+    "login_refused",
     "rate_limit_storage_unusable",
     "source_data",
     "space_not_found",
