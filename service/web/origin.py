@@ -31,7 +31,7 @@ def path_of(request: web.Request, path: str) -> str:
 def _host(request: web.Request) -> str:
     """The host that the request names, with its port: aiohttp drops the port of a request for a whole URL."""
     if request._message.url.absolute and request._message.url.raw_authority:  # noqa: SLF001 - no public access to the target
-        return request._message.url.raw_authority  # noqa: SLF001
+        return request._message.url.raw_authority  # noqa: SLF001 - aiohttp parses an absolute address without its port
     if hdrs.HOST in request.headers or request.transport is None:
         return request.host
     # HTTP/1.0 without a Host header: the client knows the address to which it connected.
