@@ -14,7 +14,7 @@ from yarl import URL
 from service import events
 from service.errors import SourceData, StorageUnavailable
 from service.exports import priority as scheduling
-from service.exports import waiting
+from service.exports import use_cases, waiting
 from service.model import Claim, ExportStatus, Scope
 from tests.support.jobs import LEASE
 from tests.support.waiting import until_true
@@ -386,3 +386,27 @@ async def test_an_unfinished_body_does_not_delay_a_batch_of_an_export(api: Site,
     writer.write(body[-1:])
     assert b" 202 " in await reader.readline()
     writer.close()
+
+
+async def test_a_store_that_does_not_respond_to_a_deletion_does_not_delay_a_batch_of_an_export(
+    api: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "_LONGEST_WAIT", NEVER)
+    headers = await api.caller()
+    export_id = await api.create(headers)
+    await api.complete(b"file")
+    monkeypatch.setattr(use_cases, "_DELETE_SECONDS", NEVER)
+    asked, responding = asyncio.Event(), asyncio.Event()
+
+    async def delete(_: str) -> None:
+        asked.set()
+        await responding.wait()
+
+    monkeypatch.setattr(api.store, "delete", delete)
+    call = asyncio.ensure_future(api.client.delete(f"{EXPORTS}/{export_id}", headers=headers))
+    async with asyncio.timeout(20):
+        await asked.wait()
+        await api.priority.before_batch()
+    assert not call.done()
+    responding.set()
+    assert (await (await call).json())["status"] == "expired"
