@@ -54,6 +54,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     ("docs/performance.md", "./run bench\n"): "tests/e2e/test_bench.py",
     ("docs/reliability.md", "./run chaos"): "tests/faults/test_chaos.py",
     ("docs/reliability.md", "./run mutants\n"): ".ci/run",
+    ("docs/reliability.md", "./run foreign\n"): ".ci/run",
     ("docs/reliability.md", "./run test -m debian\n"): ".ci/run",
     ("CONTRIBUTING.md", "./run check\n"): ".ci/run",
 }

@@ -47,6 +47,7 @@ def test_it_prints_a_line_per_step_and_ends_with_the_summary_of_the_tests(checko
     [
         ("check", "check"),
         ("", "package"),
+        ("foreign", "foreign tests"),
         ("mutants --seed 2 --seed 3 --seconds 180", "mutants"),
         ("test -m bench", "benchmark tests"),
     ],

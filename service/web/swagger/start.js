@@ -4,6 +4,7 @@ SwaggerUIBundle({
   dom_id: "#swagger-ui",
   deepLinking: true,
   displayRequestDuration: true,
+  showExtensions: true,
   tryItOutEnabled: true,
   validatorUrl: null,
 });
