@@ -36,6 +36,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (README, 'curl "$URL/public-api/v1/contacts/exports?'): _NEWCOMER,
     (README, "curl -X DELETE"): _NEWCOMER,
     (CONSUMING, "curl -X POST"): _NEWCOMER,
+    (CONSUMING, 'curl -G "$URL/public-api/v1/contacts"'): _NEWCOMER,
     (CONSUMING, "curl -o contacts.ndjson.gz"): _NEWCOMER,
     (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
     (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
@@ -108,6 +109,9 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_p
         ).splitlines()
         page = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
         assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
+        page = json.loads(await shell(docs.block("sh", CONSUMING, "curl -G"), calls))
+        assert (len(page["data"]), page["per_page"]) == (500, 500)
+        assert list(page["data"][0]) == ["id", "email", "name", "phone", "location", "emails"]
         assert json.loads(await shell(docs.block("sh", README, "DELETE"), calls))["status"] == "expired"
         named = docs.block("sh", CONSUMING, "Idempotency-Key")
         assert await shell(named, calls) == await shell(named, calls) == '{"export_id":2,"status":"queued"}'

@@ -57,6 +57,20 @@ async def assert_starts_after_the_requests(priority: RequestPriority, work: asyn
         await work
 
 
+async def test_a_request_that_waits_does_not_count_as_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "_LONGEST_WAIT", NEVER)
+    priority = RequestPriority()
+    with priority.request():
+        with priority.waiting():
+            async with asyncio.timeout(20):
+                await priority.before_batch()
+        batch = asyncio.create_task(priority.before_batch())
+        await asyncio.sleep(0.01)
+        assert not batch.done()
+    async with asyncio.timeout(20):
+        await batch
+
+
 async def test_an_export_handles_no_batch_while_a_request_is_in_flight(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
