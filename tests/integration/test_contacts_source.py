@@ -94,7 +94,7 @@ async def test_large_pages_that_find_no_turn_in_time_are_503(database_url: str, 
     async with site(database_url, tmp_path, contacts_timeout=1.0, large_pages=1) as api:
         headers = await api.caller()
         async with holding(database_url, "LOCK TABLE contacts IN ACCESS EXCLUSIVE MODE"):
-            await asyncio.gather(*(unavailable(api, headers, CONTACTS, **YEAR, per_page=501) for _ in range(4)))
+            await asyncio.gather(*(unavailable(api, headers, CONTACTS, **YEAR, per_page=501) for _ in range(7)))
         await listed(api, headers, per_page=501)
 
 
