@@ -15,6 +15,8 @@ from service.postgres.contacts import ContactReads
 
 _LARGE_PAGE = 500
 """Pages of more contacts than this share a part of the pool, so that small pages and single contacts find a connection."""
+_PATIENCE = 4
+"""How long a large page waits for its turn, in timeouts of a read: forty at once should queue, not fail."""
 
 
 class Contacts:
@@ -71,7 +73,7 @@ class Contacts:
     async def _take_turn(self) -> None:
         """Wait until a large page may be read."""
         try:
-            async with asyncio.timeout(self._reads.timeout):
+            async with asyncio.timeout(_PATIENCE * self._reads.timeout):
                 await self._large_pages.acquire()
         except TimeoutError:
             raise SourceUnavailable(detail="too many large pages are being read") from None

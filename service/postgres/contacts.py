@@ -45,17 +45,20 @@ class ContactReader:
     async def older(self, space_id: int, since: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
         """Contacts of a Space that come after `place` in the list and were created at or after `since`, newest first."""
         text = with_extras(statement("contacts_before"), self.fragments)
-        return await self.connection.fetch(text, space_id, since, *place, limit)
+        with source_errors():
+            return await self.connection.fetch(text, space_id, since, *place, limit)
 
     async def newer(self, space_id: int, until: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
         """Contacts of a Space that come before `place` in the list and were created before `until`, oldest first."""
         text = with_extras(statement("contacts_after"), self.fragments)
-        return await self.connection.fetch(text, space_id, until, *place, limit)
+        with source_errors():
+            return await self.connection.fetch(text, space_id, until, *place, limit)
 
     async def find(self, contact_id: int, space_id: int) -> asyncpg.Record | None:
         """A contact of a Space or the contact it was merged into; None if there is none. Columns: id, then JSON text."""
         text = with_extras(statement("one_contact"), self.fragments)
-        return await self.connection.fetchrow(text, contact_id, space_id)
+        with source_errors():
+            return await self.connection.fetchrow(text, contact_id, space_id)
 
 
 class ContactReads:
@@ -82,17 +85,26 @@ class ContactReads:
         Raises SourceUnavailable, SourceData.
         """
         try:
-            with source_errors():
-                async with asyncio.timeout(self.timeout):
-                    try:
-                        return await self._read(extras, work)
-                    except DatabaseUnavailable as error:
-                        if isinstance(error.__cause__, TimeoutError | asyncpg.QueryCanceledError):
-                            raise
-                        return await self._read(extras, work)
+            async with asyncio.timeout(self.timeout):
+                try:
+                    return await self._read(extras, work)
+                except (DatabaseUnavailable, SourceUnavailable) as error:
+                    if not _connection_was_lost(error.__cause__):
+                        raise
+                    return await self._read(extras, work)
         except DatabaseUnavailable as error:
             raise SourceUnavailable(detail=f"contacts database: {error.detail}") from error
+        except TimeoutError as error:
+            raise SourceUnavailable(detail=f"contacts database: no response in {self.timeout:g} s") from error
 
     async def _read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
         async with self._database.connection() as connection:
-            return await work(ContactReader(connection, await extra_fragments(connection, extras)))
+            with source_errors():
+                fragments = await extra_fragments(connection, extras)
+            # Errors of `work` itself are not errors of the source: they must reach the log with their traceback.
+            return await work(ContactReader(connection, fragments))
+
+
+def _connection_was_lost(cause: BaseException | None) -> bool:
+    lost = asyncpg.InterfaceError | asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | OSError
+    return isinstance(cause, lost) and not isinstance(cause, TimeoutError)

@@ -1,7 +1,8 @@
 -- name: contacts_before
 -- Contacts of Space $1 created at or after $2 that precede the position ($3, $4), newest first. There is no other upper bound
--- on created_at: with two, the server may start the index scan at the wrong one and read every page before this one. A position
--- holds its time as text, because the driver reads no time after the year 9999 and takes the last microsecond for infinity.
+-- on created_at: with two, the server starts the index scan at the first one and may read every page before this one. A
+-- position has its time as text, because the driver reads no time after the year 9999 and takes the last microsecond for
+-- infinity.
 SELECT c.id, c.email, c.name, c.phone, c.location /* extras */, c.created_at::text AS created_at
   FROM contacts c
  WHERE c.space_id = $1::bigint AND c.merged_into IS NULL

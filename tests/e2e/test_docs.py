@@ -37,6 +37,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (CONSUMING, "curl -X POST"): _NEWCOMER,
     (CONSUMING, 'curl "$URL/public-api/v1/contacts/exports/1"'): _NEWCOMER,
     (CONSUMING, "curl -L"): _NEWCOMER,
+    (CONSUMING, 'curl -G "$URL/public-api/v1/contacts"'): _NEWCOMER,
     (CONSUMING, "curl -o contacts.ndjson.gz"): _NEWCOMER,
     (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
     (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
@@ -111,8 +112,11 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_p
                 f"cd {short_path}\n" + docs.block("sh", CONSUMING, "$LINK"), calls | {"LINK": status["download_url"]}
             )
         ).splitlines()
-        listed = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
-        assert ([item["export_id"] for item in listed["data"]], listed["per_page"]) == ([1], 50)
+        page = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
+        assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
+        page = json.loads(await shell(docs.block("sh", CONSUMING, "curl -G"), calls))
+        assert (len(page["data"]), page["per_page"]) == (500, 500)
+        assert list(page["data"][0]) == ["id", "email", "name", "phone", "location", "emails"]
         assert json.loads(await shell(docs.block("sh", README, "DELETE"), calls))["status"] == "expired"
         named = docs.block("sh", CONSUMING, "Idempotency-Key")
         assert await shell(named, calls) == await shell(named, calls) == '{"export_id":2,"status":"queued"}'

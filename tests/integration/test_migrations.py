@@ -246,7 +246,7 @@ async def test_one_error_lists_all_columns_that_do_not_match(database_url: str) 
         await connection.execute(
             "ALTER TABLE contacts ALTER COLUMN phone TYPE integer USING 1;"
             "DROP INDEX contacts_of_space; ALTER TABLE contacts ALTER COLUMN created_at TYPE timestamp;"
-            "ALTER TABLE contacts DROP COLUMN location;"
+            "ALTER TABLE contacts DROP COLUMN location, DROP COLUMN custom_fields, ADD COLUMN custom_fields text;"
             "ALTER TABLE comet_tokens RENAME token TO value; DROP TABLE contact_emails"
         )
         with pytest.raises(SchemaMismatch) as caught:
@@ -256,6 +256,7 @@ async def test_one_error_lists_all_columns_that_do_not_match(database_url: str) 
     assert caught.value.message == also_caught.value.message
     said = caught.value.message.removeprefix("The contacts cannot be read: ").removesuffix(".").split("; ")
     assert {fault for fault in said if "cast" not in fault} == {
+        "contacts.custom_fields is text instead of jsonb",
         "contacts.created_at is timestamp without time zone instead of timestamp with time zone",
         "contacts.location is missing",
         "contacts.phone is integer instead of text",

@@ -21,9 +21,10 @@ FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 WHOLE_RANGE = {"start_date": "2024-01-01 00:00:00", "end_date": "2024-12-31 23:59:59"}
 
 
-def chosen_extras(*, tokens: bool = False, emails: bool = False) -> Extras:
-    """Return the extras of an export with or without tokens and email addresses."""
-    return Extra.among([Extra.COMET_TOKENS] * tokens + [Extra.EMAILS] * emails)
+def chosen_extras(*, tokens: bool = False, emails: bool = False, custom_fields: bool = False) -> Extras:
+    """Return the extras of an export with or without tokens, email addresses and custom fields."""
+    chosen = {Extra.COMET_TOKENS: tokens, Extra.EMAILS: emails, Extra.CUSTOM_FIELDS: custom_fields}
+    return Extra.among([extra for extra, asked in chosen.items() if asked])
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,14 @@ def at_once(most_rows: int = FETCH_ROWS) -> AbstractAsyncContextManager[int]:
     return nullcontext(most_rows)
 
 
-def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = False, emails: bool = False) -> Claim:
+def claim_on(
+    *,
+    space_id: int = SPACE,
+    window: Window = WINDOW,
+    tokens: bool = False,
+    emails: bool = False,
+    custom_fields: bool = False,
+) -> Claim:
     """A claim without a row in the job table."""
     return Claim(
         claim_id=uuid4(),
@@ -42,7 +49,7 @@ def claim_on(*, space_id: int = SPACE, window: Window = WINDOW, tokens: bool = F
         object_name="an object",
         window=window,
         timezone="UTC",
-        extras=chosen_extras(tokens=tokens, emails=emails),
+        extras=chosen_extras(tokens=tokens, emails=emails, custom_fields=custom_fields),
     )
 
 
