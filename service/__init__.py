@@ -18,7 +18,7 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
     client/          the consumer's client
     model, errors    the vocabulary
-    settings, logs, failpoints, exhaustion
+    settings, database_urls, logs, failpoints, exhaustion
 
 Reading order: model → exports/use_cases → exports/runner → exports/attempt → exports/lease → exports/stream/file →
 postgres/claims with sql/migrations/main/0001_service.sql → web/routes → process/run.

@@ -1,8 +1,10 @@
 """Settings, read from environment variables. Only `service.process` and the commands use them; others get plain values."""
 
+import base64
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -20,13 +22,16 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import failpoints
+from service import database_urls, failpoints
 from service.storage import MINIMUM_PART_SIZE
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 MIB = 1024 * 1024
+_SECRET_BYTES = 32
+_SECRET_VALUES = 16
+"""Different byte values in a link secret. 32 random bytes have fewer once in 10^11 times; a repeated word does."""
 _SMALLEST_PART_OF_TESTS = 16 * 1024
 
 
@@ -43,9 +48,7 @@ def _split(value: str) -> SplitResult:
 
 
 def _postgres_url(value: SecretStr) -> SecretStr:
-    if _split(value.get_secret_value()).scheme not in ("postgresql", "postgres"):
-        raise ValueError("must be a URL that starts with postgresql://")
-    return value
+    return SecretStr(database_urls.translate(value.get_secret_value()))
 
 
 def _origins(value: str) -> str:
@@ -61,7 +64,7 @@ def _origins(value: str) -> str:
 
 def _storage_url(value: str) -> str:
     parts = _split(value)
-    in_bucket = parts.scheme == "s3" and parts.netloc
+    in_bucket = parts.scheme == "s3" and parts.netloc and not set("@:") & set(parts.netloc)
     in_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and parts.path.strip("/")
     if (in_bucket or in_directory) and not parts.query and not parts.fragment:
         return value.rstrip("/")
@@ -72,7 +75,32 @@ def _http_url(value: str) -> str:
     parts = _split(value)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
         raise ValueError("must be a URL that starts with http:// or https:// and has no query")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password")
+    try:
+        _ = parts.port
+    except ValueError:
+        # The original message quotes the port, which may be a part of a password.
+        raise ValueError("must have a port from 0 to 65535, or none") from None
     return value.rstrip("/")
+
+
+def _link_secret(value: SecretStr) -> SecretStr:
+    secret = _decoded(value.get_secret_value())
+    if len(secret) < _SECRET_BYTES or len(set(secret)) < _SECRET_VALUES:
+        raise ValueError("must be 32 random bytes as hex or base64; make one with: openssl rand -hex 32")
+    return value
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of hex or base64 text; empty if it is neither."""
+    with suppress(ValueError):
+        return bytes.fromhex(text)
+    with suppress(ValueError):
+        return base64.b64decode(
+            text + "=" * (-len(text) % 4), altchars=b"-_" if set("-_") & set(text) else None, validate=True
+        )
+    return b""
 
 
 def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
@@ -167,10 +195,10 @@ class Settings(BaseSettings):
         " Increased automatically if an export would need more than 10,000 parts.",
     )
     link_seconds: int = Field(900, ge=1, le=604_800, description="Lifetime of a download link, in seconds.")
-    link_secret: SecretStr | None = Field(
+    link_secret: Annotated[SecretStr, AfterValidator(_link_secret)] | None = Field(
         None,
-        min_length=16,
-        description="Key that signs download links of a file:// store. Defaults to a random key stored in the database.",
+        description="Key that signs download links of a file:// store: 32 random bytes as hex or base64"
+        " (openssl rand -hex 32). Defaults to a random key stored in the database.",
     )
     public_url: HttpUrl | None = Field(
         None, description="Base URL at which consumers reach the service. Defaults to scheme and host of the request."

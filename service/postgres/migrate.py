@@ -31,7 +31,7 @@ async def migrate(dsn: str, *, own_contacts: bool = True) -> list[str]:
     """Apply missing migrations and return their names. Any number of processes may call this concurrently.
 
     `own_contacts` is False if the contacts are in another database. Raises SchemaMismatch for an edited file or a newer
-    database, DatabaseUnavailable.
+    database, and if the role has too few rights or no schema; DatabaseUnavailable.
     """
     async with single_connection(dsn, command_timeout=_CALL_TIMEOUT) as connection:
         await _lock(connection)
@@ -53,6 +53,7 @@ async def check_schema(dsn: str, *, own_contacts: bool = True) -> bool:
     """
     async with single_connection(dsn, command_timeout=_CALL_TIMEOUT) as connection:
         if not await _has_ledger(connection):
+            await _creation_schema(connection)
             return False
         applied = await _ledger(connection)
         for set_name, versions in applied.items():
@@ -66,7 +67,24 @@ async def _lock(connection: asyncpg.Connection) -> None:
         while not await connection.fetchval(statement("try_migration_lock")):
             await asyncio.sleep(_LOCK_PAUSE.total_seconds() * (0.5 + random.random()))
     if not await _has_ledger(connection):
+        schema = await _creation_schema(connection)
+        if not schema["may_create"]:
+            raise SchemaMismatch(
+                f"The role {schema['role']} may not create tables. As the owner of the schema run:"
+                f" GRANT CREATE ON SCHEMA {schema['schema']} TO {schema['role']}"
+            )
         await connection.execute(statement("create_schema_migrations"))
+
+
+async def _creation_schema(connection: asyncpg.Connection) -> asyncpg.Record:
+    """Where tables are created. Raises SchemaMismatch if the search_path has no schema for them."""
+    row = await connection.fetchrow(statement("creation_schema"))
+    if row is None or row["schema"] is None:
+        raise SchemaMismatch(
+            "The search_path of the database role names no schema that exists and that it may use."
+            " Set one, for example: ALTER ROLE name SET search_path = public"
+        )
+    return row
 
 
 async def _has_ledger(connection: asyncpg.Connection) -> bool:
@@ -109,7 +127,13 @@ async def _apply_one(connection: asyncpg.Connection, set_name: str, migration: M
     async with connection.transaction():
         # A migration that waits for a long transaction would block every session that waits for the migration.
         await connection.execute("SET LOCAL lock_timeout = '5s'")
-        await connection.execute(migration.text, timeout=_STEP_TIMEOUT.total_seconds())
+        try:
+            await connection.execute(migration.text, timeout=_STEP_TIMEOUT.total_seconds())
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise SchemaMismatch(
+                f"The database role may not apply the migration {set_name}/{migration.name}: {error.message}."
+                " Run contact-exports migrate with the role that owns the tables."
+            ) from error
         await connection.execute(
             statement("record_migration"), set_name, migration.version, migration.name, migration.checksum
         )

@@ -28,10 +28,9 @@ client-side timeout does not: a statement waiting for a lock could still commit 
 _RELEASE_TIMEOUT = 3.0
 _SESSION = {
     "default_transaction_isolation": "read committed",
-    "default_transaction_read_only": "off",
     "idle_session_timeout": "0",
 }
-"""Server settings that override the defaults of the role."""
+"""Settings that override defaults of the role. Read-only mode is not among them: providers set it on a full disk."""
 _IDLE_SECONDS = 60.0
 """Idle connections are closed before load balancers and NAT tables drop them."""
 

@@ -13,6 +13,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 -- Whether the ledger exists; false on a new database.
 SELECT to_regclass('schema_migrations') IS NOT NULL;
 
+-- name: creation_schema
+-- The schema in which a table without a schema name is created, and whether this role may create one there. The schema is null
+-- if the search_path names none that exists and that the role may use.
+SELECT current_schema() AS schema, current_user AS role,
+       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create;
+
 -- name: applied_migrations
 -- Applied migrations of all sets.
 SELECT set_name, version, name, checksum FROM schema_migrations ORDER BY set_name, version;

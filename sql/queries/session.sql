@@ -7,6 +7,5 @@ SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('tran
 -- Override defaults of the role that would interrupt or refuse a migration.
 SELECT set_config(wanted.name, wanted.value, false)
   FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', '0'), ('transaction_timeout', '0'),
-               ('idle_in_transaction_session_timeout', '0'), ('default_transaction_isolation', 'read committed'),
-               ('default_transaction_read_only', 'off')) wanted(name, value)
+               ('idle_in_transaction_session_timeout', '0'), ('default_transaction_isolation', 'read committed')) wanted(name, value)
  WHERE current_setting(wanted.name, true) IS NOT NULL;

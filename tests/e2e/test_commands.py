@@ -68,6 +68,38 @@ async def test_serve_needs_both_database_and_storage_or_neither(given: str, tmp_
     assert (ended.code, ended.errors) == (2, f"Invalid settings:\n{other} is required\n")
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://alice:a/hunter2@db.test/a"),
+        ("DATABASE_URL", "postgresql://db.test:hunter2/a"),
+        ("DATABASE_URL", "postgresql://alice:hunter2@a.test,:1/a"),
+        ("STORAGE_URL", "s3://KEY:hunter2@bucket/a"),
+    ],
+)
+async def test_an_address_that_cannot_be_read_is_one_line_without_its_value(command: str, name: str, value: str) -> None:
+    good = {"DATABASE_URL": "postgresql://db.test/a", "STORAGE_URL": "s3://bucket/a"}
+    ended = await contact_exports(command, **{**good, name: value})
+    assert (ended.code, ended.output) == (2, "")
+    assert "hunter2" not in ended.errors
+    heading, line = ended.errors.splitlines()
+    assert (heading, line.split()[0]) == ("Invalid settings:", name)
+
+
+async def test_serve_ends_if_the_database_does_not_exist(database_url: str, tmp_path: Path) -> None:
+    missing = re.sub(r"/contact_exports_test_\w+", "/no_such_database", database_url)
+    ended = await contact_exports("serve", DATABASE_URL=missing, STORAGE_URL=tmp_path.as_uri(), PORT="0")
+    assert ended.code == 2
+    assert "The main database refuses the login; correct DATABASE_URL" in ended.errors
+    assert "InvalidCatalogNameError 3D000" in ended.errors
+    assert "Traceback" not in ended.errors
+    both = {"DATABASE_URL": database_url, "CONTACTS_DATABASE_URL": missing}
+    ended = await contact_exports("serve", **both, STORAGE_URL=tmp_path.as_uri(), PORT="0")
+    assert ended.code == 2
+    assert "The contacts database refuses the login; correct CONTACTS_DATABASE_URL" in ended.errors
+
+
 async def test_secrets_can_be_read_from_files(database_url: str, tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text(database_url + "\n")

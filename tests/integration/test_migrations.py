@@ -1,6 +1,8 @@
 """Migrations on a real server: applied once, refused on a mismatch, and never over tables of an adopter."""
 
 import asyncio
+import secrets
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -8,10 +10,13 @@ import pytest
 from service.errors import DatabaseUnavailable, SchemaMismatch, SourceUnavailable
 from service.postgres import migrate as migrate_module
 from service.postgres.migrate import check_schema, migrate
+from service.postgres.pool import Database
 from service.postgres.relations import CONTRACT, check_relations
 from service.postgres.snapshot import ContactSource
-from sql import Migration, migrations, statements
+from sql import Migration, migrations, statement, statements
 from tests.support.jobs import connect
+from tests.support.roles import role
+from tests.support.snapshots import SPACE, START, at_once, claim_on, lines, source
 
 ALL = [f"{set_name}/{migration.name}" for set_name in ("main", "contacts") for migration in migrations(set_name)]
 MAIN = [name for name in ALL if name.startswith("main/")]
@@ -56,6 +61,66 @@ async def test_a_new_database_gets_all_migrations_and_a_second_run_changes_nothi
 async def test_of_five_that_migrate_at_once_one_does(empty_database_url: str) -> None:
     done = await asyncio.gather(*(migrate(empty_database_url) for _ in range(5)))
     assert sorted(done) == [[], [], [], [], ALL]
+
+
+async def test_a_role_that_may_not_create_tables_is_told_the_grant(empty_database_url: str) -> None:
+    async with role(empty_database_url, "REVOKE CREATE ON SCHEMA public FROM PUBLIC") as limited:
+        with pytest.raises(SchemaMismatch, match="GRANT CREATE ON SCHEMA public TO reader_") as caught:
+            await migrate(limited)
+        async with connect(empty_database_url) as owner:
+            await owner.execute(caught.value.message.partition("run: ")[2])
+        assert await migrate(limited) == ALL
+
+
+async def test_a_role_that_does_not_own_the_tables_is_told_so(empty_database_url: str) -> None:
+    async with connect(empty_database_url) as owner:
+        await owner.execute(statement("create_schema_migrations"))
+    async with role(empty_database_url, "GRANT INSERT ON schema_migrations TO {}") as limited:
+        with pytest.raises(SchemaMismatch, match="may not apply the migration main/0001_service: permission denied"):
+            await migrate(limited)
+
+
+@pytest.mark.parametrize("path", ["", "nowhere"])
+async def test_an_empty_search_path_is_named(empty_database_url: str, path: str) -> None:
+    async with role(empty_database_url, f"ALTER ROLE {{}} SET search_path = '{path}'") as limited:
+        for step in (check_schema, migrate):
+            with pytest.raises(SchemaMismatch, match="search_path"):
+                await step(limited)
+
+
+async def test_limits_of_the_role_do_not_interrupt_a_migration(empty_database_url: str) -> None:
+    defaults = (
+        "ALTER ROLE {0} SET transaction_timeout = '500ms'; ALTER ROLE {0} SET default_transaction_isolation = serializable;"
+        "ALTER ROLE {0} SET lock_timeout = '1ms';"
+        "ALTER ROLE {0} SET idle_in_transaction_session_timeout = '5s'; GRANT CREATE ON SCHEMA public TO {0}"
+    )
+    async with role(empty_database_url, defaults) as limited:
+        assert await migrate(limited) == ALL
+        async with Database(limited, application_name="tests", size=1) as database, database.connection() as connection:
+            assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+            assert await connection.fetchval("SHOW transaction_timeout") == "0"
+            async with connection.transaction():
+                await asyncio.sleep(0.6)
+                assert await connection.fetchval("SELECT 1") == 1
+        async with source(limited).snapshot(claim_on()) as snapshot:
+            await asyncio.sleep(0.6)
+            assert [batch async for batch in snapshot.batches(at_once)] == []
+
+
+async def test_a_database_in_latin_1_is_migrated(postgres_server: str) -> None:
+    name = f"contact_exports_test_{secrets.token_hex(8)}"
+    url = urlsplit(postgres_server)._replace(path=f"/{name}").geturl()
+    async with connect(postgres_server) as owner:
+        await owner.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        try:
+            assert await migrate(url) == ALL
+            async with connect(url) as sql:
+                await sql.execute(
+                    "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, $2, $3)", SPACE, START, "Zo\u00eb"
+                )
+            assert [line["name"] for line in await lines(url, claim_on())] == ["Zo\u00eb"]
+        finally:
+            await owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def test_a_migration_polls_for_the_lock_instead_of_waiting_for_it(empty_database_url: str) -> None:

@@ -11,7 +11,7 @@ from service.storage.directory import DirectoryStore
 from service.storage.s3 import S3Settings, S3Store
 from tests.support.s3 import S3Access
 
-LINK_SECRET = "a secret of the tests, long enough"
+LINK_SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdeffedcba9876543210"
 
 
 async def link_secret() -> bytes:

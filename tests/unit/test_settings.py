@@ -1,8 +1,11 @@
 """Settings from the environment: all errors at once, by name and without values."""
 
+import base64
 import re
+import secrets
 import tempfile
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,7 @@ from service.settings import Settings, SettingsError, load
 
 DATABASE = "postgresql://alice:pass-of-alice@db.test/contacts"
 GOOD = {"DATABASE_URL": DATABASE, "STORAGE_URL": "file:///var/lib/exports"}
-
-
+LINK_SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdeffedcba9876543210"
 SECRETS = ["DATABASE_URL", "DATABASE_DIRECT_URL", "CONTACTS_DATABASE_URL", "LINK_SECRET", "RATE_LIMIT_STORAGE_URL"]
 
 
@@ -117,6 +119,17 @@ def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monke
         ("DATABASE_URL", "postgresql://alice:[hunter2]@db.test/a"),
         ("DATABASE_URL", "postgresql://alice:hunter2\N{ACCOUNT OF}@db.test/a"),
         ("CONTACTS_DATABASE_URL", "postgresql://alice:hunter2[@db.test/a"),
+        *(("DATABASE_URL", f"postgresql://alice:a{mark}hunter2@db.test/a") for mark in "/#?@"),
+        *(("DATABASE_URL", f"postgresql://alice:hunter2{mark}a@db.test/a") for mark in "/#?@"),
+        ("DATABASE_DIRECT_URL", "postgresql://db.test:hunter2/a"),
+        ("DATABASE_DIRECT_URL", "postgresql://alice:hunter2@/a?port=hunter2"),
+        ("DATABASE_DIRECT_URL", "postgresql://alice:hunter2@db.test/a?sslmode=hunter2"),
+        ("DATABASE_DIRECT_URL", "postgresql://alice@db.test/a?hunter2+a=1"),
+        ("STORAGE_URL", "s3://hunter2:hunter2@bucket/a"),
+        ("STORAGE_URL", "s3://hunter2@bucket/a"),
+        ("S3_ENDPOINT_URL", "https://alice:hunter2@s3.test"),
+        ("S3_ENDPOINT_URL", "https://s3.test:hunter2"),
+        ("PUBLIC_URL", "https://alice:hunter2@exports.test"),
         ("LINK_SECRET", "hunter2"),
         ("STORAGE_URL", "s3:hunter2"),
         ("STORAGE_URL", "s3://[hunter2]/a"),
@@ -141,10 +154,10 @@ def test_an_error_does_not_contain_the_value(monkeypatch: pytest.MonkeyPatch, na
 
 
 def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    given(monkeypatch, **GOOD, LINK_SECRET="sesame-sesame-sesame")
+    given(monkeypatch, **GOOD, LINK_SECRET=LINK_SECRET)
     shown = repr(load()) + str(load())
     assert "pass-of-alice" not in shown
-    assert "sesame" not in shown
+    assert LINK_SECRET not in shown
 
 
 @pytest.mark.parametrize(
@@ -272,7 +285,7 @@ def test_the_state_directory_is_below_xdg_state_home_or_state_dir(monkeypatch: p
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_can_be_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    values = {"LINK_SECRET": "sesame-sesame-sesame", "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test"}
+    values = {"LINK_SECRET": LINK_SECRET, "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test"}
     value = values.get(name, DATABASE)
     (tmp_path / "secret").write_text(f"{value}\n")
     given(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
@@ -336,3 +349,17 @@ def test_small_parts_need_allow_failpoints(monkeypatch: pytest.MonkeyPatch) -> N
     given(monkeypatch, ALLOW_FAILPOINTS="1")
     assert load().part_size == 16 * 1024
     assert errors(monkeypatch, PART_SIZE="15KiB").keys() == {"PART_SIZE"}
+
+
+@pytest.mark.parametrize("value", ["a" * 64, "ab" * 32, "0f1e2d3c4b5a6978", "sesame" * 10, "c2VzYW1l" * 8])
+def test_a_weak_link_secret_is_refused_with_the_command_that_makes_one(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    expected = "must be 32 random bytes as hex or base64; make one with: openssl rand -hex 32"
+    assert errors(monkeypatch, LINK_SECRET=value) == {"LINK_SECRET": expected}
+
+
+@pytest.mark.parametrize("encode", [bytes.hex, base64.b64encode, base64.urlsafe_b64encode])
+def test_a_link_secret_may_be_hex_or_base64(monkeypatch: pytest.MonkeyPatch, encode: Callable[[bytes], str | bytes]) -> None:
+    for _ in range(100):
+        text = encode(secrets.token_bytes(32))
+        given(monkeypatch, LINK_SECRET=text if isinstance(text, str) else text.decode())
+        assert load().link_secret is not None

@@ -114,3 +114,8 @@ def test_a_checksum_covers_the_whole_file() -> None:
     (first, *_) = migrations("main")
     assert re.fullmatch("[0-9a-f]{64}", first.checksum)
     assert type(first)(1, first.name, first.text + " ").checksum != first.checksum
+
+
+def test_migrations_can_be_stored_in_a_database_of_any_encoding() -> None:
+    for set_name in ("main", "contacts"):
+        assert all(migration.text.isascii() for migration in migrations(set_name))

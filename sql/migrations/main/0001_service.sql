@@ -3,14 +3,14 @@
 -- The states of an export job. Each arrow is one guarded statement; a trigger refuses every other transition.
 --
 --             claim                          complete                     expire
---   queued ──────────────▶ processing ──────────────────▶ completed ──────────────▶ expired
---    │  ▲                   │  │  │                                     (also on request)
---    │  ├── retry ──────────┘  │  │   an error, attempts left: run_after = now + delay
---    │  ├── hand back ─────────┤  │   shutdown: the attempt is not counted, claimable immediately
---    │  ├── rescue ────────────┤  │   the lease expired: lost_leases + 1
---    │                         │  │   (completed, failed, cancelled and expired never return to queued)
---    │                         │  └── fail ──▶ failed         a permanent error, or no attempts left (retry, rescue)
---    └────────── cancel ───────┴───────────▶ cancelled
+--   queued --------------> processing ------------------> completed --------------> expired
+--    |  ^                   |  |  |                                     (also on request)
+--    |  +-- retry ----------+  |  |   an error, attempts left: run_after = now + delay
+--    |  +-- hand back ---------+  |   shutdown: the attempt is not counted, claimable immediately
+--    |  +-- rescue ------------+  |   the lease expired: lost_leases + 1
+--    |                         |  |   (completed, failed, cancelled and expired never return to queued)
+--    |                         |  +-- fail --> failed         a permanent error, or no attempts left (retry, rescue)
+--    +---------- cancel -------+-----------> cancelled
 --
 -- Ownership. A claim sets `claim_id`, a random UUID that is never reused and is also part of the object's name. Every later
 -- write of the attempt includes it in the WHERE clause and changes one row, or none if the claim is lost. Leaving
@@ -435,7 +435,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION complete_export IS 'Publishes the file of an attempt. Returns the new status; null if the claim is lost.';
 
--- The delay before the next attempt is `_first_delay`, doubles with each attempt up to `_longest_delay`, and varies by ± 50 %.
+-- The delay before the next attempt is `_first_delay`, doubles with each attempt up to `_longest_delay`, and varies by half.
 CREATE FUNCTION end_attempt_in_error(_claim_id uuid, _error_code text, _error_message text, _error_detail text,
                                      _permanent boolean, _first_delay interval)
 RETURNS text LANGUAGE plpgsql VOLATILE AS $$

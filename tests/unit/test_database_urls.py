@@ -1,0 +1,101 @@
+"""Database URLs as providers print them: what is dropped, translated and refused."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from asyncpg import connect_utils
+
+from service.database_urls import translate
+
+_ENCODED = "percent-encoded"
+
+
+def parameters(url: str) -> dict[str, str]:
+    """The parameters of the translated URL."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(translate(url)).query).items()}
+
+
+@pytest.mark.parametrize(
+    ("given", "translated"),
+    [
+        ("", {}),
+        ("sslmode=require&channel_binding=require", {"sslmode": "require"}),
+        ("pgbouncer=true&connection_limit=1&connect_timeout=15&pool_timeout=0", {}),
+        ("schema=public", {"search_path": '"public"'}),
+        ("currentSchema=My+Schema,b", {"search_path": '"My Schema","b"'}),
+        ("sslmode=no-verify", {"sslmode": "require"}),
+        ("ssl=true", {"sslmode": "require"}),
+        ("ssl=0", {"sslmode": "disable"}),
+        ("application_name=x&keepalives_idle=3&sslaccept=strict&supa=base-pooler.x", {}),
+        ("options=endpoint%3Dcool-name-1", {"options": "endpoint=cool-name-1"}),
+        ("target_session_attrs=read-write&search_path=a,b", {"target_session_attrs": "read-write", "search_path": "a,b"}),
+        ("sslmode=", {}),
+    ],
+)
+def test_parameters_of_other_clients_are_dropped_or_translated(given: str, translated: dict[str, str]) -> None:
+    assert parameters(f"postgresql://alice:secret@db.test/a?{given}") == translated
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        *((f"postgresql://alice:a{mark}b@db.test/a", _ENCODED) for mark in "/#?@"),
+        ("postgresql://alice:a[b@db.test/a", _ENCODED),
+        ("postgresql://alice:a%00b@db.test/a", "zero byte"),
+        ("mysql://db.test/a", "starts with postgresql://"),
+        ("postgresql://db.test:port/a", "port"),
+        ("postgresql://db.test:0/a", "port"),
+        ("postgresql://db.test:65536/a", "port"),
+        ("postgresql://a.test:1,b.test:99999/a", "port"),
+        ("postgresql://a.test,/a", "host list"),
+        ("postgresql://,a.test/a", "host list"),
+        ("postgresql://[::1/a", _ENCODED),
+        ("postgresql:///a?host=a,b,c&port=1,2", "another number of ports than of hosts"),
+        ("postgresql:///a?port=5432", "another number of ports than of hosts"),
+        ("postgresql:///a?host=a,,b", "host list"),
+        ("postgresql:///a?host=a&port=x", "port"),
+        ("postgresql://db.test/a?sslmode=on", "unknown sslmode; it must be one of disable, allow"),
+        ("postgresql://db.test/a?target_session_attrs=master", "unknown target_session_attrs"),
+        ("postgresql://db.test/a?sslnegotiation=direct", "sslnegotiation=direct"),
+        ("postgresql://db.test/a?ssl_min_protocol_version=1", "unknown ssl_min_protocol_version"),
+        ("postgresql://db.test/a?replication=database", "the parameter replication"),
+        ("postgresql://db.test/a?sslmode=verify-full&sslrootcert=/none/ca.pem", "/none/ca.pem is not one that can be read"),
+        ("postgresql://db.test/a?sslmode=require&sslcert=/none/me.pem", "a file in sslcert that cannot be read"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_its_reason(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace("?", r"\?")):
+        translate(url)
+
+
+def test_verify_full_without_a_root_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PGSSLROOTCERT", raising=False)
+    for mode in ("verify-ca", "verify-full"):
+        with pytest.raises(ValueError, match=f"sslmode={mode}, which needs a root certificate.*sslrootcert=/path/to/ca.pem"):
+            translate(f"postgresql://db.test/a?sslmode={mode}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://alice:%2F%23%3F%40@a.test:1,[::1]:2,c/a?schema=b",
+        "postgres://alice@/a?host=/tmp,b&port=5432",
+        "postgresql:///a?host=/tmp&port=5432",
+        "postgresql://%2Ftmp/a",
+        "postgresql://",
+    ],
+)
+def test_the_driver_accepts_a_translated_url(url: str) -> None:
+    parse: Any = vars(connect_utils)["_parse_connect_dsn_and_args"]
+    addresses, options = parse(
+        **dict.fromkeys(("host", "port", "user", "password", "passfile", "database", "ssl", "service", "servicefile")),
+        **dict.fromkeys(("direct_tls", "server_settings", "target_session_attrs", "krbsrvname", "gsslib")),
+        dsn=translate(url),
+    )
+    assert addresses
+    if "alice:" in url:
+        assert (options.user, options.password) == ("alice", "/#?@")
+        assert addresses == [("a.test", 1), ("::1", 2), ("c", 5432)]
