@@ -101,6 +101,26 @@ async def test_a_client_that_reads_nothing_is_disconnected(api: Site, monkeypatc
             await asyncio.wait_for(send_for_ever(client), 20)
 
 
+async def test_a_download_that_is_not_read_is_ended(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STALL_SECONDS", 0.5)
+    headers = await api.caller()
+    export_id = await api.create(headers)
+    await api.complete(bytes(20_000_000))
+    status = await (await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)).json()
+    target = "/" + status["download_url"].split("/", 3)[3]
+    idle = api.connections
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((api.client.host, api.client.port))
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        with capture_logs() as logged:
+            while not [line for line in logged if line.get("status") == 200]:
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while api.connections > idle:
+                    await asyncio.sleep(0.1)
+
+
 # Number --------------------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack, cast
 from uuid import UUID
 
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.web import Application
 from limits.aio.storage import Storage
 
 from service.access import Access
@@ -121,6 +122,11 @@ class Site:
         return await asyncio.open_connection(self.client.host, self.client.port)
 
     @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(cast(GuardedTestServer, self.client.server).connections)
+
+    @property
     def claims(self) -> Claims:
         """The claims of a worker."""
         return Claims(self.database, renewals=self.database)
@@ -129,8 +135,12 @@ class Site:
 class GuardedTestServer(TestServer):
     """The application behind the connection limits of the service."""
 
+    def __init__(self, app: Application) -> None:
+        super().__init__(app)
+        self.connections = Connections(CONNECTIONS)
+
     async def _make_runner(self, **_: Any) -> GuardedRunner:
-        return GuardedRunner(self.app, Connections(CONNECTIONS), shutdown_timeout=1.0, **SERVER_OPTIONS)
+        return GuardedRunner(self.app, self.connections, shutdown_timeout=1.0, **SERVER_OPTIONS)
 
 
 class SiteOptions(TypedDict, total=False):
