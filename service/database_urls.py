@@ -109,7 +109,8 @@ def _known(name: str, value: str) -> tuple[str, str]:
         name = "sslmode"
     if name == "sslmode" and value == "no-verify":
         value = "require"
-    if name not in _PASSED:
+    # A name with a dot is a server setting of an extension or of the adopter's own.
+    if name not in _PASSED and "." not in name:
         shown = name if re.fullmatch("[A-Za-z_][A-Za-z0-9_.]{0,62}", name) else "?"
         raise ValueError(f"has the parameter {shown}, which the service does not support; remove it")
     return name, value

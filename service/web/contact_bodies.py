@@ -4,7 +4,7 @@ import re
 from typing import Any, NotRequired
 
 from multidict import MultiMapping
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import TypedDict
 
 from service.errors import ContactNotFound, InvalidParameters
@@ -18,7 +18,7 @@ _OPTIONS_OF_ONE = (Extra.COMET_TOKENS, Extra.CUSTOM_FIELDS)
 
 
 def _flags(extras: Extras) -> dict[str, Any]:
-    return {extra.option: (QueryFlag, False) for extra in extras}
+    return {extra.option: (QueryFlag, Field(False, description=f"1 adds `{extra}`.")) for extra in extras}
 
 
 ContactFilters = create_model("ContactFilters", __base__=RangeBody, **_flags(tuple(Extra)))

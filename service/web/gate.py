@@ -76,12 +76,11 @@ class Gate:
         allowance = None if caller is None or bucket is None else self._allowances.get((bucket, caller.space_id))
         if caller is None or allowance is None:
             return
-        try:
-            authorise(caller, scope)
-            allowance.check()
-        except ServiceError:
-            request[CALLER], request[ALLOWANCE] = caller, allowance
-            raise
+        if allowance.granted and scope in caller.scopes and caller.subscription_active:
+            return
+        request[CALLER], request[ALLOWANCE] = caller, allowance
+        authorise(caller, scope)
+        allowance.check()
 
     async def _authenticate(self, key: bytes, authorization: str | None) -> Caller:
         try:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterator, Mapping
 from http import HTTPStatus
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from openapi_pydantic import Example, Header, Link, MediaType, Response, Schema
@@ -91,6 +92,8 @@ def _header(name: str, meaning: str, *, required: bool) -> Header:
 
 def _pointer(body: Any, name: str) -> str | None:
     """The JSON Pointer to the id that a path calls `name`: the key of that name, or the key `id` of `contact_id`."""
+    if isinstance(body, UnionType):
+        return next((pointer for each in get_args(body) if (pointer := _pointer(each, name)) is not None), None)
     keys = getattr(get_origin(body) or body, "__annotations__", {})
     for key in (name, "id"):
         if key in keys:

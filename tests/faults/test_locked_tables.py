@@ -10,7 +10,7 @@ from service.errors import DatabaseUnavailable
 from service.postgres.pool import Database
 from tests.support.calls import EXPORTS, call
 from tests.support.calls import create_with_tokens as create
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts
+from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
 from tests.support.export_checks import ROWS, assert_file_is_correct, blocked_reads, unexpected_errors, until_reading
 from tests.support.jobs import connect, holding, release, until_waited_for
 from tests.support.program import running
@@ -73,7 +73,12 @@ async def test_requests_that_occupy_all_connections_do_not_delay_renewals(
             export_id = await create(program, space)
             await until_reading(connection)
             async with holding(database_url, "SELECT pg_advisory_xact_lock(4)"):
-                posts = [asyncio.create_task(call(program, "POST", EXPORTS, space, **WHOLE_RANGE)) for _ in range(50)]
+                other = await tenant(database_url)  # one Space alone leaves connections to the others
+                posts = [
+                    asyncio.create_task(call(program, "POST", EXPORTS, each, **WHOLE_RANGE))
+                    for each in (space, other)
+                    for _ in range(25)
+                ]
                 stuck = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory' HAVING count(*) = 8"
                 await until_row(connection, stuck)
                 before = await connection.fetchval("SELECT lease_until FROM export_jobs WHERE id = $1", export_id)

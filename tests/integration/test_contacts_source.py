@@ -35,13 +35,17 @@ async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
         yield running
 
 
-async def unavailable(api: Site, headers: dict[str, str], address: str, **query: Any) -> None:
-    """Check that a call answers 503 as the contract says."""
+UNREACHABLE = "The contacts could not be read. Please try again later."
+UNREADABLE = "The contacts cannot be read. Please contact the operator."
+
+
+async def unavailable(api: Site, headers: dict[str, str], address: str, *, message: str = UNREACHABLE, **query: Any) -> None:
+    """Check that a call responds with 503 as the contract says."""
     url = api.client.make_url(address).update_query(query)
     response = await api.client.session.get(url, headers=headers)
     body = await response.json()
     assert (response.status, int(response.headers["Retry-After"])) == (503, 5), body
-    assert body["message"] == "The contacts could not be read. Please try again later."
+    assert body["message"] == message
     assert body["request_id"] == response.headers["X-Request-Id"]
 
 
@@ -59,7 +63,7 @@ async def test_a_contacts_database_that_is_down_is_503_and_leaves_exports_unharm
 async def test_a_contacts_database_that_is_slow_is_503_and_delays_neither_exports_nor_status_calls(
     database_url: str, tmp_path: Path
 ) -> None:
-    async with site(database_url, tmp_path, contacts_pool_size=2, contacts_timeout=3.0) as api, connect(database_url) as sql:
+    async with site(database_url, tmp_path, contacts_pool_size=4, contacts_timeout=3.0) as api, connect(database_url) as sql:
         headers = await api.caller()
         export = await api.create(headers)
         async with holding(database_url, "LOCK TABLE contacts IN ACCESS EXCLUSIVE MODE"):
@@ -77,7 +81,7 @@ async def test_a_contacts_database_that_is_slow_is_503_and_delays_neither_export
 
 
 async def test_large_pages_leave_connections_for_single_contacts(database_url: str, tmp_path: Path) -> None:
-    async with site(database_url, tmp_path, contacts_pool_size=2, large_pages=1) as api, connect(database_url) as sql:
+    async with site(database_url, tmp_path, contacts_pool_size=4, large_pages=1) as api, connect(database_url) as sql:
         headers = await api.caller()
         (contact,) = await add(sql, await space_of(sql, headers), START)
         async with holding(database_url, "LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE"):
@@ -128,13 +132,13 @@ async def test_a_missing_column_is_503_until_it_is_back_and_leaves_exports_unhar
     (contact,) = await add(sql, await space_of(sql, headers), START)
     await listed(api, headers)
     await sql.execute("ALTER TABLE contacts RENAME COLUMN location TO place")
-    await unavailable(api, headers, CONTACTS, **YEAR)
-    await unavailable(api, headers, f"{CONTACTS}/{contact}")
+    await unavailable(api, headers, CONTACTS, message=UNREADABLE, **YEAR)
+    await unavailable(api, headers, f"{CONTACTS}/{contact}", message=UNREADABLE)
     assert await api.create(headers)
     await sql.execute("ALTER TABLE contacts RENAME COLUMN place TO location")
     assert ids(await listed(api, headers)) == [contact]
     await sql.execute("DROP TABLE comet_tokens")
-    await unavailable(api, headers, CONTACTS, **YEAR, include_comet_tokens=1)
+    await unavailable(api, headers, CONTACTS, message=UNREADABLE, **YEAR, include_comet_tokens=1)
     assert ids(await listed(api, headers)) == [contact]
 
 

@@ -4,6 +4,8 @@ The site itself fails on a response that is not documented (`tests/support/docum
 needs calls here only for what its handler alone can answer: the errors that operations share are caused for every row.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from yarl import URL
 from service.errors import DatabaseUnavailable, StorageUnavailable
 from service.model import Scope
 from service.storage.directory import DirectoryStore
-from service.web import exports
+from service.web import exports, limits
 from service.web.bodies import json_response
 from service.web.declarations import Route
 from service.web.openapi_examples import BODIES
@@ -29,6 +31,10 @@ Seen = dict[tuple[str, int], set[str]]
 def protected() -> list[Route]:
     """The routes that need a key."""
     return [route for route in ROUTES if route.scope is not None]
+
+
+PARAMETERS: dict[str, dict[str, str]] = {"listContacts": BODY}
+"""Valid parameters of the routes that require some."""
 
 
 def path_of(route: Route) -> str:
@@ -61,9 +67,23 @@ async def cause_errors_of_requests(api: Site) -> None:
             assert await call(api, route, headers=as_json, data=b" " * 65537) == 413
             assert await call(api, route, headers=full, json={}) == 422
         elif 400 in route.responses:
-            assert await call(api, route, headers={**full, "Host": "a/b"}) == 400
+            assert await call(api, route, headers={**full, "Host": "a/b"}, params=PARAMETERS.get(route.operation_id)) == 400
         if route.query:
-            assert await call(api, route, headers=full, params={"per_page": "0"}) == 422
+            assert await call(api, route, headers=full, params={"per_page": "0", "include_comet_tokens": "x"}) == 422
+
+
+async def cause_a_slow_body(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a body that does not end in time."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    headers = {**await api.caller(), "Content-Type": "application/json"}
+    with monkeypatch.context() as patched:
+        patched.setattr(limits, "BODY_SECONDS", 0.1)
+        async with api.client.post(EXPORTS, headers=headers, data=body()) as response:
+            assert response.status == 408
 
 
 async def cause_errors_of_the_service(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,13 +107,37 @@ async def use_exports(api: Site) -> str:
     await (await api.client.post(EXPORTS, json=BODY, headers=named)).read()
     async with api.client.post(EXPORTS, json=BODY, headers=named) as response:
         export_id = (await response.json())["export_id"]
-    await (await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)).read()
+    await (await api.client.get(f"{EXPORTS}/{export_id}", headers={**headers, "Prefer": "wait=0"})).read()
+    await (await api.client.get(f"{EXPORTS}/{export_id}/download", headers=headers)).read()
+    waiting = {**headers, "Prefer": "wait=0"}
+    await (await api.client.post(EXPORTS, json=BODY, headers=waiting)).read()
     await api.complete(b"a file")
+    await (await api.client.get(f"{EXPORTS}/{export_id}/download", headers=headers, allow_redirects=False)).read()
     async with api.client.get(f"{EXPORTS}/{export_id}", headers=headers) as response:
         link: str = (await response.json())["download_url"]
     await (await api.client.get(EXPORTS, headers=headers)).read()
     await (await api.client.delete(f"{EXPORTS}/{await api.create(headers)}", headers=headers)).read()
     return link
+
+
+async def use_contacts(api: Site) -> None:
+    """Call what the handlers of contacts answer."""
+    headers = await api.caller()
+    async with api.database.connection() as connection:
+        space_id = await connection.fetchval("SELECT max(id) FROM spaces")
+        contact_id = await connection.fetchval("INSERT INTO contacts (space_id) VALUES ($1) RETURNING id", space_id)
+    await (await api.client.get("/public-api/v1/contacts", headers=headers, params=BODY)).read()
+    await (await api.client.get(f"/public-api/v1/contacts/{contact_id}", headers=headers)).read()
+
+
+async def use_expired(api: Site) -> None:
+    """Ask for the file of an expired export."""
+    headers = await api.caller()
+    export_id = await api.create(headers)
+    for _ in range(2):  # an earlier export is first in the queue
+        await api.complete(b"a file")
+    await (await api.client.delete(f"{EXPORTS}/{export_id}", headers=headers)).read()
+    await (await api.client.get(f"{EXPORTS}/{export_id}/download", headers=headers)).read()
 
 
 def delete_objects(directory: Path) -> None:
@@ -133,13 +177,17 @@ async def see_everything(database_url: str, directory: Path, monkeypatch: pytest
     seen: Seen = {}
     async with site(database_url, directory) as api:
         await cause_errors_of_requests(api)
+        await cause_a_slow_body(api, monkeypatch)
         await cause_errors_of_the_service(api, monkeypatch)
         link = await use_exports(api)
+        await use_expired(api)
+        await use_contacts(api)
         await use_link(api, link, directory)
         await use_service(api)
         seen |= api.documented.seen
     limit = "1/minute"
-    async with site(database_url, directory, create_export=limit, get_export=limit, other=limit) as api:
+    limits = {"create_export": limit, "get_export": limit, "list_contacts": limit, "get_contact": limit, "other": limit}
+    async with site(database_url, directory, **limits) as api:  # type: ignore[arg-type]  # keys of SiteOptions
         for route in protected():
             headers = await api.caller()
             assert [await call(api, route, headers=headers) for _ in range(2)][-1] == 429

@@ -122,5 +122,5 @@ async def test_of_any_two_concurrent_writes_the_first_counts_and_none_deadlocks(
             else:
                 assert not await meanwhile
             await release(other)
-            assert (await ending, await meanwhile) == (True, False), (first, second)
+            assert (bool(await ending), bool(await meanwhile)) == (True, False), (first, second)
         await jobs.sql.execute("DELETE FROM export_jobs")
