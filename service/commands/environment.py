@@ -65,7 +65,10 @@ def settings(*, alone: bool = False) -> Iterator[Settings]:
         yield given
         return
     files = given.state_dir / "files"
-    files.mkdir(parents=True, exist_ok=True)
+    try:
+        files.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"STATE_DIR cannot be used: {files}: {error.strerror}") from None
     with _embedded(given.state_dir, alone=alone) as postgres:
         click.echo(
             f"DATABASE_URL and STORAGE_URL are not set: using Postgres {postgres.version} and files in {given.state_dir}",

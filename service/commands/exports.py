@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import click
 
+from service.commands.arguments import ID
 from service.commands.environment import command, database
 from service.errors import ServiceError
 from service.model import ExportStatus
@@ -17,8 +18,8 @@ def exports() -> None:
 
 
 @exports.command("list")
-@click.option("--space", "space_id", type=int, metavar="ID", help="Only exports of this Space.")
-@click.option("--status", help="Only exports in this state.")
+@click.option("--space", "space_id", type=ID, metavar="ID", help="Only exports of this Space.")
+@click.option("--status", type=click.Choice([status.value for status in ExportStatus]), help="Only exports in this state.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="Maximum number, newest first.")
 @command
 async def exports_list(space_id: int | None, status: str | None, limit: int) -> None:
@@ -29,7 +30,7 @@ async def exports_list(space_id: int | None, status: str | None, limit: int) -> 
 
 
 @exports.command("show")
-@click.argument("export_id", type=int)
+@click.argument("export_id", type=ID)
 @command
 async def exports_show(export_id: int) -> None:
     """Show all fields of an export and of its attempts."""
@@ -45,7 +46,7 @@ async def exports_show(export_id: int) -> None:
 
 
 @exports.command("cancel")
-@click.argument("export_id", type=int)
+@click.argument("export_id", type=ID)
 @command
 async def exports_cancel(export_id: int) -> None:
     """Cancel a queued or running export, or delete the file of a completed one. Prints its state."""

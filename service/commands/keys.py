@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from service.access import Access
+from service.commands.arguments import ID
 from service.commands.environment import command, database
 from service.errors import ServiceError
 from service.model import Scope
@@ -17,7 +18,7 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--space", "space_id", type=int, required=True, metavar="ID", help="Space of the key.")
+@click.option("--space", "space_id", type=ID, required=True, metavar="ID", help="Space of the key.")
 @click.option(
     "--scope",
     "scopes",
@@ -37,7 +38,7 @@ async def keys_create(space_id: int, scopes: tuple[Scope, ...], days: int | None
 
 
 @keys.command("list")
-@click.option("--space", "space_id", type=int, metavar="ID", help="Only keys of this Space.")
+@click.option("--space", "space_id", type=ID, metavar="ID", help="Only keys of this Space.")
 @command
 async def keys_list(space_id: int | None) -> None:
     """List API keys: id, Space, scopes, state."""

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from service.commands.arguments import ID
 from service.commands.environment import command, database, sample_contacts
 from service.errors import SpaceNotFound
 from service.postgres.access import AccessTables
@@ -12,7 +13,7 @@ DAY = click.DateTime(["%Y-%m-%d"])
 
 
 @click.command()
-@click.option("--space", "space_id", type=int, required=True, metavar="ID", help="Space of the contacts.")
+@click.option("--space", "space_id", type=ID, required=True, metavar="ID", help="Space of the contacts.")
 @click.option(
     "--contacts", "count", required=True, type=click.IntRange(1, 100_000_000), metavar="N", help="Number of contacts."
 )

@@ -3,6 +3,7 @@
 import click
 
 from service.access import Access
+from service.commands.arguments import ID, Name
 from service.commands.environment import command, database
 from service.postgres.access import AccessTables
 
@@ -13,7 +14,7 @@ def spaces() -> None:
 
 
 @spaces.command("create")
-@click.argument("name")
+@click.argument("name", type=Name())
 @click.option("--timezone", required=True, metavar="TZ", help="IANA timezone, e.g. Europe/Berlin.")
 @command
 async def spaces_create(name: str, timezone: str) -> None:
@@ -33,7 +34,7 @@ async def spaces_list() -> None:
 
 
 @spaces.command("suspend")
-@click.argument("space_id", type=int)
+@click.argument("space_id", type=ID)
 @command
 async def spaces_suspend(space_id: int) -> None:
     """Suspend a Space: all its API calls return 403. Its queued and running exports continue."""
@@ -42,7 +43,7 @@ async def spaces_suspend(space_id: int) -> None:
 
 
 @spaces.command("activate")
-@click.argument("space_id", type=int)
+@click.argument("space_id", type=ID)
 @command
 async def spaces_activate(space_id: int) -> None:
     """Reactivate a suspended Space."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -120,7 +121,8 @@ async def listen(app: web.Application, host: str, port: int, *, connections: int
         try:
             await web.TCPSite(runner, host, port, backlog=ACCEPT_BURST).start()
         except OSError as error:
-            raise CannotListen(detail=f"{host}:{port}: {error.strerror}") from None
+            reason = error.strerror or os.strerror(error.errno or 0)
+            raise CannotListen(detail=f"HOST={host} PORT={port}: {reason}") from None
         bound_host, bound_port = runner.addresses[0][:2]
         address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
         log.info("listening", address=address)

@@ -41,6 +41,11 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
         (("exports", "cancel", "99"), "no such export", 1),
         (("seed", "--space", "99", "--contacts", "5"), "no such Space", 1),
         (("keys", "create", "--space", "1", "--scope", "all"), "exports:write", 2),
+        (("spaces", "create", "", "--timezone", "UTC"), "visible character", 2),
+        (("spaces", "create", "a\tb", "--timezone", "UTC"), "control characters", 2),
+        (("spaces", "suspend", "99999999999999999999"), "9223372036854775807", 2),
+        (("exports", "show", "0"), "1<=x", 2),
+        (("exports", "list", "--status", "nope"), "queued", 2),
         (("seed", "--space", "1", "--contacts", "5", "--from", "2024-02-01", "--to", "2024-01-01"), "--from", 2),
     ],
 )
@@ -50,6 +55,14 @@ async def test_an_error_is_a_message_and_an_exit_code(
     ended = await contact_exports(*arguments, DATABASE_URL=database_url)
     assert (ended.code, ended.output) == (code, "")
     assert message in ended.errors
+    assert "Traceback" not in ended.errors
+
+
+async def test_a_state_directory_that_cannot_be_made_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = await contact_exports("spaces", "list", STATE_DIR=str(tmp_path / "file"))
+    assert (ended.code, ended.output) == (2, "")
+    assert f"STATE_DIR cannot be used: {tmp_path / 'file'}" in ended.errors
     assert "Traceback" not in ended.errors
 
 
