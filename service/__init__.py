@@ -17,7 +17,8 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     events           what happens to exports; the log listens
     embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
     client/          the consumer's client
-    model, errors    the vocabulary
+    model, errors,
+    failures         the vocabulary
     settings, database_urls, logs, failpoints, exhaustion
 
 Reading order: model → exports/use_cases → exports/runner → exports/attempt → exports/lease → exports/stream/file →

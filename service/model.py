@@ -112,7 +112,7 @@ def exists(local: datetime, zone: ZoneInfo) -> bool:
 class Extra(StrEnum):
     """A key that a line has only on request, in the order of the line; `option` is the request's parameter for it.
 
-    A further extra needs a line here, a fragment `extra_KEY` in `sql/queries/snapshot.sql`, and the name in the constraint
+    A further extra needs a line here, a fragment `extra_KEY` in `sql/queries/extras.sql`, and the name in the constraint
     `extras_are_known`.
     """
 

@@ -7,9 +7,10 @@ from functools import partial
 import orjson
 
 from service.contacts.pages import LARGEST_ID, SMALLEST_ID, ContactPage, ContactPosition, PageQuery, read_page
-from service.errors import ContactNotFound, SourceUnavailable
+from service.errors import ContactNotFound
 from service.exports.priority import RequestPriority
 from service.exports.windows import window_of_request
+from service.failures import SourceUnavailable
 from service.model import Caller, Extras
 from service.postgres.contacts import ContactReads
 

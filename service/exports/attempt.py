@@ -11,7 +11,7 @@ from typing import assert_never
 import structlog
 
 from service import events
-from service.errors import DatabaseUnavailable, ExportFailure, InternalFailure, ServiceError, TimedOut
+from service.errors import DatabaseUnavailable, ServiceError
 from service.exhaustion import lacks_resources
 from service.exports.lease import Ending, Lease, LeaseEnded, Leases
 from service.exports.periodic import boot_clock
@@ -20,6 +20,7 @@ from service.exports.stream.file import Stream, write_file
 from service.exports.stream.lines import encoder
 from service.exports.stream.parts import PartWriter
 from service.failpoints import failpoint
+from service.failures import ExportFailure, InternalFailure, TimedOut
 from service.model import Claim, ExportStatus, Part, StoredFile, filename, object_metadata
 from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource, Snapshot
@@ -174,16 +175,14 @@ class Attempts:
 
     async def _record_completion(self, lease: Lease, written: WrittenFile, *, seconds: float) -> None:
         claim, file = lease.claim, written.file
-
-        async def complete() -> bool:
-            return await self._claims.complete(
-                claim,
-                file,
-                snapshot_at=written.snapshot_at,
-                complete_until=written.complete_until,
-                file_lifetime=self._limits.file_lifetime,
-            )
-
+        complete = partial(
+            self._claims.complete,
+            claim,
+            file,
+            snapshot_at=written.snapshot_at,
+            complete_until=written.complete_until,
+            file_lifetime=self._limits.file_lifetime,
+        )
         if await self._record(lease, "completed", complete):
             events.emit(events.ExportCompleted(claim, file.row_count, file.size, round(seconds, 3)))
 

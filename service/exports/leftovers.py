@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from service.errors import ExportFailure, StorageUnavailable
 from service.failpoints import failpoint
+from service.failures import ExportFailure, StorageUnavailable
 from service.postgres.claims import Claims, Leftover
 from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import structlog
 
-from service.errors import DatabaseUnavailable, ExportFailure
+from service.errors import DatabaseUnavailable
+from service.failures import ExportFailure
 
 _LONGEST_FIRST_PAUSE = timedelta(minutes=5)
 """Latest first run of an infrequent task after a start: otherwise frequent restarts would postpone it forever."""

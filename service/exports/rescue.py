@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from service import events
-from service.errors import WorkerLost
 from service.failpoints import failpoint
+from service.failures import WorkerLost
 from service.model import ExportStatus
 from service.postgres.claims import Claims
 

@@ -5,8 +5,8 @@ from datetime import timedelta
 import structlog
 
 from service import events
-from service.errors import ExportFailure, StorageUnavailable
 from service.failpoints import failpoint
+from service.failures import ExportFailure, StorageUnavailable
 from service.postgres.export_files import ExportFiles
 from service.storage import ObjectStore
 

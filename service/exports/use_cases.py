@@ -9,16 +9,10 @@ from uuid import UUID
 import structlog
 
 from service import events
-from service.errors import (
-    DatabaseUnavailable,
-    ExportExpired,
-    ExportFailure,
-    ExportNotCompleted,
-    ExportNotFound,
-    InvalidParameters,
-)
+from service.errors import DatabaseUnavailable, ExportExpired, ExportNotCompleted, ExportNotFound, InvalidParameters
 from service.exports.waiting import Wait, Waiters
 from service.exports.windows import window_of_request
+from service.failures import ExportFailure
 from service.model import Caller, ExportJob, ExportRequest, ExportStatus, NewExport, Position, Scope, filename
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs

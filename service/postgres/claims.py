@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from service.errors import ExportFailure, WorkerLost
+from service.failures import ExportFailure, WorkerLost
 from service.model import Claim, ExportStatus, Extra, StoredFile
 from service.postgres.export_jobs import stored_window
 from service.postgres.pool import Database

@@ -9,11 +9,12 @@ from typing import Self, TypeVar
 
 import asyncpg
 
-from service.errors import DatabaseUnavailable, SourceUnavailable
+from service.errors import DatabaseUnavailable
+from service.failures import SourceUnavailable
 from service.model import Extras
 from service.postgres.driver_errors import source_errors
+from service.postgres.extras import Connection, extra_fragments, with_extras
 from service.postgres.pool import Database
-from service.postgres.snapshot import Connection, extra_fragments, with_extras
 from sql import statement
 
 _SESSION = {

@@ -6,14 +6,8 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from service.errors import (
-    DatabaseRefused,
-    DatabaseUnavailable,
-    ServiceError,
-    SourceData,
-    SourceUnavailable,
-    SourceUnreadable,
-)
+from service.errors import DatabaseRefused, DatabaseUnavailable, ServiceError
+from service.failures import SourceData, SourceUnavailable, SourceUnreadable
 
 _UNAVAILABLE_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
 """SQLSTATE classes that blame the server, not the statement: connection, read-only after a failover, rollback by deadlock,

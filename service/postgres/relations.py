@@ -7,7 +7,8 @@ from operator import itemgetter
 
 import asyncpg
 
-from service.errors import SchemaMismatch, SourceData
+from service.errors import SchemaMismatch
+from service.failures import SourceData
 from service.postgres.driver_errors import source_errors
 from sql import statement
 

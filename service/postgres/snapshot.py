@@ -3,25 +3,26 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Union
+from typing import Any
 
 import asyncpg
 from asyncpg.cursor import Cursor
-from asyncpg.pool import PoolConnectionProxy
 from asyncpg.transaction import Transaction
 
-from service.errors import LoginRefused, SchemaMismatch, ServiceError, SourceSlow, SourceUnavailable, SourceUnreadable
+from service.errors import LoginRefused, SchemaMismatch, ServiceError
 from service.failpoints import failpoint
-from service.model import Claim, Extra, Extras
+from service.failures import SourceSlow, SourceUnavailable, SourceUnreadable
+from service.model import Claim
 from service.postgres.driver_errors import describe, login_refused, source_errors
+from service.postgres.extras import extra_fragments, read_contacts
 from service.postgres.read_ahead import read_ahead
 from service.postgres.relations import IdCheck, check_readable, check_relations
 from service.postgres.session import APPLICATION_NAME, connect_to_contacts
-from sql import fragment, statement
+from sql import statement
 
 BATCH_ROWS = 500
 """Rows per encoded batch: encoding one occupies the event loop for 0.25 ms."""
@@ -41,7 +42,6 @@ _PLAN_DEPTH = 4
 """Nodes of a plan that are named, from the top."""
 
 Batch = Sequence[asyncpg.Record]
-Connection = Union[asyncpg.Connection, "PoolConnectionProxy[asyncpg.Record]"]
 FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 """Wraps one fetch and yields the most rows it may read."""
 
@@ -222,31 +222,3 @@ class Snapshot:
         self._ids_are_unique = await self._connection.fetchval(statement("ids_are_unique"), timeout=_CALL_TIMEOUT)
         self._query = read_contacts(await extra_fragments(self._connection, self._claim.extras))
         return await self._connection.cursor(self._query, *self._range)
-
-
-async def extra_fragments(connection: Connection, extras: Extras) -> list[str]:
-    """The names of the fragments that select these extras from the relations of this database."""
-    return [await _fragment(connection, extra) for extra in extras]
-
-
-async def _fragment(connection: Connection, extra: Extra) -> str:
-    name = f"extra_{extra}"
-    match extra:
-        case Extra.EMAILS:
-            unique = await connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
-            return f"{name}_unique" if unique else name
-        case Extra.CUSTOM_FIELDS:
-            exist = await connection.fetchval(statement("custom_fields_exist"), timeout=_CALL_TIMEOUT)
-            return name if exist else f"{name}_absent"
-        case Extra.COMET_TOKENS:
-            return name
-
-
-def read_contacts(fragments: Iterable[str]) -> str:
-    """The statement that reads the contacts with these extras, given as names of SQL fragments."""
-    return with_extras(statement("read_contacts"), fragments)
-
-
-def with_extras(text: str, fragments: Iterable[str]) -> str:
-    """A statement that also selects these fragments, in place of its marker `/* extras */`."""
-    return text.replace("/* extras */", "".join(f",\n{fragment(name)}" for name in fragments))

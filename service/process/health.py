@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from service.errors import ServiceError, StorageUnavailable
+from service.errors import ServiceError
+from service.failures import StorageUnavailable
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource
 from service.process.startup import Startup

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import structlog
 
 from service import failpoints
-from service.errors import ExportFailure
 from service.exports.runner import Runner
 from service.exports.waiting import Waiters
 from service.failpoints import failpoint
+from service.failures import ExportFailure
 from service.postgres.export_jobs import ExportJobs
 from service.process.build import build_runner, build_web_app
 from service.process.descriptors import connections_allowed

@@ -4,16 +4,8 @@ import asyncio
 
 import structlog
 
-from service.errors import (
-    DatabaseRefused,
-    DatabaseUnavailable,
-    ExportFailure,
-    LoginRefused,
-    SchemaMismatch,
-    SourceUnavailable,
-    SourceUnreadable,
-    Starting,
-)
+from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, SchemaMismatch, Starting
+from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore

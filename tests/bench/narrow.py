@@ -5,7 +5,7 @@ from statistics import median
 
 import asyncpg
 
-from service.postgres.snapshot import read_contacts
+from service.postgres.extras import read_contacts
 from tests.bench.bench import Bench, Figures
 from tests.bench.dataset import Contacts
 from tests.bench.memory import LARGE

@@ -5,7 +5,7 @@ from collections import Counter
 
 import asyncpg
 
-from service.errors import SourceData, TimedOut, TooLarge
+from service.failures import SourceData, TimedOut, TooLarge
 from tests.chaos.consumers import Wish
 from tests.chaos.contents import LiveContents, StillContents, WrongContent, lines_of
 from tests.chaos.findings import Findings

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from service.client import ExportClient
-from service.errors import SourceData
+from service.failures import SourceData
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
 from tests.support.export_checks import blocked_reads, until_reading
 from tests.support.program import Program, running

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
-from service.errors import StorageRefused
+from service.failures import StorageRefused
 from service.postgres.migrate import migrate
 from tests.support.calls import EXPORTS, call
 from tests.support.calls import create_with_tokens as create

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from service.client import ExportClient
-from service.errors import StorageUnavailable
+from service.failures import StorageUnavailable
 from tests.support import s3_faults, stores
 from tests.support.calls import create
 from tests.support.contacts import Tenant, add_contacts, add_wide_contacts, expected_lines, lines_of

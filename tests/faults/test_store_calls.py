@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.errors import StorageUnavailable
+from service.failures import StorageUnavailable
 from tests.support import s3_faults
 from tests.support.object_stores import PART, Place, s3_place, use_credentials
 from tests.support.s3 import S3Access

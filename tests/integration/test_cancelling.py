@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import SourceData, StorageUnavailable
+from service.failures import SourceData, StorageUnavailable
 from service.model import ExportStatus, Scope
 from service.postgres.claims import Renewal
 from service.postgres.export_jobs import Cancelled, ExportJobs

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from service.errors import SourceData, StorageFull, StorageUnavailable, WorkerLost
+from service.failures import SourceData, StorageFull, StorageUnavailable, WorkerLost
 from service.model import Claim
 from service.postgres.claims import Progress, Renewal
 from tests.support.jobs import AT, FILE, LEASE, JobTable, connect, holding, job_table, until_waited_for

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 import structlog
 
-from service.errors import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
+from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import Claim
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource

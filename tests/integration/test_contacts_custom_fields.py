@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.errors import SourceData
 from service.exports.stream.lines import encoder
+from service.failures import SourceData
 from service.model import END_OF_TIME, Claim, Extra, Window
 from service.postgres.migrate import check_schema
 from tests.support.contact_api import CONTACTS, START, YEAR, add, fetched, listed, space_of

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from service.errors import DatabaseUnavailable, FileNotFound, StorageFull, StorageRefused, StorageUnavailable
+from service.errors import DatabaseUnavailable, FileNotFound
+from service.failures import StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import DirectoryStore
 from service.storage.directory.links import FileLinkSigner
 from tests.support.object_stores import PART, Place, directory_place, fetch

@@ -13,7 +13,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from service.errors import DatabaseUnavailable, StorageUnavailable
+from service.errors import DatabaseUnavailable
+from service.failures import StorageUnavailable
 from service.model import Scope
 from service.storage.directory import DirectoryStore
 from service.web import exports, limits

@@ -17,7 +17,8 @@ import structlog
 from structlog.testing import capture_logs
 from yarl import URL
 
-from service.errors import SourceUnavailable, Starting, StorageFull, StorageUnavailable
+from service.errors import Starting
+from service.failures import SourceUnavailable, StorageFull, StorageUnavailable
 from service.model import Scope
 from tests.support.web import BODY, EXPORTS, Site, site
 

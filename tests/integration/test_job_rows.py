@@ -6,7 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from service.errors import SourceData, StorageUnavailable
+from service.failures import SourceData, StorageUnavailable
 from service.model import Claim, ExportStatus
 from service.postgres.claims import Leftover
 from tests.support.jobs import JobTable, job_table

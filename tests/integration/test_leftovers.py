@@ -9,8 +9,8 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from service.errors import StorageRefused
 from service.exports.leftovers import Leftovers
+from service.failures import StorageRefused
 from service.model import Claim, StoredFile
 from service.postgres.claims import Claims
 from service.postgres.pool import Database

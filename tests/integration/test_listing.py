@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from service.errors import SourceData
+from service.failures import SourceData
 from service.model import Scope
 from tests.support.web import EXPORTS, Site, site
 

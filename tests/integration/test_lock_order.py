@@ -8,7 +8,7 @@ from itertools import product
 import asyncpg
 import pytest
 
-from service.errors import StorageUnavailable
+from service.failures import StorageUnavailable
 from service.model import Claim
 from service.postgres.claims import Renewal
 from service.postgres.export_jobs import ExportJobs

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from service.errors import DatabaseUnavailable, SchemaMismatch, SourceUnavailable
+from service.errors import DatabaseUnavailable, SchemaMismatch
+from service.failures import SourceUnavailable
 from service.postgres import migrate as migrate_module
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import pytest
 
-from service.errors import StorageRefused, StorageUnavailable
+from service.failures import StorageRefused, StorageUnavailable
 from tests.support.object_stores import FILENAME, PART, Place, directory_place, fetch, s3_place, use_credentials
 from tests.support.s3 import S3Access
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from service.errors import StorageUnavailable
+from service.failures import StorageUnavailable
 from service.postgres.claims import Progress, Renewal
 from tests.support.jobs import JobTable, job_table
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import asyncpg
 
-from service.errors import StorageUnavailable
+from service.failures import StorageUnavailable
 from service.model import Claim, ExportStatus, NewExport
 from service.postgres.claims import Claims, Progress, Renewal
 from service.postgres.export_files import ExportFiles

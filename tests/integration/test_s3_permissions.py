@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from service.client import ExportClient
-from service.errors import ExportFailure
 from service.exports.leftovers import Leftovers
 from service.exports.rescue import Rescue
+from service.failures import ExportFailure
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from service.storage import ObjectStore

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.s3 import etags
 from tests.support import s3_faults
 from tests.support.object_stores import PART, Place, fetch, s3_place, use_credentials

@@ -15,11 +15,12 @@ import asyncpg
 import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
-from service.errors import ExportFailure, SourceData, SourceUnavailable, SourceUnreadable
 from service.exports.priority import FETCH_ROWS
+from service.failures import ExportFailure, SourceData, SourceUnavailable, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Window
+from service.postgres.extras import read_contacts
 from service.postgres.migrate import migrate
-from service.postgres.snapshot import BATCH_ROWS, FetchSlot, read_contacts
+from service.postgres.snapshot import BATCH_ROWS, FetchSlot
 from tests.support.jobs import connect, holding
 from tests.support.roles import role
 from tests.support.snapshots import (

@@ -12,9 +12,9 @@ from aiohttp import ClientResponse
 from yarl import URL
 
 from service import events
-from service.errors import SourceData, StorageUnavailable
 from service.exports import priority as scheduling
 from service.exports import use_cases, waiting
+from service.failures import SourceData, StorageUnavailable
 from service.model import Claim, ExportStatus, Scope
 from tests.support.jobs import LEASE
 from tests.support.waiting import until_true

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from service.errors import ExportFailure, SourceData, StorageUnavailable
+from service.failures import ExportFailure, SourceData, StorageUnavailable
 from service.model import NewExport
 from service.postgres.claims import Claims, Leftover, Progress, Renewal
 from service.postgres.export_files import ExportFiles

@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from service.errors import SourceUnavailable, StorageUnavailable
 from service.exhaustion import lacks_resources
+from service.failures import SourceUnavailable, StorageUnavailable
 
 
 def translated(error: Exception) -> Exception:

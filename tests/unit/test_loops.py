@@ -10,12 +10,13 @@ from typing import Any, cast
 import asyncpg
 import pytest
 
-from service.errors import DatabaseUnavailable, StorageRefused
+from service.errors import DatabaseUnavailable
 from service.exports.attempt import Attempts
 from service.exports.lease import Leases
 from service.exports.periodic import PeriodicTask
 from service.exports.runner import Runner, RunnerOptions
 from service.failpoints import FailpointRaised
+from service.failures import StorageRefused
 from service.model import Claim
 from service.postgres.claims import Claims
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import files
 from service.storage.s3 import etags
 from service.storage.s3.failures import failure_from_s3_error

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import StorageUnavailable, TooLarge
 from service.exports.stream.file import BLOCK_SIZE, Stream, write_file
 from service.exports.stream.parts import IN_FLIGHT, PartWriter
+from service.failures import StorageUnavailable, TooLarge
 from service.model import Part, StoredFile
 
 SIZE = 10

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from service import errors
+from service import errors, failures
 from service.errors import ServiceError
 from service.web import problems
 from service.web.problems import Problem
@@ -65,7 +65,7 @@ def test_every_error_has_a_status_or_is_listed_as_internal(kind: type[ServiceErr
 
 
 def test_the_message_of_an_internal_error_is_not_sent() -> None:
-    problem = problems.of_service_error(errors.SourceData("row 5 holds a zero byte"))
+    problem = problems.of_service_error(failures.SourceData("row 5 holds a zero byte"))
     assert (problem.status, "row" in problem.message) == (500, False)
 
 
@@ -73,7 +73,7 @@ def test_every_503_has_a_retry_after() -> None:
     for error in (
         errors.DatabaseUnavailable(),
         errors.Starting(),
-        errors.StorageUnavailable(),
+        failures.StorageUnavailable(),
         errors.RateLimitsUnavailable(),
     ):
         problem = problems.of_service_error(error)
@@ -82,7 +82,7 @@ def test_every_503_has_a_retry_after() -> None:
 
 
 def test_a_link_that_cannot_be_made_does_not_read_as_a_failed_export() -> None:
-    assert "stored" not in problems.of_service_error(errors.StorageUnavailable()).message
+    assert "stored" not in problems.of_service_error(failures.StorageUnavailable()).message
 
 
 def test_a_429_has_a_retry_after() -> None:

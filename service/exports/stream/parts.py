@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from service.errors import TooLarge
+from service.failures import TooLarge
 from service.model import Part
 
 IN_FLIGHT = 2

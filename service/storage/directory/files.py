@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.model import Part
 
 _PIECES = 16

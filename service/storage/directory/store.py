@@ -20,7 +20,8 @@ from uuid import uuid4
 
 import structlog
 
-from service.errors import ExportFailure, FileNotFound
+from service.errors import FileNotFound
+from service.failures import ExportFailure
 from service.model import Part
 from service.storage import Link, StoredObject, UnfinishedUpload
 from service.storage.directory import files

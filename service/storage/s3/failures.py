@@ -11,7 +11,7 @@ from http import HTTPStatus
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.errors import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
+from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 
 CORRUPTED = frozenset({"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
 """The store received other bytes than were sent. The part is sent once more."""

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import structlog
 
-from service.errors import ExportFailure, StorageRefused
+from service.failures import ExportFailure, StorageRefused
 from service.storage import MINIMUM_PART_SIZE, Link, StoredObject, UnfinishedUpload
 from service.storage.headers import CONTENT_TYPE, content_disposition
 from service.storage.object_names import checked_object_name

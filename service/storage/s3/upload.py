@@ -5,7 +5,7 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from service.errors import ExportFailure, StorageUnavailable
+from service.failures import ExportFailure, StorageUnavailable
 from service.model import Part
 from service.storage.part_sizes import PartSizes
 from service.storage.s3 import etags
