@@ -17,6 +17,8 @@ SETTINGS = {
     "RATE_LIMIT_CREATE": UNLIMITED,
     "RATE_LIMIT_STATUS": UNLIMITED,
     "RATE_LIMIT_OTHER": UNLIMITED,
+    "RATE_LIMIT_CONTACTS": "100000/minute",
+    "RATE_LIMIT_CONTACT": "100000/minute",
     "RATE_LIMIT_STORAGE_URL": "async+memory://",
 }
 pytestmark = [pytest.mark.foreign, pytest.mark.timeout(7200)]
