@@ -83,8 +83,10 @@ class _Demo:
             seconds = time.monotonic() - started
             path = self._directory / f"contacts-{status['export_id']}.ndjson.gz"
             self._report(await client.download(status, path), seconds)
-            self._show_commands(address, key, status)
-            if self._keep:
+            if not self._keep:
+                console.print("\nThe service stops now. To try calls of your own: ./run demo --keep")
+            else:
+                self._show_commands(address, key, status)
                 console.print("\n[bold]The service keeps running.[/] Ctrl-C stops it and removes all data.")
                 await asyncio.Event().wait()
 
@@ -153,9 +155,7 @@ class _Demo:
     def _show_commands(self, address: str, key: str, status: dict[str, Any]) -> None:
         url = f"{address}/public-api/v1/contacts/exports"
         body = f'{{"start_date": "{START_DATE}", "end_date": "{END_DATE}"}}'
-        console.print(
-            "\n[bold]Try it yourself[/]" + ("" if self._keep else " (keep the service running: ./run demo --keep)")
-        )
+        console.print("\n[bold]Try it yourself[/]")
         for command in (
             f"curl -X POST {url} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'",
             f"curl {url}/{status['export_id']} -H 'Authorization: Bearer {key}'",
