@@ -12,6 +12,7 @@ from service.contacts.pages import MAXIMUM_BYTES
 from tests.support.contact_api import CONTACTS, START, YEAR, add, add_seconds, all_pages, fetched, ids, listed, space_of
 from tests.support.contacts import add_wide_contacts
 from tests.support.jobs import connect, holding
+from tests.support.roles import role
 from tests.support.waiting import until_row
 from tests.support.web import EXPORTS, Site, site
 
@@ -78,6 +79,23 @@ async def test_a_contacts_database_that_is_slow_is_503_and_delays_neither_export
             assert not any(call.done() for call in calls)
             await asyncio.gather(*calls)
         await listed(api, headers)
+
+
+async def test_row_level_security_is_503_not_an_empty_list(
+    database_url: str, tmp_path: Path, sql: asyncpg.Connection
+) -> None:
+    async with (
+        role(database_url, "GRANT USAGE ON SCHEMA public TO {}") as url,
+        site(database_url, tmp_path, contacts_url=url) as api,
+    ):
+        headers = await api.caller()
+        (contact,) = await add(sql, await space_of(sql, headers), START)
+        await listed(api, headers)
+        await sql.execute("ALTER TABLE contacts ENABLE ROW LEVEL SECURITY")
+        await unavailable(api, headers, CONTACTS, message=UNREADABLE, **YEAR)
+        await unavailable(api, headers, f"{CONTACTS}/{contact}", message=UNREADABLE)
+        await sql.execute("ALTER TABLE contacts DISABLE ROW LEVEL SECURITY")
+        assert ids(await listed(api, headers)) == [contact]
 
 
 async def test_large_pages_leave_connections_for_single_contacts(database_url: str, tmp_path: Path) -> None:
