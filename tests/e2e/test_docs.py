@@ -57,6 +57,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     ("docs/reliability.md", "./run mutants\n"): ".ci/run",
     ("docs/reliability.md", "./run foreign\n"): ".ci/run",
     ("docs/reliability.md", "./run test -m debian\n"): ".ci/run",
+    ("docs/reliability.md", "./run test -m long\n"): ".ci/run",
     ("CONTRIBUTING.md", "./run check\n"): ".ci/run",
 }
 _NOT_RUN: dict[tuple[str, str], str] = {

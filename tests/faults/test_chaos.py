@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 SECONDS = 60
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 

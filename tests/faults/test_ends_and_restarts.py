@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import aiohttp
+import pytest
 
 from service.client import ExportClient
 from tests.support.contacts import WHOLE_RANGE
@@ -11,6 +12,8 @@ from tests.support.export_checks import expire_leases
 from tests.support.program import started
 from tests.support.scene import READING, Scene
 from tests.support.waiting import until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 
 async def test_all_exports_complete_after_all_processes_were_killed_and_restarted(scene: Scene) -> None:

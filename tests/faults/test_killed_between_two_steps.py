@@ -14,6 +14,8 @@ from tests.support.program import started
 from tests.support.s3_faults import hang, s3_faults
 from tests.support.scene import Scene
 
+pytestmark = pytest.mark.long
+
 
 async def assert_completed_by_another(scene: Scene, export_id: int) -> None:
     """A new process completes the export in a second attempt and removes the leftovers of the first."""

@@ -12,6 +12,8 @@ from tests.support.program import running, started
 from tests.support.stores import directory_store
 from tests.support.waiting import until_row
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("point", ["expired", "file_deleted", "file_deletion_recorded"])
 async def test_an_expiry_is_finished_by_another_process_after_a_kill_between_two_steps(

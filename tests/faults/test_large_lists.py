@@ -3,10 +3,13 @@
 import asyncio
 
 import aiohttp
+import pytest
 
 from tests.faults.test_many_connections import memory
 from tests.support.calls import EXPORTS
 from tests.support.scene import Scene
+
+pytestmark = pytest.mark.long
 
 _LISTS = 40
 _ROWS = 5000

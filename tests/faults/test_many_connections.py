@@ -10,10 +10,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 
 from tests.support.program import Program, started
 from tests.support.scene import Scene
 from tests.support.waiting import until_logged
+
+pytestmark = pytest.mark.long
 
 _DESCRIPTORS = 300
 _HELD = 300

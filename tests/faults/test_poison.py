@@ -2,10 +2,14 @@
 
 import signal
 
+import pytest
+
 from tests.support.export_checks import expire_leases
 from tests.support.program import started
 from tests.support.scene import Scene
 from tests.support.waiting import until_ended, until_row
+
+pytestmark = pytest.mark.long
 
 ATTEMPTS = 3
 TOGETHER = "SELECT 1 FROM export_jobs WHERE phase = 'reading' AND lost_leases = $2 HAVING count(*) = $1"

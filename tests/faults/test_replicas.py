@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import asyncpg
+import pytest
 
 from sql import migrations
 from tests.support.calls import EXPORTS, call
@@ -17,6 +18,8 @@ from tests.support.jobs import connect
 from tests.support.program import Program, running, started
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_ended, until_row
+
+pytestmark = pytest.mark.long
 
 REPLICAS = 3
 SPACES = 3

@@ -11,6 +11,8 @@ from tests.support.program import Program, started
 from tests.support.scene import Scene
 from tests.support.waiting import until_logged, until_row
 
+pytestmark = pytest.mark.long
+
 BEFORE_THE_COMMIT = [
     "claim_sent",
     "claimed",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 TESTS = ["tests/integration/test_http_contract.py", "tests/integration/test_error_messages.py"]
 
 
