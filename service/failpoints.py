@@ -24,7 +24,7 @@ POINTS = frozenset(
     # an attempt
     {"before_claim", "claim_sent", "claimed", "snapshot_open", "upload_created", "upload_recorded", "batch_read"}
     | {"part_sending", "part_stored", "before_confirm", "before_complete_upload", "upload_completed"}
-    | {"before_settle", "settle_committed", "settled"}
+    | {"before_outcome", "outcome_committed", "outcome_recorded"}
     # renewals and periodic tasks
     | {"before_renew", "renew_sent", "renewed", "rescued", "clean_aborted", "clean_deleted", "cleaned"}
     | {"expired", "file_deleted", "file_deletion_recorded"}

@@ -17,7 +17,7 @@ _FIRST_PAUSE = 0.1
 up to Retry-After, which costs few calls of the rate limit.
 """
 
-_ANSWERS = (HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_EXPECTED = (HTTPStatus.OK, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 """Responses to a status call after which polling continues."""
 
 
@@ -74,7 +74,7 @@ class ExportClient:
         while True:
             async with self._session.get(f"{self._exports}/{export_id}", headers=self._headers) as response:
                 status: dict[str, Any] = await response.json()
-                if response.status not in _ANSWERS:
+                if response.status not in _EXPECTED:
                     raise ClientError(f"{response.status}: {status['message']}")
                 retry_after = float(response.headers.get("Retry-After", "2"))
             if "status" in status:

@@ -226,9 +226,9 @@ class Attempts:
         claim = lease.claim
         while True:
             try:
-                await failpoint("before_settle")
+                await failpoint("before_outcome")
                 if await write() or await self._claims.outcome(claim) == outcome:
-                    await failpoint("settled")
+                    await failpoint("outcome_recorded")
                     return True
             except DatabaseUnavailable as error:
                 log.warning("outcome_not_recorded", **events.claim_fields(claim), outcome=outcome, detail=error.detail)

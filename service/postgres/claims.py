@@ -111,7 +111,7 @@ class Claims:
             snapshot_at,
             complete_until,
             file_lifetime,
-            point="settle_committed",
+            point="outcome_committed",
         )
         return _ended(row)
 
@@ -128,14 +128,14 @@ class Claims:
             failure.detail,
             failure.permanent,
             pause,
-            point="settle_committed",
+            point="outcome_committed",
         )
         status = None if row is None else row[0]
         return None if status is None else ExportStatus(status)
 
     async def hand_back(self, claim: Claim) -> bool:
         """Requeue the export immediately without counting the attempt; False if the claim is lost."""
-        return _ended(await self._database.fetch_row("hand_back_export", claim.claim_id, point="settle_committed"))
+        return _ended(await self._database.fetch_row("hand_back_export", claim.claim_id, point="outcome_committed"))
 
     async def outcome(self, claim: Claim) -> str | None:
         """The recorded outcome of the attempt; None while it is running."""

@@ -7,9 +7,9 @@ from tests.chaos.world import LEASE_SECONDS
 
 _ONCE_AN_ATTEMPT = (
     *("claim_sent", "claimed", "snapshot_open", "upload_created", "upload_recorded", "before_confirm"),
-    *("before_complete_upload", "settled"),
+    *("before_complete_upload", "outcome_recorded"),
 )
-_LAST_STEPS = ("upload_completed", "before_settle", "settle_committed")
+_LAST_STEPS = ("upload_completed", "before_outcome", "outcome_committed")
 """Between the upload of the file and the commit of its row: the claim check in SQL must prevent harm here."""
 _OFTEN = (
     *("before_claim", "batch_read", "part_sending", "part_stored", "before_renew", "renew_sent", "renewed"),
@@ -33,5 +33,5 @@ def specification(rng: random.Random, focus: Sequence[str] = ()) -> str:
         for name in names:
             seconds = rng.uniform(0.5, 2.5) * LEASE_SECONDS
             rules += [f"{name}:kill@{kill}", f"{name}:stall({seconds:.1f})@{stall}"]
-    rules += ["settle_committed:raise@0.2", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
+    rules += ["outcome_committed:raise@0.2", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
     return ",".join(rules)

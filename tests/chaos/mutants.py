@@ -21,7 +21,7 @@ _PATCHES = ROOT / "tests" / "support" / "mutants"
 _FOCUS = {
     # A worker that has finished its file delays recording it, and its export is requeued. The next worker starts slowly.
     "completion_by_state": Focus(
-        ("before_settle:delay(3)@0.8", "snapshot_open:delay(4)@0.5"),
+        ("before_outcome:delay(3)@0.8", "snapshot_open:delay(4)@0.5"),
         {"kick": 60, "kill": 2, "stop": 2, "end": 2, "terminate_backends": 2},
     ),
     "delete_when_the_finish_errors": Focus(),

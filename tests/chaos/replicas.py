@@ -73,7 +73,7 @@ class Replicas:
         """Return a random usable process."""
         return self._rng.choice(self.alive) if self.alive else None
 
-    async def settled(self) -> None:
+    async def all_ready(self) -> None:
         """Wait until every seat holds a process that is ready."""
         async with asyncio.timeout(120):
             while len(self.alive) < len(self._keepers) or not all(replica.base for replica in self.alive):
@@ -102,7 +102,7 @@ class Replicas:
         async with asyncio.timeout(2 * _END_SECONDS):
             while any(replica.armed for replica in self._seats.values()) or len(self.alive) < len(self._keepers):
                 await asyncio.sleep(0.05)
-        await self.settled()
+        await self.all_ready()
 
     async def close(self, number: signal.Signals) -> None:
         """End all processes permanently."""

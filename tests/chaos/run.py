@@ -89,7 +89,7 @@ class Run:
             processes = await stack.enter_async_context(
                 replicas(made, self.findings, seeds[0], self._plan.replicas, self._plan.focus.failpoints)
             )
-            await processes.settled()
+            await processes.all_ready()
             consumers = Consumers(processes, self.findings, seeds[1], spaces)
             stack.push_async_callback(consumers.close)
             sampling = Sampling(made, self.findings)

@@ -19,11 +19,11 @@ from tests.support.program import environment
 from tests.support.s3 import S3Access
 from tests.support.s3_faults import (
     S3Faults,
-    answer,
-    answer_late,
     error_in_success,
-    lose_answer,
     lose_request,
+    lose_response,
+    respond,
+    respond_late,
     s3_faults,
 )
 from tests.support.stores import credentials
@@ -99,11 +99,11 @@ class World:
     def break_store(self, rng: random.Random) -> None:
         """Let requests to the store fail at random from now on."""
         faults = (
-            answer(500, "InternalError"),
-            answer(503, "SlowDown"),
+            respond(500, "InternalError"),
+            respond(503, "SlowDown"),
             lose_request,
-            lose_answer,
-            answer_late(1.0),
+            lose_response,
+            respond_late(1.0),
             error_in_success,
         )
         self.faults.randomly(rng, dict.fromkeys(faults, _FAULT))

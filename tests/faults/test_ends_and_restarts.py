@@ -79,7 +79,7 @@ async def test_a_kill_while_exports_are_handed_back_loses_no_export(scene: Scene
 
 
 async def test_a_handback_without_a_response_counts_once(scene: Scene) -> None:
-    async with scene.blocked_reads(), scene.running("settle_committed:raise#1", GRACE_SECONDS="0") as ending:
+    async with scene.blocked_reads(), scene.running("outcome_committed:raise#1", GRACE_SECONDS="0") as ending:
         export_id = await scene.queue()
         await until_row(scene.sql, READING, 1)
         assert await ending.end() == 0

@@ -78,7 +78,7 @@ async def test_a_kill_with_a_complete_file_that_no_row_names_leaves_no_object(s3
     await assert_completed_by_another(s3_scene, export_id)
 
 
-@pytest.mark.parametrize("point", ["settle_committed", "settled"])
+@pytest.mark.parametrize("point", ["outcome_committed", "outcome_recorded"])
 async def test_a_kill_after_the_file_was_published_changes_nothing(scene: Scene, point: str) -> None:
     export_id = await scene.queue()
     await scene.killed(f"{point}:kill")

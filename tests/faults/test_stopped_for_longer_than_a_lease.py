@@ -28,9 +28,9 @@ BEFORE_THE_COMMIT = [
     "renewed",
     "before_complete_upload",
     "upload_completed",
-    "before_settle",
+    "before_outcome",
 ]
-AFTER_THE_COMMIT = ["settle_committed", "settled"]
+AFTER_THE_COMMIT = ["outcome_committed", "outcome_recorded"]
 
 
 async def stopped(scene: Scene, opened: AsyncExitStack, few: asyncio.Semaphore, point: str) -> Program:

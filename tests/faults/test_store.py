@@ -60,10 +60,10 @@ async def test_exports_complete_while_any_store_call_may_fail(
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     chances = {
-        s3_faults.answer(500, "InternalError"): 0.05,
-        s3_faults.answer(503, "SlowDown"): 0.05,
+        s3_faults.respond(500, "InternalError"): 0.05,
+        s3_faults.respond(503, "SlowDown"): 0.05,
         s3_faults.lose_request: 0.05,
-        s3_faults.lose_answer: 0.05,
+        s3_faults.lose_response: 0.05,
     }
     async with through_proxy(faults, files, database_url, SPACE_SLOTS="8", EXPORT_SLOTS="8") as program:
         faults.randomly(random.Random(55), chances)
@@ -90,7 +90,7 @@ async def test_an_export_fails_with_a_message_and_leaves_nothing_when_the_store_
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, faults: S3Faults
 ) -> None:
     async with through_proxy(faults, files, database_url, MAX_ATTEMPTS="1") as program:
-        faults.always("UploadPart", s3_faults.answer(503, "SlowDown"))
+        faults.always("UploadPart", s3_faults.respond(503, "SlowDown"))
         export_id = await create(program, space)
         async with ExportClient(program.address, space.key) as client:
             status = await client.ended(export_id)
@@ -102,7 +102,7 @@ async def test_an_export_fails_with_a_message_and_leaves_nothing_when_the_store_
 async def test_leftovers_of_a_failed_attempt_are_removed_once_the_store_allows_it(
     database_url: str, connection: asyncpg.Connection, space: Tenant, files: StoreUnderTest, faults: S3Faults
 ) -> None:
-    denied = s3_faults.answer(403, "AccessDenied")
+    denied = s3_faults.respond(403, "AccessDenied")
     async with through_proxy(faults, files, database_url, MAX_ATTEMPTS="1") as program:
         faults.always("UploadPart", denied)
         faults.always("AbortMultipartUpload", denied)
@@ -174,7 +174,7 @@ async def test_expired_credentials_use_up_attempts_until_they_are_renewed(
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     async with through_proxy(faults, files, database_url, MAX_ATTEMPTS="50") as program:
-        faults.always(ANY, s3_faults.answer(400, "ExpiredToken"))
+        faults.always(ANY, s3_faults.respond(400, "ExpiredToken"))
         export_id = await create(program, space)
         row = await until_row(connection, "SELECT * FROM export_jobs WHERE attempts > 1 AND status = 'queued'")
         assert (row["error_code"], row["error_detail"]) == (
@@ -198,7 +198,7 @@ async def test_a_refusing_store_is_retried_after_a_longer_delay_and_its_reason_i
 ) -> None:
     await add_contacts(connection, space.space_id, ROWS)
     async with through_proxy(faults, files, database_url, RETRY_SECONDS="10") as program:
-        faults.always("CreateMultipartUpload", s3_faults.answer(status, code))
+        faults.always("CreateMultipartUpload", s3_faults.respond(status, code))
         asked = faults.seen.count("CreateMultipartUpload")
         export_id = await create(program, space)
         row = await until_row(

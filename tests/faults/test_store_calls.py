@@ -35,7 +35,7 @@ async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Pl
 async def test_an_upload_created_without_a_response_is_aborted_after_the_retry_completes(
     place: Place, faults: S3Faults
 ) -> None:
-    faults.next("CreateMultipartUpload", s3_faults.lose_answer)
+    faults.next("CreateMultipartUpload", s3_faults.lose_response)
     await place.put(NAME, b"x")
     assert faults.seen.count("CreateMultipartUpload") == 2
     assert await place.uploads() == []
@@ -43,24 +43,24 @@ async def test_an_upload_created_without_a_response_is_aborted_after_the_retry_c
 
 
 async def test_an_upload_created_twice_completes_even_if_the_first_cannot_be_aborted(place: Place, faults: S3Faults) -> None:
-    faults.next("CreateMultipartUpload", s3_faults.lose_answer)
-    faults.always("AbortMultipartUpload", s3_faults.answer(403, "AccessDenied"))
+    faults.next("CreateMultipartUpload", s3_faults.lose_response)
+    faults.always("AbortMultipartUpload", s3_faults.respond(403, "AccessDenied"))
     await place.put(NAME, b"x")
     assert await place.uploads() == [NAME]
     assert await place.objects() == [NAME]
 
 
 async def test_a_completion_with_a_truncated_response_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
-    faults.next("CompleteMultipartUpload", s3_faults.cut_answer)
+    faults.next("CompleteMultipartUpload", s3_faults.cut_response)
     await place.put(NAME, b"x")
-    assert faults.met["cut_answer"] == 1
+    assert faults.met["cut_response"] == 1
     assert await place.objects() == [NAME]
     assert (await place.fetch(NAME)).body == b"x"
 
 
 async def test_a_listing_with_a_truncated_response_is_retried(place: Place, faults: S3Faults) -> None:
     await place.put(NAME, b"x")
-    faults.next("ListObjectsV2", s3_faults.cut_answer)
+    faults.next("ListObjectsV2", s3_faults.cut_response)
     assert await place.objects() == [NAME]
 
 

@@ -125,7 +125,7 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
     assert (await store.uploads(), await store.objects()) == ([], [claim.object_name])
 
 
-async def test_a_store_that_is_away_is_asked_again(
+async def test_an_unreachable_store_is_tried_again(
     connection: asyncpg.Connection, claims: Claims, space: Tenant, tmp_path: Path
 ) -> None:
     await dead_claim(connection, claims, space)

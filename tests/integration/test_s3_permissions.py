@@ -26,7 +26,7 @@ from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts
 from tests.support.object_stores import PART, fetch, use_credentials
 from tests.support.program import running
 from tests.support.s3 import S3Access
-from tests.support.s3_faults import ANY, Forward, S3Faults, answer
+from tests.support.s3_faults import ANY, Forward, S3Faults, respond
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_row
 
@@ -145,7 +145,7 @@ async def grant(request: web.Request, forward: Forward) -> web.StreamResponse:
 
 def enforce(faults: S3Faults, permissions: Collection[str]) -> None:
     """Answer 403 to every operation that these permissions do not include."""
-    faults.always(ANY, answer(403, "AccessDenied"))
+    faults.always(ANY, respond(403, "AccessDenied"))
     for permission in permissions:
         for operation in OPERATIONS[permission]:
             faults.always(operation, grant)

@@ -156,7 +156,7 @@ async def test_opening_a_store_with_an_unknown_profile_is_refused(
 
 
 async def test_the_probe_reports_a_bucket_that_is_not_writable(place: Place, bucket: str, faults: S3Faults) -> None:
-    faults.always("CreateMultipartUpload", s3_faults.answer(403, "AccessDenied"))
+    faults.always("CreateMultipartUpload", s3_faults.respond(403, "AccessDenied"))
     with pytest.raises(StorageRefused) as caught:
         await place.store.probe()
     assert caught.value.detail == (
@@ -165,7 +165,7 @@ async def test_the_probe_reports_a_bucket_that_is_not_writable(place: Place, buc
 
 
 async def test_the_probe_reports_a_bucket_whose_uploads_cannot_be_aborted(place: Place, faults: S3Faults) -> None:
-    faults.always("AbortMultipartUpload", s3_faults.answer(403, "AccessDenied"))
+    faults.always("AbortMultipartUpload", s3_faults.respond(403, "AccessDenied"))
     with pytest.raises(StorageRefused, match="AbortMultipartUpload: AccessDenied"):
         await place.store.probe()
 
@@ -180,21 +180,21 @@ async def test_an_error_of_the_store_becomes_an_export_failure(place: Place, fau
         ("NoSuchUpload", 404, StorageUnavailable),
     ]
     for code, status, expected in cases:
-        faults.always("UploadPart", s3_faults.answer(status, code))
+        faults.always("UploadPart", s3_faults.respond(status, code))
         with pytest.raises(expected, match=f"UploadPart: {code}"):
             await place.put(NAME, b"x")
     assert await place.uploads() == []
 
 
 async def test_a_bucket_of_another_account_is_refused(place: Place, faults: S3Faults) -> None:
-    faults.next("CreateBucket", s3_faults.answer(409, "BucketAlreadyExists"))
-    faults.next("HeadBucket", s3_faults.answer(403, "Forbidden"))
+    faults.next("CreateBucket", s3_faults.respond(409, "BucketAlreadyExists"))
+    faults.next("HeadBucket", s3_faults.respond(403, "Forbidden"))
     with pytest.raises(StorageRefused):
         await place.store.create()
 
 
 async def test_bucket_already_exists_is_accepted_if_the_bucket_is_accessible(place: Place, faults: S3Faults) -> None:
-    faults.next("CreateBucket", s3_faults.answer(409, "BucketAlreadyExists"))
+    faults.next("CreateBucket", s3_faults.respond(409, "BucketAlreadyExists"))
     await place.store.create()
     assert faults.seen == ["CreateBucket", "HeadBucket"]
 
@@ -215,15 +215,15 @@ async def test_a_closed_port_is_unavailable_within_the_deadline(s3: S3Access, bu
 async def test_temporary_errors_are_retried(place: Place, faults: S3Faults) -> None:
     operations = ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload")
     faults.next("CreateMultipartUpload", s3_faults.lose_request)
-    faults.next("UploadPart", s3_faults.answer(503, "SlowDown"), s3_faults.answer(503, "SlowDown"))
-    faults.next("CompleteMultipartUpload", s3_faults.answer(500, "InternalError"))
+    faults.next("UploadPart", s3_faults.respond(503, "SlowDown"), s3_faults.respond(503, "SlowDown"))
+    faults.next("CompleteMultipartUpload", s3_faults.respond(500, "InternalError"))
     await place.put(NAME, b"x")
     assert [faults.seen.count(operation) for operation in operations] == [2, 3, 2]
     assert (await place.fetch(NAME)).body == b"x"
 
 
 async def test_a_store_that_is_always_busy_is_unavailable(place: Place, faults: S3Faults) -> None:
-    faults.always("UploadPart", s3_faults.answer(503, "SlowDown"))
+    faults.always("UploadPart", s3_faults.respond(503, "SlowDown"))
     with pytest.raises(StorageUnavailable) as caught:
         await place.put(NAME, b"x")
     assert caught.value.detail == "UploadPart: SlowDown (HTTP 503)"
@@ -251,7 +251,7 @@ async def test_a_store_that_hangs_is_unavailable_within_the_deadline(hasty: Plac
 
 
 async def test_a_failed_abort_does_not_hide_the_error_of_the_block(hasty: Place, faults: S3Faults) -> None:
-    faults.always("AbortMultipartUpload", s3_faults.answer(503, "SlowDown"))
+    faults.always("AbortMultipartUpload", s3_faults.respond(503, "SlowDown"))
     with pytest.raises(ZeroDivisionError):
         async with hasty.begin(NAME):
             raise ZeroDivisionError
@@ -273,8 +273,8 @@ async def test_a_part_that_is_corrupted_every_time_fails(place: Place, faults: S
     assert await place.objects() == []
 
 
-async def test_a_part_whose_answer_was_lost_is_stored_once(place: Place, faults: S3Faults) -> None:
-    faults.next("UploadPart", s3_faults.lose_answer)
+async def test_a_part_whose_response_was_lost_is_stored_once(place: Place, faults: S3Faults) -> None:
+    faults.next("UploadPart", s3_faults.lose_response)
     await place.put(NAME, b"x")
     assert (await place.fetch(NAME)).body == b"x"
 
@@ -282,9 +282,9 @@ async def test_a_part_whose_answer_was_lost_is_stored_once(place: Place, faults:
 # Lost responses to a completion ----------------------------------------------------------------------------------------
 
 
-async def test_a_completion_whose_answer_was_lost_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
-    faults.next("CompleteMultipartUpload", s3_faults.lose_answer)
-    faults.always("CompleteMultipartUpload", s3_faults.answer(404, "NoSuchUpload"))
+async def test_a_completion_whose_response_was_lost_is_found_to_have_succeeded(place: Place, faults: S3Faults) -> None:
+    faults.next("CompleteMultipartUpload", s3_faults.lose_response)
+    faults.always("CompleteMultipartUpload", s3_faults.respond(404, "NoSuchUpload"))
     await place.put(NAME, b"x" * PART, b"y")
     assert faults.seen[-3:] == ["CompleteMultipartUpload", "CompleteMultipartUpload", "HeadObject"]
     assert await place.objects() == [NAME]
@@ -298,7 +298,7 @@ async def test_a_completion_without_a_response_is_found_to_have_succeeded(hasty:
 
 
 async def test_a_completion_may_take_longer_than_other_calls(s3: S3Access, bucket: str, faults: S3Faults) -> None:
-    faults.next("CompleteMultipartUpload", s3_faults.answer_late(2))
+    faults.next("CompleteMultipartUpload", s3_faults.respond_late(2))
     async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1) as place:
         await place.put(NAME, b"x")
     assert faults.seen.count("CompleteMultipartUpload") == 1
@@ -316,7 +316,7 @@ async def test_an_object_with_other_bytes_does_not_count_as_a_lost_completion(
     place: Place, faults: S3Faults, there: bytes
 ) -> None:
     await place.put(NAME, there)
-    faults.always("CompleteMultipartUpload", s3_faults.answer(404, "NoSuchUpload"))
+    faults.always("CompleteMultipartUpload", s3_faults.respond(404, "NoSuchUpload"))
     with pytest.raises(StorageUnavailable, match="NoSuchUpload"):
         await place.put(NAME, b"x")
 
@@ -340,7 +340,7 @@ async def test_cancelling_while_the_store_is_silent_leaves_no_unfinished_upload(
 
 
 async def test_cancelling_while_an_upload_is_begun_waits_and_aborts_it(place: Place, faults: S3Faults) -> None:
-    faults.always("CreateMultipartUpload", s3_faults.answer_late(0.5))
+    faults.always("CreateMultipartUpload", s3_faults.respond_late(0.5))
     running = asyncio.create_task(place.put(NAME, b"x"))
     await faults.reached("CreateMultipartUpload")
     running.cancel()

@@ -65,7 +65,7 @@ class Life(RuleBasedStateMachine):
     def rows(self, table: str) -> list[asyncpg.Record]:
         return self.run(self._sql.fetch(f"SELECT * FROM {table} ORDER BY 1"))
 
-    def settle(self, attempt: Attempt, write: Coroutine[Any, Any, object]) -> Export | None:
+    def written(self, attempt: Attempt, write: Coroutine[Any, Any, object]) -> Export | None:
         """The export if the attempt holds its claim. If not, the write is refused and changes nothing."""
         export = self.model.held_by(attempt)
         before = None if export else (self.rows("export_jobs"), self.rows("export_attempts"))
@@ -172,12 +172,12 @@ class Life(RuleBasedStateMachine):
             getattr(self, write)(data.draw(st.sampled_from(self.over())))
 
     def record_upload(self, attempt: Attempt) -> None:
-        if self.settle(attempt, self._claims.record_upload(attempt.claim, "an upload")):
+        if self.written(attempt, self._claims.record_upload(attempt.claim, "an upload")):
             attempt.upload_id = "an upload"
 
     def complete(self, attempt: Attempt) -> None:
         write = self._claims.complete(attempt.claim, FILE, snapshot_at=AT, complete_until=AT, file_lifetime=LIFETIME)
-        if export := self.settle(attempt, write):
+        if export := self.written(attempt, write):
             self.model.end(export, "completed", "completed")
             attempt.cleaned = True
             export.object_name, export.file_expires_at = attempt.claim.object_name, self.model.now + LIFETIME
@@ -189,7 +189,7 @@ class Life(RuleBasedStateMachine):
         self.end_in_error(attempt, StorageUnavailable())
 
     def end_in_error(self, attempt: Attempt, failure: ExportFailure) -> None:
-        if export := self.settle(attempt, self._claims.end_in_error(attempt.claim, failure, pause=PAUSE)):
+        if export := self.written(attempt, self._claims.end_in_error(attempt.claim, failure, pause=PAUSE)):
             over = failure.permanent or export.attempts == export.max_attempts
             self.model.end(export, "failed" if over else "queued", "error")
             # The delay is random: only its bounds are known.
@@ -199,7 +199,7 @@ class Life(RuleBasedStateMachine):
             assert pause * 0.5 <= export.run_after - self.model.now <= pause * 1.5
 
     def hand_back(self, attempt: Attempt) -> None:
-        if export := self.settle(attempt, self._claims.hand_back(attempt.claim)):
+        if export := self.written(attempt, self._claims.hand_back(attempt.claim)):
             self.model.hand_back(export)
 
     # Periodic tasks of every replica ---------------------------------------------------------------------------------

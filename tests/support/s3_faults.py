@@ -29,13 +29,13 @@ _EXTENSIONS = ("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer", "if-none
 _HOP_BY_HOP = ("Connection", "Expect", "Keep-Alive", "Transfer-Encoding", "Content-Length")
 
 
-def answer(status: int, code: str) -> Fault:
+def respond(status: int, code: str) -> Fault:
     """Respond with an S3 error; the request does not reach the store."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
         return _error(status, code)
 
-    fault.__name__ = f"answer_{status}_{code}"
+    fault.__name__ = f"respond_{status}_{code}"
     return fault
 
 
@@ -45,7 +45,7 @@ async def lose_request(request: web.Request, forward: Forward) -> web.StreamResp
     return web.Response()
 
 
-async def lose_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
+async def lose_response(request: web.Request, forward: Forward) -> web.StreamResponse:
     """Forward the request, then close the connection without a response."""
     await forward()
     _reset(request)
@@ -78,7 +78,7 @@ async def flip_a_byte(request: web.Request, forward: Forward) -> web.StreamRespo
     return await forward()
 
 
-async def cut_answer(request: web.Request, forward: Forward) -> web.StreamResponse:
+async def cut_response(request: web.Request, forward: Forward) -> web.StreamResponse:
     """Forward the request, then close the connection in the middle of the response body."""
     reply = await forward()
     body = reply.body if isinstance(reply.body, bytes) else b""
@@ -134,7 +134,7 @@ def refuse_tokens(*tokens: str) -> Fault:
     return fault
 
 
-def answer_late(seconds: float) -> Fault:
+def respond_late(seconds: float) -> Fault:
     """Forward the request and respond after this delay."""
 
     async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
@@ -142,7 +142,7 @@ def answer_late(seconds: float) -> Fault:
         await asyncio.sleep(seconds)
         return reply
 
-    fault.__name__ = f"answer_late_{seconds:g}"
+    fault.__name__ = f"respond_late_{seconds:g}"
     return fault
 
 

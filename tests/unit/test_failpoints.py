@@ -38,7 +38,7 @@ async def test_a_point_without_a_rule_does_nothing() -> None:
     for name in POINTS:
         await failpoint(name)
     arm("claimed:raise")
-    assert await raised("settled") == 0
+    assert await raised("outcome_recorded") == 0
 
 
 async def test_the_error_of_a_failpoint_counts_as_a_lost_connection() -> None:
@@ -80,8 +80,8 @@ async def test_a_count_limits_how_often_a_rule_applies(spec: str) -> None:
 
 
 async def test_several_rules_can_be_combined() -> None:
-    arm("claimed:raise#1, settled:raise#3")
-    assert (await raised("claimed", times=9), await raised("settled", times=9)) == (1, 3)
+    arm("claimed:raise#1, outcome_recorded:raise#3")
+    assert (await raised("claimed", times=9), await raised("outcome_recorded", times=9)) == (1, 3)
 
 
 @pytest.mark.parametrize(

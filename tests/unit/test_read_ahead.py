@@ -30,7 +30,7 @@ class Source:
             self.closed = True
 
 
-async def settle() -> None:
+async def run_other_tasks() -> None:
     """Let all runnable tasks continue."""
     for _ in range(50):
         await asyncio.sleep(0)
@@ -56,7 +56,7 @@ async def test_the_next_items_are_fetched_early_and_at_most_depth_of_them(depth:
     async with aclosing(read_ahead(source.items(), depth)) as items:
         for taken in range(1, 6):
             await anext(items)
-            await settle()
+            await run_other_tasks()
             assert source.asked == taken + depth
 
 
@@ -67,7 +67,7 @@ async def test_items_before_an_error_are_yielded_first(count: int) -> None:
 
     async def consume() -> None:
         async for item in read_ahead(source.items(), 2):
-            await settle()
+            await run_other_tasks()
             taken.append(item)
 
     with pytest.raises(ZeroDivisionError):
@@ -100,7 +100,7 @@ async def test_a_consumer_that_is_cancelled_while_it_waits_closes_the_source() -
             await anext(items)
 
     consuming = asyncio.create_task(consume())
-    await settle()
+    await run_other_tasks()
     consuming.cancel()
     with pytest.raises(asyncio.CancelledError):
         await consuming

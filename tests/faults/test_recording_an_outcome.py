@@ -27,7 +27,7 @@ NO_ACTIVE_SESSION = """SELECT 1 WHERE NOT EXISTS (SELECT FROM pg_stat_activity
 
 
 @dataclass
-class Settling:
+class Recording:
     """An attempt with a complete file whose last write waits for a row that another session has locked."""
 
     jobs: JobTable
@@ -42,7 +42,7 @@ class Settling:
 
 
 @asynccontextmanager
-async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
+async def recording(jobs: JobTable, directory: Path) -> AsyncIterator[Recording]:
     """Start an attempt that records its outcome; the locked row is released at the end of the block."""
     store = DirectoryStore(directory, link_secret, LEASE)
     await store.create()
@@ -53,7 +53,7 @@ async def settling(jobs: JobTable, directory: Path) -> AsyncIterator[Settling]:
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
         task = asyncio.create_task(attempts.run(claim, sent=boot_clock()))
         await until_waited_for(jobs.sql, holder)
-        yield Settling(jobs, claim, leases, task)
+        yield Recording(jobs, claim, leases, task)
         await release(holder)
     await asyncio.wait({task})
 
@@ -68,7 +68,7 @@ async def jobs(database_url: str) -> AsyncIterator[JobTable]:
 async def test_an_attempt_told_to_stop_twice_while_recording_its_outcome_completes_once(
     jobs: JobTable, tmp_path: Path
 ) -> None:
-    async with settling(jobs, tmp_path) as attempt:
+    async with recording(jobs, tmp_path) as attempt:
         attempt.leases.end_all(Ending.SHUTDOWN)
         attempt.leases.end_all(Ending.LOST)
     assert attempt.task.exception() is None
@@ -78,7 +78,7 @@ async def test_an_attempt_told_to_stop_twice_while_recording_its_outcome_complet
 async def test_an_attempt_cancelled_twice_while_recording_its_outcome_records_it_fully_or_loses_its_lease(
     jobs: JobTable, tmp_path: Path
 ) -> None:
-    async with settling(jobs, tmp_path) as attempt:
+    async with recording(jobs, tmp_path) as attempt:
         attempt.task.cancel()
         await asyncio.sleep(0)
         attempt.task.cancel()
