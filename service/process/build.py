@@ -24,7 +24,6 @@ from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
-from service.postgres.rate_limits import PostgresStorage
 from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
@@ -56,13 +55,7 @@ def build_web_app(
         waiters,
         ProcessHooks(runner.wake, runner.cancel, resources.priority.paused),
     )
-    rate_limits = {
-        RateLimitBucket.CREATE_EXPORT: settings.rate_limit_create,
-        RateLimitBucket.GET_EXPORT: settings.rate_limit_status,
-        RateLimitBucket.LIST_CONTACTS: settings.rate_limit_contacts,
-        RateLimitBucket.GET_CONTACT: settings.rate_limit_contact,
-        RateLimitBucket.OTHER: settings.rate_limit_other,
-    }
+    rate_limits = {bucket: getattr(settings, bucket.setting) for bucket in RateLimitBucket}
     services = WebServices(
         access=Access(AccessTables(resources.database)),
         exports=exports,
@@ -137,7 +130,7 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, wa
         link_lifetime=timedelta(seconds=settings.link_seconds),
         history=timedelta(days=settings.history_days),
     )
-    tasks = [
+    return [
         PeriodicTask("clean", leftovers.clean, often),
         PeriodicTask("expire", retention.expire, often),
         PeriodicTask("delete_files", retention.delete_files, often),
@@ -146,7 +139,5 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, wa
         PeriodicTask("waiters", waiters.poll, _POLL_FOR_WAITERS_EVERY),
         PeriodicTask("forget", retention.forget, _FORGET_EVERY),
         PeriodicTask("idempotency_keys", ExportJobs(resources.database).prune_idempotency_keys, _PRUNE_EVERY),
+        PeriodicTask("rate_limits", resources.rate_limit_windows.prune, _PRUNE_EVERY),
     ]
-    if isinstance(resources.rate_limit_windows, PostgresStorage):
-        tasks.append(PeriodicTask("rate_limits", resources.rate_limit_windows.prune, _PRUNE_EVERY))
-    return tasks

@@ -7,19 +7,17 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from limits.aio.storage import Storage as RateLimitWindows
-
 from service.errors import Starting
 from service.exports.lease import RENEWALS_PER_LEASE
 from service.exports.priority import RequestPriority
 from service.postgres.contacts import ContactReads
 from service.postgres.pool import CALL_TIMEOUT, Database
-from service.postgres.rate_limits import open_storage
 from service.postgres.shared_secrets import SharedSecrets
 from service.postgres.snapshot import ContactSource
 from service.settings import Settings
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
+from service.web.rate_limit_windows import RateLimitWindows, open_windows
 
 _POOL_SIZE = 8
 
@@ -68,7 +66,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 store,
                 local_store,
                 secrets,
-                open_storage(settings.rate_limit_storage_url.get_secret_value(), database),
+                open_windows(settings.rate_limit_storage_url.get_secret_value(), database),
                 RequestPriority(),
             )
 

@@ -77,7 +77,9 @@ def build_app(
     gate = Gate(services.access, services.rate_limits, services.priority, services.require_started)
     for route in ROUTES:
         if route.requires is None or route.requires in app:
-            handler = route.handler if route.scope is None else gate.guard(route.handler, route.scope, route.bucket)
+            handler = route.handler
+            if route.scope is not None and route.bucket is not None:
+                handler = gate.guard(handler, route.scope, route.bucket)
             app.router.add_route(route.method, route.path, handler)
             if route.method == hdrs.METH_GET:
                 app.router.add_route(hdrs.METH_HEAD, route.path, handler)

@@ -59,9 +59,9 @@ class Route:
     requires: web.AppKey[Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a rate limit without a scope: a limit is counted by Space, which only a key proves."""
-        if self.bucket is not None and self.scope is None:
-            raise ValueError(f"{self.operation_id} has a rate limit but no scope")
+        """Raises ValueError for a rate limit without a scope, because it is counted by Space, or a scope without a limit."""
+        if (self.bucket is None) is not (self.scope is None):
+            raise ValueError(f"{self.operation_id} needs both a scope and a rate limit, or neither")
 
 
 RESPONSE_HEADERS: Mapping[str, str] = {
@@ -75,7 +75,7 @@ RATE_LIMIT_HEADERS: Mapping[str, str] = {
     "RateLimit-Policy": "Name, quota and window of the limit (draft-ietf-httpapi-ratelimit-headers-10).",
     "RateLimit": "Calls left, and the seconds until the oldest call leaves the window.",
 }
-"""Headers of every authenticated response of a route that has a bucket."""
+"""Headers of every authenticated response."""
 RETRY_AFTER = {"Retry-After": "Seconds to wait before the next call."}
 POLL_AFTER = {
     "Retry-After": "Seconds to wait before the next poll; only while the export is queued or processing.",

@@ -36,8 +36,8 @@ class Gate:
         self._verified = Recent[bytes, Caller]()
         self._allowances = Recent[tuple[RateLimitBucket, int], Allowance]()
 
-    def guard(self, handler: Handler, scope: Scope, bucket: RateLimitBucket | None) -> Handler:
-        """A handler that runs all checks first. The key needs `scope`; without a bucket the calls are not limited."""
+    def guard(self, handler: Handler, scope: Scope, bucket: RateLimitBucket) -> Handler:
+        """A handler that runs all checks first. The key needs `scope`; calls count for `bucket`."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             # Exports wait for the request from here until the handler returns, except where the request itself waits for
@@ -48,7 +48,7 @@ class Gate:
 
         return guarded
 
-    async def _check(self, request: web.Request, scope: Scope, bucket: RateLimitBucket | None) -> None:
+    async def _check(self, request: web.Request, scope: Scope, bucket: RateLimitBucket) -> None:
         self._require_started()
         authorization = _authorization(request)
         key = hashlib.sha256((authorization or "").encode(errors="surrogateescape")).digest()
@@ -59,21 +59,22 @@ class Gate:
         try:
             authorise(caller, scope)
         except ServiceError:
-            if bucket is not None:
-                allowance = request[ALLOWANCE] = await self._throttle.peek(bucket, caller.space_id)
-                self._allowances.put((bucket, caller.space_id), allowance)
+            self._report(request, await self._throttle.peek(bucket, caller.space_id))
             raise
-        if bucket is not None:
-            allowance = request[ALLOWANCE] = await self._throttle.hit(bucket, caller.space_id)
-            self._allowances.put((bucket, caller.space_id), allowance)
-            allowance.check()
+        allowance = await self._throttle.hit(bucket, caller.space_id)
+        self._report(request, allowance)
+        allowance.check()
 
-    def _refuse_if_known(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket | None) -> None:
+    def _report(self, request: web.Request, allowance: Allowance) -> None:
+        request[ALLOWANCE] = allowance
+        self._allowances.put((allowance.bucket, request[CALLER].space_id), allowance)
+
+    def _refuse_if_known(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket) -> None:
         """Refuse without the database what was refused within the last second. Raises the error of that refusal."""
         if self._refused.get(key):
             raise Unauthenticated
         caller = self._verified.get(key)
-        allowance = None if caller is None or bucket is None else self._allowances.get((bucket, caller.space_id))
+        allowance = None if caller is None else self._allowances.get((bucket, caller.space_id))
         if caller is None or allowance is None:
             return
         if allowance.granted and scope in caller.scopes and caller.subscription_active:

@@ -5,32 +5,40 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
+from typing import Self
 
-from limits import RateLimitItem, parse
-from limits.aio.storage import Storage
-from limits.aio.strategies import MovingWindowRateLimiter
+from limits import RateLimitItem, parse_many
 from limits.errors import StorageError
-from limits.util import WindowStats
 
 from service.errors import RateLimited, RateLimitsUnavailable
-from service.postgres.rate_limits import PostgresStorage
+from service.web.rate_limit_windows import RateLimitWindows
 
-_CALL_TIMEOUT = 10.0
-"""Deadline of a call to the rate-limit store, in seconds. Longer than the database's own; other stores have none."""
+_CALL_TIMEOUT = timedelta(seconds=10)
+"""Deadline of a call to the rate-limit store. Longer than the database's own; other stores have none."""
 
 
 class RateLimitBucket(StrEnum):
-    """Calls that share one limit. The value is the name of the policy in the response headers.
+    """Calls that share one limit: the name of the policy in the response headers, and the setting with the limit.
 
-    A new bucket is a line here and a line in the mapping that the process hands to `Throttle`.
+    A new bucket is one line here, and its setting in `service.settings`.
     """
 
-    CREATE_EXPORT = "create-export"
-    GET_EXPORT = "get-export"
-    LIST_CONTACTS = "list-contacts"
-    GET_CONTACT = "get-contact"
-    OTHER = "other"
+    setting: str
+
+    def __new__(cls, policy: str, setting: str) -> Self:
+        """Make the member whose value is `policy`."""
+        member = str.__new__(cls, policy)
+        member._value_ = policy
+        member.setting = setting
+        return member
+
+    CREATE_EXPORT = "create-export", "rate_limit_create"
+    GET_EXPORT = "get-export", "rate_limit_status"
+    LIST_CONTACTS = "list-contacts", "rate_limit_contacts"
+    GET_CONTACT = "get-contact", "rate_limit_contact"
+    OTHER = "other", "rate_limit_other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +75,14 @@ class Allowance:
 class Throttle:
     """Counts the calls of each Space in moving windows.
 
-    `limits` has one entry for each bucket, written as the `limits` library reads it: `5/minute`. Raises ValueError if an
-    entry is missing, is not written like that, or allows no call.
+    `limits` has one entry for each bucket, as `parse_limit` reads it. Raises ValueError if an entry is missing or wrong.
     """
 
-    def __init__(self, storage: Storage, limits: Mapping[RateLimitBucket, str]) -> None:
+    def __init__(self, windows: RateLimitWindows, limits: Mapping[RateLimitBucket, str]) -> None:
         if missing := [bucket for bucket in RateLimitBucket if bucket not in limits]:
             raise ValueError(f"there is no rate limit for {', '.join(missing)}")
-        self._storage = storage
-        self._limiter = MovingWindowRateLimiter(storage)
-        self._items = {bucket: _parse_limit(text) for bucket, text in limits.items()}
+        self._windows = windows
+        self._items = {bucket: parse_limit(text) for bucket, text in limits.items()}
 
     @property
     def quotas(self) -> Mapping[RateLimitBucket, tuple[int, int]]:
@@ -94,34 +100,23 @@ class Throttle:
     async def _read(self, bucket: RateLimitBucket, space_id: int, *, count: bool) -> Allowance:
         item, granted = self._items[bucket], True
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT):
+            async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                 if count:
-                    granted, (reset_time, remaining) = await self._hit(item, bucket, str(space_id))
+                    granted, (reset_time, remaining) = await self._windows.hit(item, bucket, str(space_id))
                 else:
-                    reset_time, remaining = await self._limiter.get_window_stats(item, bucket, str(space_id))
+                    reset_time, remaining = await self._windows.stats(item, bucket, str(space_id))
         except (StorageError, TimeoutError) as error:
             raise RateLimitsUnavailable(detail=type(error).__name__) from error
         reset = max(1, math.ceil(reset_time - time.time())) if remaining < item.amount else None
         return Allowance(bucket, item.amount, item.get_expiry(), max(0, remaining), reset, granted)
 
-    async def _hit(self, item: RateLimitItem, *identifiers: str) -> tuple[bool, WindowStats]:
-        if isinstance(self._storage, PostgresStorage):
-            # One statement instead of the library's two: each one makes the request wait for the event loop.
-            window = await self._storage.hit(item.key_for(*identifiers), item.amount, item.get_expiry())
-            if window is not None:
-                oldest, hits = window
-                return True, WindowStats(oldest + item.get_expiry(), item.amount - hits)
-            granted = False
-        else:
-            granted = await self._limiter.hit(item, *identifiers)
-        return granted, await self._limiter.get_window_stats(item, *identifiers)
 
-
-def _parse_limit(text: str) -> RateLimitItem:
+def parse_limit(text: str) -> RateLimitItem:
+    """The limit that a text such as `5/minute` means. Raises ValueError; its message follows the name of a setting."""
     try:
-        item = parse(text)
+        (item,) = parse_many(text)
     except ValueError:
         item = None
     if item is None or item.amount < 1:
-        raise ValueError(f'the rate limit "{text}" must be written like "5/minute" and allow at least one call')
+        raise ValueError("must be a limit such as 5/minute")
     return item

@@ -1,15 +1,15 @@
--- name: record_hits
--- Add $4 hits to a moving window of length $3 if at most $2 hits are then in it; returns no row, and writes nothing, if they
--- do not fit. The row lock serializes concurrent hits. Everything after ON CONFLICT is evaluated under the lock, by the
+-- name: record_hit
+-- Add a hit to a moving window of length $3 if at most $2 hits are then in it; returns no row, and writes nothing, if it does
+-- not fit. The row lock serializes concurrent hits. Everything after ON CONFLICT is evaluated under the lock, by the
 -- clock of that moment. The condition is evaluated before the new hits get their time, so it counts every hit that is in the
 -- window at that time.
 INSERT INTO rate_limit_windows AS w (key, hits, expires_at)
-VALUES ($1, array_fill(clock_timestamp(), ARRAY[$4::integer]), clock_timestamp() + $3::interval)
+VALUES ($1, ARRAY[clock_timestamp()], clock_timestamp() + $3::interval)
 ON CONFLICT (key) DO UPDATE
    SET hits = ARRAY(SELECT hit FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval)
-              || array_fill(clock_timestamp(), ARRAY[$4::integer]),
+              || clock_timestamp(),
        expires_at = clock_timestamp() + $3::interval
- WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval) + $4 <= $2::bigint
+ WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval) < $2::bigint
 RETURNING cardinality(w.hits) AS hits,
           (SELECT extract(epoch FROM clock_timestamp() - min(hit)) FROM unnest(w.hits) hit)::float8 AS age;
 

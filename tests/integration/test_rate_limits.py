@@ -4,18 +4,19 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from limits.aio.storage import MemoryStorage
 from limits.errors import StorageError
-from limits.storage import storage_from_string
 
 from service.errors import DatabaseUnavailable, RateLimited, RateLimitStorageUnusable, RateLimitsUnavailable
 from service.model import Scope
 from service.postgres.pool import Database
-from service.postgres.rate_limits import PostgresStorage, open_storage
-from service.web.rate_limits import RateLimitBucket, Throttle
+from service.postgres.rate_limits import PostgresWindows
+from service.web.rate_limit_windows import LibraryWindows, open_windows
+from service.web.rate_limits import RateLimitBucket, Throttle, parse_limit
 from tests.support.web import BODY, EXPORTS, Site, site
 
 SPACE = 7
@@ -30,7 +31,7 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 
 def throttle(database: Database, limit: str) -> Throttle:
     """A throttle on the database, with one limit for all buckets."""
-    return Throttle(PostgresStorage(database=database), dict.fromkeys(RateLimitBucket, limit))
+    return Throttle(PostgresWindows(database), dict.fromkeys(RateLimitBucket, limit))
 
 
 async def hits_stored(database: Database) -> list[int]:
@@ -40,84 +41,78 @@ async def hits_stored(database: Database) -> list[int]:
     return [row[0] for row in rows]
 
 
-# The storage ---------------------------------------------------------------------------------------------------------
+# The windows ---------------------------------------------------------------------------------------------------------
+
+
+async def taken(windows: PostgresWindows, limit: str = "2/minute", key: str = "key") -> bool:
+    """Whether a hit was granted."""
+    granted, _ = await windows.hit(parse_limit(limit), key)
+    return granted
 
 
 async def test_concurrent_hits_through_two_replicas_are_counted_exactly(database: Database, database_url: str) -> None:
     async with Database(database_url, application_name="another replica", size=5) as other:
-        storages = [PostgresStorage(database=database), PostgresStorage(database=other)]
-        granted = await asyncio.gather(*(storages[i % 2].acquire_entry("key", 10, 60) for i in range(40)))
+        windows = [PostgresWindows(database), PostgresWindows(other)]
+        granted = await asyncio.gather(*(taken(windows[i % 2], "10/minute") for i in range(40)))
     assert sum(granted) == 10
     assert await hits_stored(database) == [10]
-    start, count = await storages[0].get_moving_window("key", 10, 60)
-    assert count == 10
-    assert 0 <= time.time() - start < 30
-
-
-async def test_several_hits_in_one_call_are_all_recorded_or_none(database: Database) -> None:
-    storage = PostgresStorage(database=database)
-    assert not await storage.acquire_entry("key", 5, 60, 6)
-    assert await storage.acquire_entry("key", 5, 60, 3)
-    assert not await storage.acquire_entry("key", 5, 60, 3)
-    assert await storage.acquire_entry("key", 5, 60, 2)
-    assert (await storage.get_moving_window("key", 5, 60))[1] == 5
+    reset_time, remaining = await windows[0].stats(parse_limit("10/minute"), "key")
+    assert remaining == 0
+    assert 30 < reset_time - time.time() <= 60
 
 
 async def test_hits_leave_the_window_one_by_one_and_are_removed_by_the_next_hit(database: Database) -> None:
-    storage = PostgresStorage(database=database)
-    assert await storage.acquire_entry("key", 2, 60)
+    windows = PostgresWindows(database)
+    assert await taken(windows)
     async with database.connection() as connection:
         await connection.execute("UPDATE rate_limit_windows SET hits = ARRAY[hits[1] - interval '59 seconds']")
-    assert await storage.acquire_entry("key", 2, 60)
-    assert not await storage.acquire_entry("key", 2, 60)
+    assert await taken(windows)
+    assert not await taken(windows)
     async with asyncio.timeout(10):
-        while not await storage.acquire_entry("key", 2, 60):
+        while not await taken(windows):
             await asyncio.sleep(0.05)
-    assert not await storage.acquire_entry("key", 2, 60)
+    assert not await taken(windows)
     assert await hits_stored(database) == [2]
 
 
 async def test_a_new_pool_still_sees_the_hits(database_url: str) -> None:
     for expected in (True, True, True, False, False):
         async with Database(database_url, application_name="restarted", size=1) as database:
-            assert await PostgresStorage(database=database).acquire_entry("key", 3, 60) is expected
+            assert await taken(PostgresWindows(database), "3/minute") is expected
 
 
 async def test_only_expired_windows_are_pruned(database: Database) -> None:
-    storage = PostgresStorage(database=database)
+    windows = PostgresWindows(database)
     for key in ("dead", "dying", "live"):
-        await storage.acquire_entry(key, 1, 60)
+        await taken(windows, "1/minute", key)
     async with database.connection() as connection:
-        await connection.execute("UPDATE rate_limit_windows SET expires_at = now() - interval '1 s' WHERE key <> 'live'")
+        await connection.execute("UPDATE rate_limit_windows SET expires_at = now() - interval '1 s' WHERE key !~ 'live'")
         transaction = connection.transaction()
         await transaction.start()
-        await connection.execute("SELECT FROM rate_limit_windows WHERE key = 'dying' FOR UPDATE")
-        assert await storage.prune() == 1
+        await connection.execute("SELECT FROM rate_limit_windows WHERE key ~ 'dying' FOR UPDATE")
+        assert await windows.prune() == 1
         await transaction.rollback()
-    assert (await storage.prune(), await storage.prune()) == (1, 0)
+    assert (await windows.prune(), await windows.prune()) == (1, 0)
     assert await hits_stored(database) == [1]
-    assert not await storage.acquire_entry("live", 1, 60)
+    assert not await taken(windows, "1/minute", "live")
 
 
 async def test_without_a_database_every_hit_raises() -> None:
     async with Database("postgresql://nobody@/none?host=/nonexistent", application_name="tests", size=1) as database:
-        storage = PostgresStorage(database=database)
+        windows = PostgresWindows(database)
         with pytest.raises(DatabaseUnavailable):
-            await storage.acquire_entry("key", 1, 60)
+            await taken(windows)
         with pytest.raises(DatabaseUnavailable):
-            await storage.check()
+            await windows.stats(parse_limit("1/minute"), "key")
 
 
-async def test_the_library_finds_the_storage_by_its_scheme(database: Database) -> None:
-    storage = open_storage("async+postgres://", database)
-    assert isinstance(storage, PostgresStorage)
-    assert await storage.check()
-    for unsupported in (storage.incr("key", 1), storage.get("key"), storage.get_expiry("key"), storage.clear("key")):
-        with pytest.raises(NotImplementedError):
-            await unsupported
-    with pytest.raises(NotImplementedError):
-        await storage.reset()
-    assert isinstance(open_storage("async+memory://", database), MemoryStorage)
+async def test_the_url_selects_where_windows_are(database: Database) -> None:
+    for url, stored in (("async+memory://", []), ("async+postgres://", [1])):
+        windows = open_windows(url, database)
+        granted, (_, remaining) = await windows.hit(parse_limit("2/minute"), "key")
+        assert (granted, remaining) == (True, 1)
+        assert await windows.stats(parse_limit("2/minute"), "key") is not None
+        assert (await windows.prune(), await hits_stored(database)) == (0, stored)
 
 
 async def test_an_unusable_url_is_refused_with_the_missing_package(
@@ -125,11 +120,11 @@ async def test_an_unusable_url_is_refused_with_the_missing_package(
 ) -> None:
     for url in ("async+nothing://user:secret@host", "", "async+redis://user:secret@[broken"):
         with pytest.raises(RateLimitStorageUnusable) as caught:
-            open_storage(url, database)
+            open_windows(url, database)
         assert "secret" not in str(caught.value)
     monkeypatch.setitem(sys.modules, "coredis", None)
     with pytest.raises(RateLimitStorageUnusable, match=r"contact-exports\[redis\]"):
-        open_storage("async+redis://localhost:6379", database)
+        open_windows("async+redis://localhost:6379", database)
 
 
 # The throttle --------------------------------------------------------------------------------------------------------
@@ -188,9 +183,9 @@ async def test_a_rate_limit_store_that_fails_or_hangs_allows_no_call(monkeypatch
         async def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
             return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never returns
 
-    monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", 0.01)
+    monkeypatch.setattr("service.web.rate_limits._CALL_TIMEOUT", timedelta(milliseconds=10))
     for storage in (Failing(), Hanging()):
-        limited = Throttle(storage, dict.fromkeys(RateLimitBucket, "5/minute"))
+        limited = Throttle(LibraryWindows(storage), dict.fromkeys(RateLimitBucket, "5/minute"))
         with pytest.raises(RateLimitsUnavailable) as caught:
             await limited.hit(RateLimitBucket.CREATE_EXPORT, SPACE)
         assert "secret" not in str(caught.value)
@@ -275,9 +270,8 @@ async def test_invalid_calls_consume_the_limit_and_rejected_ones_do_not(database
 
 
 async def test_limits_can_be_kept_in_memory(database_url: str, tmp_path: Path) -> None:
-    storage = storage_from_string("async+memory://")
-    assert isinstance(storage, MemoryStorage)
-    async with site(database_url, tmp_path, create_export="1/minute", storage=storage) as api:
+    windows = LibraryWindows(MemoryStorage())
+    async with site(database_url, tmp_path, create_export="1/minute", windows=windows) as api:
         headers = await api.caller()
         await api.create(headers)
         refused = await api.client.post(EXPORTS, json=BODY, headers=headers)

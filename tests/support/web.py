@@ -12,7 +12,6 @@ from uuid import UUID
 
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application
-from limits.aio.storage import Storage
 
 from service.access import Access
 from service.contacts.use_cases import Contacts
@@ -26,13 +25,14 @@ from service.postgres.contacts import ContactReads
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
-from service.postgres.rate_limits import PostgresStorage
+from service.postgres.rate_limits import PostgresWindows
 from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
 from service.web.app import WebServices, build_app
 from service.web.connections import Connections
 from service.web.health import Readiness
 from service.web.paging import Cursors
+from service.web.rate_limit_windows import RateLimitWindows
 from service.web.rate_limits import RateLimitBucket, Throttle
 from service.web.server import SERVER_OPTIONS, GuardedRunner
 from tests.support.documented import Documented
@@ -144,14 +144,14 @@ class GuardedTestServer(TestServer):
 
 
 class SiteOptions(TypedDict, total=False):
-    """Options of `site`. Limits are written as `limits` reads them; without a `storage` they are in the database."""
+    """Options of `site`. Limits are written as `limits` reads them; without `windows` they are in the database."""
 
     create_export: str
     get_export: str
     list_contacts: str
     get_contact: str
     other: str
-    storage: Storage
+    windows: RateLimitWindows
     public_url: str
     link_lifetime: timedelta
     max_range_days: int
@@ -171,13 +171,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
 
     Fails at the end if a response was sent that the OpenAPI document does not describe.
     """
-    limits = {
-        RateLimitBucket.CREATE_EXPORT: options.get("create_export", UNREACHED),
-        RateLimitBucket.GET_EXPORT: options.get("get_export", UNREACHED),
-        RateLimitBucket.LIST_CONTACTS: options.get("list_contacts", UNREACHED),
-        RateLimitBucket.GET_CONTACT: options.get("get_contact", UNREACHED),
-        RateLimitBucket.OTHER: options.get("other", UNREACHED),
-    }
+    limits = {bucket: str(options.get(bucket.name.lower(), UNREACHED)) for bucket in RateLimitBucket}
     store = DirectoryStore(directory, link_secret, options.get("link_lifetime", timedelta(minutes=15)))
     await store.create()
     contact_reads = ContactReads(
@@ -221,7 +215,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 max_range_days=options.get("max_range_days"),
                 large_pages=options.get("large_pages", 2),
             ),
-            rate_limits=Throttle(options.get("storage") or PostgresStorage(database=database), limits),
+            rate_limits=Throttle(options.get("windows") or PostgresWindows(database), limits),
             cursors=Cursors(partial(SharedSecrets(database).get, "cursors")),
             priority=priority,
             require_started=require_started,
