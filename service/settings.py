@@ -1,135 +1,34 @@
 """Settings, read from environment variables. Only `service.process` and the commands use them; others get plain values."""
 
-import base64
-import os
-import re
-import tempfile
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Literal, TypeVar
 
-import limits
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    ByteSize,
-    Field,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import database_urls, failpoints
+from service import failpoints
+from service.secret_files import read_secret_files
+from service.setting_types import (
+    HttpUrl,
+    Limit,
+    LinkSecret,
+    Origins,
+    PostgresUrl,
+    RateLimitStorageUrl,
+    Seconds,
+    StorageUrl,
+    state_dir,
+)
 from service.storage import MINIMUM_PART_SIZE
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
-_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 MIB = 1024 * 1024
-_SECRET_BYTES = 32
-_SECRET_VALUES = 16
-"""Different byte values in a link secret. 32 random bytes have fewer once in 10^11 times; a repeated word does."""
 _SMALLEST_PART_OF_TESTS = 16 * 1024
+_SECRETS = ("database_url", "database_direct_url", "contacts_database_url", "link_secret", "rate_limit_storage_url")
 
 
 class SettingsError(Exception):
     """Invalid settings. The message names each invalid setting and never contains a value."""
-
-
-def _split(value: str) -> SplitResult:
-    try:
-        return urlsplit(value)
-    except ValueError:
-        # The original message quotes the part before the host, which may be a password.
-        raise ValueError("is not a URL") from None
-
-
-def _postgres_url(value: SecretStr) -> SecretStr:
-    return SecretStr(database_urls.translate(value.get_secret_value()))
-
-
-def _origins(value: str) -> str:
-    origins = [origin.strip() for origin in value.split(",") if origin.strip()]
-    for origin in origins:
-        parts = _split(origin)
-        # A browser sends exactly this form: in lower case, without a default port, a path or a slash at the end.
-        default_port = {"http": ":80", "https": ":443"}.get(parts.scheme)
-        if default_port is None or not _ORIGIN.fullmatch(origin) or parts.netloc.endswith(default_port):
-            raise ValueError("must be exact origins such as https://app.example, separated by commas")
-    return ",".join(origins)
-
-
-def _storage_url(value: str) -> str:
-    parts = _split(value)
-    in_bucket = parts.scheme == "s3" and parts.netloc and not set("@:") & set(parts.netloc)
-    in_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and parts.path.strip("/")
-    if (in_bucket or in_directory) and not parts.query and not parts.fragment:
-        return value.rstrip("/")
-    raise ValueError("must be s3://bucket/prefix or file:///absolute/path")
-
-
-def _http_url(value: str) -> str:
-    parts = _split(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError("must be a URL that starts with http:// or https:// and has no query")
-    if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password")
-    try:
-        _ = parts.port
-    except ValueError:
-        # The original message quotes the port, which may be a part of a password.
-        raise ValueError("must have a port from 0 to 65535, or none") from None
-    return value.rstrip("/")
-
-
-def _link_secret(value: SecretStr) -> SecretStr:
-    secret = _decoded(value.get_secret_value())
-    if len(secret) < _SECRET_BYTES or len(set(secret)) < _SECRET_VALUES:
-        raise ValueError("must be 32 random bytes as hex or base64; make one with: openssl rand -hex 32")
-    return value
-
-
-def _decoded(text: str) -> bytes:
-    """The bytes of hex or base64 text; empty if it is neither."""
-    with suppress(ValueError):
-        return bytes.fromhex(text)
-    with suppress(ValueError):
-        return base64.b64decode(
-            text + "=" * (-len(text) % 4), altchars=b"-_" if set("-_") & set(text) else None, validate=True
-        )
-    return b""
-
-
-def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("async+postgres://", "async+redis://", "async+memory://")):
-        raise ValueError("must be async+postgres://, async+redis://… or async+memory://")
-    return value
-
-
-def _limit(value: str) -> str:
-    try:
-        (limit,) = limits.parse_many(value)
-        if limit.amount > 0:
-            return value
-    except ValueError:
-        pass
-    raise ValueError("must be a limit such as 5/minute")
-
-
-def _state_dir() -> Path:
-    try:
-        home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
-    except RuntimeError:  # a numeric user in a container has no home directory
-        home = Path(tempfile.gettempdir())
-    return home / "contact-exports"
-
-
-Limit = Annotated[str, AfterValidator(_limit)]
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Settings(BaseSettings):
@@ -140,11 +39,11 @@ class Settings(BaseSettings):
     database_url: PostgresUrl | None = Field(
         None, description="Main database, postgresql://… May point to a connection pooler if DATABASE_DIRECT_URL does not."
     )
-    storage_url: Annotated[str, AfterValidator(_storage_url)] | None = Field(
+    storage_url: StorageUrl | None = Field(
         None, description="Where files are stored: s3://bucket/prefix or file:///absolute/path."
     )
     state_dir: Path = Field(
-        default_factory=_state_dir,
+        default_factory=state_dir,
         description="Directory of the embedded Postgres and its files; used if neither DATABASE_URL nor STORAGE_URL is set.",
     )
     database_direct_url: PostgresUrl | None = Field(
@@ -195,7 +94,7 @@ class Settings(BaseSettings):
         " Increased automatically if an export would need more than 10,000 parts.",
     )
     link_seconds: int = Field(900, ge=1, le=604_800, description="Lifetime of a download link, in seconds.")
-    link_secret: Annotated[SecretStr, AfterValidator(_link_secret)] | None = Field(
+    link_secret: LinkSecret | None = Field(
         None,
         description="Key that signs download links of a file:// store: 32 random bytes as hex or base64"
         " (openssl rand -hex 32). Defaults to a random key stored in the database.",
@@ -207,7 +106,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
     api_docs: bool = Field(True, description="Serve the description of the API at /openapi.json and /docs.")
-    cors_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+    cors_origins: Origins | None = Field(
         None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."
     )
     max_connections: int = Field(
@@ -218,7 +117,7 @@ class Settings(BaseSettings):
     rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")
     rate_limit_contacts: Limit = Field("15/minute", description="Limit on listing contacts, per Space.")
     rate_limit_contact: Limit = Field("30/minute", description="Limit on getting single contacts, per Space.")
-    rate_limit_storage_url: Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)] = Field(
+    rate_limit_storage_url: RateLimitStorageUrl = Field(
         SecretStr("async+postgres://"),
         description="Where rate limits are counted: async+postgres:// (the main database), async+redis://… or async+memory://.",
     )
@@ -312,7 +211,7 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
-    secrets, errors = _secrets_from_files()
+    secrets, errors = read_secret_files(_SECRETS)
     settings = None
     try:
         settings = Settings(**secrets)
@@ -326,23 +225,6 @@ def load() -> Settings:
     if errors or settings is None:
         raise SettingsError("\n".join(errors))
     return settings
-
-
-def _secrets_from_files() -> tuple[dict[str, Any], list[str]]:
-    """Return the contents of the NAME_FILE variables, and one error line per file that cannot be used."""
-    secrets: dict[str, Any] = {}
-    errors = []
-    for name in ("database_url", "database_direct_url", "contacts_database_url", "link_secret", "rate_limit_storage_url"):
-        variable = f"{name.upper()}_FILE"
-        if not (path := os.environ.get(variable)):
-            continue
-        if os.environ.get(name.upper()):
-            errors.append(f"{variable} and {name.upper()} are both set")
-        try:
-            secrets[name] = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeError):
-            errors.append(f"{variable} names a file that cannot be read")
-    return secrets, errors
 
 
 def _required(name: str, value: T | None) -> T:

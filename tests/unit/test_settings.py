@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from service.settings import Settings, SettingsError, load
+from service.web.rate_limits import RateLimitBucket
 
 DATABASE = "postgresql://alice:pass-of-alice@db.test/contacts"
 GOOD = {"DATABASE_URL": DATABASE, "STORAGE_URL": "file:///var/lib/exports"}
@@ -244,6 +245,11 @@ def test_the_part_size_is_in_bytes_or_has_a_unit(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("value", ["1", "4.9MiB", "1.1GiB", "-8MiB", "much"])
 def test_a_part_size_outside_the_limits_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     assert errors(monkeypatch, PART_SIZE=value).keys() == {"PART_SIZE"}
+
+
+def test_every_rate_limit_bucket_has_a_setting_of_its_own() -> None:
+    limits = {name for name in Settings.model_fields if name.startswith("rate_limit_")} - {"rate_limit_storage_url"}
+    assert sorted(bucket.setting for bucket in RateLimitBucket) == sorted(limits)
 
 
 @pytest.mark.parametrize("value", ["1/second", "100/hour", "7 per 2 minutes"])

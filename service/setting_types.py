@@ -1,0 +1,115 @@
+"""Types of settings: what the value of an environment variable must look like."""
+
+import base64
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from service import database_urls
+from service.web.rate_limits import parse_limit
+
+_ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
+_SECRET_BYTES = 32
+_SECRET_VALUES = 16
+"""Different byte values in a link secret. 32 random bytes have fewer once in 10^11 times; a repeated word does."""
+
+
+def _split(value: str) -> SplitResult:
+    try:
+        return urlsplit(value)
+    except ValueError:
+        # The original message quotes the part before the host, which may be a password.
+        raise ValueError("is not a URL") from None
+
+
+def _postgres_url(value: SecretStr) -> SecretStr:
+    return SecretStr(database_urls.translate(value.get_secret_value()))
+
+
+def _origins(value: str) -> str:
+    origins = [origin.strip() for origin in value.split(",") if origin.strip()]
+    for origin in origins:
+        parts = _split(origin)
+        # A browser sends exactly this form: in lower case, without a default port, a path or a slash at the end.
+        default_port = {"http": ":80", "https": ":443"}.get(parts.scheme)
+        if default_port is None or not _ORIGIN.fullmatch(origin) or parts.netloc.endswith(default_port):
+            raise ValueError("must be exact origins such as https://app.example, separated by commas")
+    return ",".join(origins)
+
+
+def _storage_url(value: str) -> str:
+    parts = _split(value)
+    in_bucket = parts.scheme == "s3" and parts.netloc and not set("@:") & set(parts.netloc)
+    in_directory = parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and parts.path.strip("/")
+    if (in_bucket or in_directory) and not parts.query and not parts.fragment:
+        return value.rstrip("/")
+    raise ValueError("must be s3://bucket/prefix or file:///absolute/path")
+
+
+def _http_url(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError("must be a URL that starts with http:// or https:// and has no query")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password")
+    try:
+        _ = parts.port
+    except ValueError:
+        # The original message quotes the port, which may be a part of a password.
+        raise ValueError("must have a port from 0 to 65535, or none") from None
+    return value.rstrip("/")
+
+
+def _link_secret(value: SecretStr) -> SecretStr:
+    secret = _decoded(value.get_secret_value())
+    if len(secret) < _SECRET_BYTES or len(set(secret)) < _SECRET_VALUES:
+        raise ValueError("must be 32 random bytes as hex or base64; make one with: openssl rand -hex 32")
+    return value
+
+
+def _decoded(text: str) -> bytes:
+    """The bytes of hex or base64 text; empty if it is neither."""
+    with suppress(ValueError):
+        return bytes.fromhex(text)
+    with suppress(ValueError):
+        return base64.b64decode(
+            text + "=" * (-len(text) % 4), altchars=b"-_" if set("-_") & set(text) else None, validate=True
+        )
+    return b""
+
+
+def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("async+postgres://", "async+redis://", "async+memory://")):
+        raise ValueError("must be async+postgres://, async+redis://… or async+memory://")
+    return value
+
+
+def _limit(value: str) -> str:
+    parse_limit(value)
+    return value
+
+
+def state_dir() -> Path:
+    """The default of STATE_DIR: in the home directory, or among temporary files without one."""
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError:  # a numeric user in a container has no home directory
+        home = Path(tempfile.gettempdir())
+    return home / "contact-exports"
+
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Limit = Annotated[str, AfterValidator(_limit)]
+"""A rate limit such as `5/minute`."""
+PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+StorageUrl = Annotated[str, AfterValidator(_storage_url)]
+RateLimitStorageUrl = Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)]
+LinkSecret = Annotated[SecretStr, AfterValidator(_link_secret)]
+Origins = Annotated[str, AfterValidator(_origins)]
