@@ -49,7 +49,6 @@ class Caller:
     timezone: str
     subscription_active: bool
     scopes: frozenset[Scope]
-    key_id: str
 
 
 def timezone(name: str) -> ZoneInfo:
@@ -175,7 +174,6 @@ class ExportJob:
     """A stored export as its Space sees it. Counts of rows are contacts; all times are UTC."""
 
     export_id: int
-    space_id: int
     status: ExportStatus
     created_at: datetime
     window: Window
@@ -208,12 +206,10 @@ class Claim:
     export_id: int
     space_id: int
     attempt: int
-    max_attempts: int
     alone: bool
     """True for an export that lost two leases: it runs only in a process that runs nothing else."""
     object_name: str
     window: Window
-    timezone: str
     extras: Extras
 
 

@@ -26,7 +26,6 @@ class Space:
     name: str
     timezone: str
     subscription_active: bool
-    max_running_exports: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class AccessTables:
     async def spaces(self) -> list[Space]:
         """All Spaces, by id."""
         return [
-            Space(row["id"], row["name"], row["timezone"], row["subscription_active"], row["max_running_exports"])
+            Space(row["id"], row["name"], row["timezone"], row["subscription_active"])
             for row in await self._database.fetch("list_spaces")
         ]
 
@@ -93,5 +92,5 @@ class AccessTables:
 
 def _credential(row: asyncpg.Record) -> Credential:
     scopes = frozenset(Scope(scope) for scope in row["scopes"])
-    caller = Caller(row["space_id"], row["timezone"], row["subscription_active"], scopes, row["key_id"])
+    caller = Caller(row["space_id"], row["timezone"], row["subscription_active"], scopes)
     return Credential(row["key_sha256"], caller)

@@ -177,11 +177,9 @@ def _claim(row: asyncpg.Record) -> Claim:
         export_id=row["job_id"],
         space_id=row["space_id"],
         attempt=row["attempt"],
-        max_attempts=row["max_attempts"],
         alone=row["alone"],
         object_name=row["object_name"],
         window=stored_window(row),
-        timezone=row["timezone"],
         extras=Extra.among(row["extras"]),
     )
 

@@ -105,7 +105,6 @@ async def _jobs(rows: Sequence[asyncpg.Record]) -> list[ExportJob]:
 def _job(row: asyncpg.Record) -> ExportJob:
     return ExportJob(
         export_id=row["id"],
-        space_id=row["space_id"],
         status=ExportStatus(row["status"]),
         created_at=row["created_at"],
         window=stored_window(row),

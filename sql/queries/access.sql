@@ -4,7 +4,7 @@ INSERT INTO spaces (name, timezone) VALUES ($1, $2) RETURNING id;
 
 -- name: list_spaces
 -- All Spaces, by id.
-SELECT id, name, timezone, subscription_active, max_running_exports FROM spaces ORDER BY id;
+SELECT id, name, timezone, subscription_active FROM spaces ORDER BY id;
 
 -- name: set_subscription
 -- Suspend or reactivate a Space; returns no row if the Space does not exist.
@@ -27,6 +27,6 @@ UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1 R
 
 -- name: live_api_key
 -- The stored credential of a key, with its Space; no row if the key is unknown, revoked or expired.
-SELECT k.key_id, k.key_sha256, k.scopes, s.id AS space_id, s.timezone, s.subscription_active
+SELECT k.key_sha256, k.scopes, s.id AS space_id, s.timezone, s.subscription_active
   FROM api_keys k JOIN spaces s ON s.id = k.space_id
  WHERE k.key_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());

@@ -1,6 +1,7 @@
 -- name: claim_export
 -- Claim at most one queued export.
-SELECT * FROM claim_export($1, $2, $3, $4);
+SELECT claim_id, job_id, space_id, attempt, alone, object_name, window_from, window_to, extras
+  FROM claim_export($1, $2, $3, $4);
 
 -- name: renew_leases
 -- Renew all claims of a process. Rows locked by another session are skipped until the next round, so that one of them cannot

@@ -40,14 +40,14 @@ SELECT id FROM export_jobs WHERE id = ANY ($1::bigint[]) AND status NOT IN ('que
 -- name: exports_before
 -- One page of a Space's exports with ids below $3, newest first, optionally only those with status $2. Pages are large, so
 -- only the columns that are shown are selected.
-SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+SELECT id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
        complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
   FROM export_jobs
  WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id < $3 ORDER BY id DESC LIMIT $4;
 
 -- name: exports_after
 -- One page of a Space's exports with ids above $3, oldest first, optionally only those with status $2.
-SELECT id, space_id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
+SELECT id, status, created_at, window_from, window_to, timezone, rows_read, rows_estimated, finished_at, snapshot_at,
        complete_until, object_name, row_count, file_size, sha256, file_expires_at, error_code, error_message
   FROM export_jobs
  WHERE space_id = $1 AND (status = $2 OR $2::text IS NULL) AND id > $3 ORDER BY id LIMIT $4;

@@ -156,10 +156,8 @@ def _claim(contacts: Contacts, workload: Workload) -> Claim:
         export_id=0,
         space_id=contacts.spaces[0].space_id,
         attempt=1,
-        max_attempts=1,
         alone=False,
         object_name="bench",
         window=Window(YEAR.start, YEAR.end),
-        timezone="UTC",
         extras=chosen_extras(tokens=workload.tokens, emails=workload.emails),
     )

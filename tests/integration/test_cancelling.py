@@ -18,13 +18,6 @@ NOT_FOUND = b'{"message":"Export not found."}'
 
 
 @pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with rate limits that no test of this file reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
 async def jobs(database_url: str) -> AsyncIterator[JobTable]:
     """The job table of the test's database."""
     async with job_table(database_url) as table:

@@ -108,11 +108,9 @@ async def test_a_claim_has_the_parameters_of_the_request_and_is_stored(jobs: Job
         export_id=export_id,
         space_id=space_id,
         attempt=1,
-        max_attempts=3,
         alone=False,
         object_name=f"{space_id}/{export_id}/{claim.claim_id}.ndjson.gz",
         window=WINDOW,
-        timezone="UTC",
         extras=REQUEST.extras,
     )
     job, attempt = await jobs.job(export_id), await jobs.attempt(claim)

@@ -1,7 +1,7 @@
 """Relations of adopters that are stale, forbidden, broken or slow: what an export, startup and readiness say about them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
@@ -30,13 +30,6 @@ BEGIN
   RAISE EXCEPTION 'bad name %', name;
 END $$
 """
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
 
 
 async def view(sql: asyncpg.Connection, query: str = "SELECT * FROM people", kind: str = "VIEW") -> None:

@@ -1,29 +1,12 @@
 """GET /contacts and GET /contacts/{id} refuse every parameter that the contract does not allow."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from tests.support.contact_api import CONTACTS, YEAR, add_seconds, fetched, ids, listed, refused, space_of
-from tests.support.jobs import connect
-from tests.support.web import EXPORTS, Site, site
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
+from tests.support.web import EXPORTS, Site
 
 
 async def test_a_forged_cursor_is_422(api: Site, sql: asyncpg.Connection) -> None:

@@ -1,9 +1,8 @@
 """A contact is the same in a list and in a file, and custom fields are passed through, empty or refused in both."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,9 +15,8 @@ from service.failures import SourceData
 from service.model import END_OF_TIME, Claim, Extra, Window
 from service.postgres.migrate import check_schema
 from tests.support.contact_api import CONTACTS, START, YEAR, add, fetched, listed, space_of
-from tests.support.jobs import connect
 from tests.support.snapshots import batches_of, claim_on
-from tests.support.web import Site, site
+from tests.support.web import Site
 
 ALL = {extra.option: 1 for extra in Extra}
 EVER = Window(START, END_OF_TIME)
@@ -55,20 +53,6 @@ columns = st.tuples(*[st.none() | texts] * 4)
 contacts = st.tuples(
     columns, st.lists(texts, max_size=6), st.lists(texts, max_size=4), st.dictionaries(texts, values, max_size=4)
 )
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 async def file_of(url: str, claim: Claim) -> bytes:

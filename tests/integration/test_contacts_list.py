@@ -1,6 +1,5 @@
 """GET /contacts: the window, the order, the pages, and the items, as the contract says."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,20 +24,6 @@ from tests.support.jobs import connect
 from tests.support.web import Site, site
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 async def test_a_space_without_contacts_has_an_empty_page_with_the_whole_envelope(

@@ -1,33 +1,16 @@
 """GET /contacts/{id}: the values of one contact, merged profiles, and 404."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pytest
 
 from service.model import Scope
 from tests.support.contact_api import CONTACTS, START, add, fetched, space_of
-from tests.support.jobs import connect
 from tests.support.web import Site, site
 
 DAY = timedelta(days=1)
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 async def shown(api: Site, headers: dict[str, str], contact: int, **query: Any) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """The contact API while the contacts' database is down, slow, incomplete or large."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pytest
 
 from service.contacts.pages import MAXIMUM_BYTES
 from tests.support.contact_api import CONTACTS, START, YEAR, add, add_seconds, all_pages, fetched, ids, listed, space_of
@@ -20,20 +18,6 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 SESSIONS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'contact-exports contacts'"""
 WAITING = f"SELECT 1 FROM ({SESSIONS} AND wait_event_type = 'Lock') AS found (number) WHERE number = $1"
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 UNREACHABLE = "The contacts could not be read. Please try again later."

@@ -27,13 +27,6 @@ EXPORT_NOT_FOUND = b'{"message":"Export not found."}'
 RATE_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "RateLimit-Policy", "RateLimit")
 
 
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
-
-
 def json_body(body: dict[str, Any] | None = None) -> bytes:
     """The body as JSON; the valid one by default."""
     return json.dumps(body or BODY).encode()

@@ -1,30 +1,14 @@
 """Idempotency keys: repeating a create request creates no second export."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pytest
 
 from service.postgres.export_jobs import ExportJobs
 from tests.support.jobs import connect, holding, release, until_waited_for
 from tests.support.web import BODY, EXPORTS, Site, site
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site with rate limits that no test of this file reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection for the test."""
-    async with connect(database_url) as connection:
-        yield connection
 
 
 async def post(api: Site, headers: dict[str, str], key: str, **body: Any) -> tuple[int, dict[str, Any], bool]:

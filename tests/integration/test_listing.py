@@ -1,11 +1,9 @@
 """The list of a Space's exports: order, pages, filters, and the scope of cursors."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from yarl import URL
 
 from service.failures import SourceData
@@ -13,13 +11,6 @@ from service.model import Scope
 from tests.support.web import EXPORTS, Site, site
 
 ENVELOPE = ["data", "path", "per_page", "next_cursor", "next_page_url", "prev_cursor", "prev_page_url"]
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose rate limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 async def listed(api: Site, headers: dict[str, str], address: str = EXPORTS, **query: Any) -> dict[str, Any]:

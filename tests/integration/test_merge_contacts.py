@@ -1,7 +1,6 @@
 """merge_contacts: the survivor gets all values, also under concurrent merges."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import asyncpg
@@ -16,13 +15,6 @@ Seen = dict[str, datetime]
 
 def day(number: int) -> datetime:
     return datetime(2024, 1, number, tzinfo=UTC)
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
 
 
 async def contact(

@@ -14,7 +14,6 @@ from service.model import END_OF_TIME, Window
 from service.postgres.snapshot import BATCH_ROWS, FIRST_ROWS
 from sql import statement
 from tests.support.contacts import expected_lines
-from tests.support.jobs import connect
 from tests.support.snapshots import SPACE, START, WINDOW, at_once, batches_of, claim_on, lines, parsed, source, taken
 
 OPTIONS = [(False, False), (True, False), (False, True), (True, True)]
@@ -30,13 +29,6 @@ NASTY = [
     "العربية",
     "\U0010ffff",
 ]
-
-
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
 
 
 async def add(sql: asyncpg.Connection, *created: datetime, space_id: int = SPACE, **columns: object) -> list[int]:

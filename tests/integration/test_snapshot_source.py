@@ -42,13 +42,6 @@ ENDLESS = Window(START, END_OF_TIME)
 MARGIN = timedelta(seconds=1)
 
 
-@pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to the test's database."""
-    async with connect(database_url) as connection:
-        yield connection
-
-
 async def add(sql: asyncpg.Connection, count: int) -> None:
     await sql.execute(
         "INSERT INTO contacts (space_id, created_at, email) SELECT $1, $2::timestamptz + interval '1 ms' * n, n"

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from tests.support.web import BODY, EXPORTS, Site, SiteOptions, site
 
 PATIENT = {"Prefer": "wait=30"}
 NEVER = 3600.0
-
-
-@pytest.fixture
-async def api(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
-    """A site whose limits no test reaches."""
-    async with site(database_url, tmp_path) as running:
-        yield running
 
 
 def get(api: Site, headers: dict[str, str], export_id: int, **more: str) -> "asyncio.Task[ClientResponse]":

@@ -92,7 +92,7 @@ class Life(RuleBasedStateMachine):
     def queue(self, space: int, max_attempts: int) -> None:
         new = NewExport(self.spaces[space], REQUEST, "UTC", WINDOW, max_attempts, "")
         job = self.run(self._jobs.insert(new)).job
-        self.exports.append(Export(job.export_id, job.space_id, max_attempts, run_after=self.model.now))
+        self.exports.append(Export(job.export_id, self.spaces[space], max_attempts, run_after=self.model.now))
         self.model.exports[job.export_id] = self.exports[-1]
 
     @rule(space=st.integers(0, SPACES - 1), cap=st.sampled_from([None, None, 0, 1, 3]))

@@ -44,11 +44,9 @@ def claim_on(
         export_id=1,
         space_id=space_id,
         attempt=1,
-        max_attempts=1,
         alone=False,
         object_name="an object",
         window=window,
-        timezone="UTC",
         extras=chosen_extras(tokens=tokens, emails=emails, custom_fields=custom_fields),
     )
 

@@ -18,7 +18,6 @@ START, END = "2024-01-15 00:00:00", "2024-01-15 23:59:59"
 AT = datetime(2024, 1, 15, 10, 30, 0, 987_654, UTC)
 JOB = ExportJob(
     export_id=123,
-    space_id=7,
     status=ExportStatus.QUEUED,
     created_at=AT,
     window=Window(datetime(2024, 1, 15, tzinfo=UTC), datetime(2024, 1, 16, tzinfo=UTC)),
