@@ -15,20 +15,8 @@ from service.model import Extras
 from service.postgres.driver_errors import source_errors
 from service.postgres.extras import Connection, extra_fragments, with_extras
 from service.postgres.pool import Database
+from service.postgres.session import API_SESSION
 from sql import statement
-
-_SESSION = {
-    "default_transaction_read_only": "on",
-    # The server raises an error instead of leaving contacts out.
-    "row_security": "off",
-    "jit": "off",
-    # The text of a time must mean the same in every session.
-    "datestyle": "ISO",
-    "timezone": "UTC",
-    # The best plan depends on the window and the position: a plan for any position may sort the whole window.
-    "plan_cache_mode": "force_custom_plan",
-    "client_connection_check_interval": "2s",
-}
 
 T = TypeVar("T")
 Place = tuple[str, int]
@@ -70,7 +58,7 @@ class ContactReads:
     def __init__(self, dsn: str, size: int, timeout: float) -> None:
         self.timeout = timeout
         self._database = Database(
-            dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=_SESSION
+            dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=API_SESSION
         )
 
     async def __aenter__(self) -> Self:

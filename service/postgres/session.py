@@ -9,27 +9,40 @@ APPLICATION_NAME = "contact-exports export"
 """Marks our snapshots in pg_stat_activity, to distinguish them from transactions that write."""
 
 _CALL_TIMEOUT = 10.0
-_SESSION = {
-    "application_name": APPLICATION_NAME,
+_READS_CONTACTS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "on",
-    # With row-level security the server would leave contacts out without an error.
+    # The server raises an error instead of leaving contacts out because of row-level security.
     "row_security": "off",
-    "idle_in_transaction_session_timeout": "600s",
     "jit": "off",
+    # Otherwise a server that is busy with a statement notices a closed socket only after the statement.
+    "client_connection_check_interval": "2s",
+}
+"""Server settings of every session that reads contacts; they override the defaults of the role."""
+API_SESSION = {
+    **_READS_CONTACTS,
+    # The text of a time must mean the same in every session.
+    "datestyle": "ISO",
+    "timezone": "UTC",
+    # The best plan depends on the window and the position: a plan for any position may sort the whole window.
+    "plan_cache_mode": "force_custom_plan",
+}
+"""Server settings of the pool that reads contacts for the API."""
+_EXPORT_SESSION = {
+    **_READS_CONTACTS,
+    "application_name": APPLICATION_NAME,
+    "idle_in_transaction_session_timeout": "600s",
     # The index returns rows in file order: a sort would delay the first row, and a parallel plan cannot be suspended between
     # two fetches.
     "enable_sort": "off",
     "max_parallel_workers_per_gather": "0",
-    # Otherwise a server that is busy with a statement notices a closed socket only after the statement.
-    "client_connection_check_interval": "2s",
     # Only unacknowledged bytes distinguish a stopped process from a slow one.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-"""Server settings of every session that reads contacts; they override the defaults of the role."""
+"""Server settings of sessions that export contacts."""
 
 
 async def connect_to_contacts(dsn: str, fetch_timeout: float) -> asyncpg.Connection:
@@ -43,7 +56,7 @@ async def connect_to_contacts(dsn: str, fetch_timeout: float) -> asyncpg.Connect
             timeout=_CALL_TIMEOUT,
             command_timeout=fetch_timeout,
             statement_cache_size=0,
-            server_settings=_SESSION | {"statement_timeout": str(int(fetch_timeout * 1000))},
+            server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(fetch_timeout * 1000))},
         )
         try:
             await lift_transaction_timeout(connection)
