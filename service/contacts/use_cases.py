@@ -74,7 +74,7 @@ class Contacts:
     async def _take_turn(self) -> None:
         """Wait until a large page may be read."""
         try:
-            async with asyncio.timeout(_PATIENCE * self._reads.timeout):
+            async with asyncio.timeout((_PATIENCE * self._reads.timeout).total_seconds()):
                 await self._large_pages.acquire()
         except TimeoutError:
             raise SourceUnavailable(detail="too many large pages are being read") from None

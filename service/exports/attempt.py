@@ -26,10 +26,10 @@ from service.postgres.claims import Claims
 from service.postgres.snapshot import ContactSource, Snapshot
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
-_RECORD_PAUSE = 0.5
-"""Seconds between two tries to record an outcome while the database is unreachable."""
-_RESOURCE_PAUSE = 5.0
-"""Seconds before an export is handed back because this process had no descriptors or memory."""
+_RECORD_PAUSE = timedelta(seconds=0.5)
+"""Time between two tries to record an outcome while the database is unreachable."""
+_RESOURCE_PAUSE = timedelta(seconds=5)
+"""Time before an export is handed back because this process had no descriptors or memory."""
 _PATIENT_FACTOR = 12
 """How many times longer the pause is after an error that only a person can fix."""
 _LINE_BYTES = 200
@@ -109,7 +109,7 @@ class Attempts:
         log.warning("out_of_resources", **events.claim_fields(lease.claim), detail=detail)
         ending = Ending.SHUTDOWN
         try:
-            await lease.run(asyncio.sleep(_RESOURCE_PAUSE))
+            await lease.run(asyncio.sleep(_RESOURCE_PAUSE.total_seconds()))
         except LeaseEnded as ended:
             ending = ended.ending
         await self._record_ending(lease, ending)
@@ -234,7 +234,7 @@ class Attempts:
                 log.warning("outcome_not_recorded", **events.claim_fields(claim), outcome=outcome, detail=error.detail)
                 if not lease.believed:
                     return False
-                await asyncio.sleep(_RECORD_PAUSE)
+                await asyncio.sleep(_RECORD_PAUSE.total_seconds())
             except Exception:
                 log.exception("outcome_refused", **events.claim_fields(claim), outcome=outcome)
                 return False

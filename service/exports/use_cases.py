@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -19,8 +20,8 @@ from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
 
 _LARGEST_ID = 2**63 - 1
-_DELETE_SECONDS = 10.0
-"""How long a cancel request waits for the store, in seconds; the retention retries a failed deletion."""
+_DELETE_TIMEOUT = timedelta(seconds=10)
+"""How long a cancel request waits for the store; the retention retries a failed deletion."""
 
 log = structlog.get_logger()
 
@@ -195,11 +196,13 @@ class Exports:
         assert job.object_name is not None
         try:
             with self._hooks.paused():
-                async with asyncio.timeout(_DELETE_SECONDS):
+                async with asyncio.timeout(_DELETE_TIMEOUT.total_seconds()):
                     await self._store.delete(job.object_name)
             await self._files.record_deleted(job.export_id)
             events.emit(events.FileDeleted(job.export_id))
         except (ExportFailure, DatabaseUnavailable) as error:
             log.warning("file_not_deleted", export_id=job.export_id, error_code=error.code, detail=error.detail)
         except TimeoutError:
-            log.warning("file_not_deleted", export_id=job.export_id, detail=f"not done after {_DELETE_SECONDS:g} s")
+            log.warning(
+                "file_not_deleted", export_id=job.export_id, detail=f"not done after {_DELETE_TIMEOUT.total_seconds():g} s"
+            )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -53,9 +53,9 @@ class ContactReader:
 
 
 class ContactReads:
-    """A pool of at most `size` connections on the contacts' database; each read takes at most `timeout` seconds."""
+    """A pool of at most `size` connections on the contacts' database; each read takes at most `timeout`."""
 
-    def __init__(self, dsn: str, size: int, timeout: float) -> None:
+    def __init__(self, dsn: str, size: int, timeout: timedelta) -> None:
         self.timeout = timeout
         self._database = Database(
             dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=API_SESSION
@@ -76,7 +76,7 @@ class ContactReads:
         Raises SourceUnavailable, SourceData.
         """
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.timeout.total_seconds()):
                 try:
                     return await self._read(extras, work)
                 except (DatabaseUnavailable, SourceUnavailable) as error:
@@ -86,7 +86,9 @@ class ContactReads:
         except DatabaseUnavailable as error:
             raise SourceUnavailable(detail=f"contacts database: {error.detail}") from error
         except TimeoutError as error:
-            raise SourceUnavailable(detail=f"contacts database: no response in {self.timeout:g} s") from error
+            raise SourceUnavailable(
+                detail=f"contacts database: no response in {self.timeout.total_seconds():g} s"
+            ) from error
 
     async def _read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
         async with self._database.connection() as connection:

@@ -1,6 +1,7 @@
 """The SQL of extras: which fragments of `extras.sql` select them from the relations of a database."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Union
 
 import asyncpg
@@ -9,7 +10,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.model import Extra, Extras
 from sql import fragment, statement
 
-_CALL_TIMEOUT = 10.0
+_CALL_TIMEOUT = timedelta(seconds=10)
 
 Connection = Union[asyncpg.Connection, "PoolConnectionProxy[asyncpg.Record]"]
 
@@ -23,10 +24,10 @@ async def _fragment(connection: Connection, extra: Extra) -> str:
     name = f"extra_{extra}"
     match extra:
         case Extra.EMAILS:
-            unique = await connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT)
+            unique = await connection.fetchval(statement("emails_are_unique"), timeout=_CALL_TIMEOUT.total_seconds())
             return f"{name}_unique" if unique else name
         case Extra.CUSTOM_FIELDS:
-            exist = await connection.fetchval(statement("custom_fields_exist"), timeout=_CALL_TIMEOUT)
+            exist = await connection.fetchval(statement("custom_fields_exist"), timeout=_CALL_TIMEOUT.total_seconds())
             return name if exist else f"{name}_absent"
         case Extra.COMET_TOKENS:
             return name

@@ -7,6 +7,7 @@ fail with errors of every class, and a half-open connection would hang in its ow
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -20,18 +21,18 @@ from service.postgres.session import lift_transaction_timeout
 from service.postgres.shares import Shares
 from sql import statement
 
-CALL_TIMEOUT = 5.0
-"""Timeout for connecting and for each statement, in seconds."""
+CALL_TIMEOUT = timedelta(seconds=5)
+"""Timeout for connecting and for each statement."""
 _SERVER_SHARE = 0.9
 """The server's statement timeout as a share of ours. A server-side timeout proves that the statement was rolled back. A
 client-side timeout does not: a statement waiting for a lock could still commit later."""
-_RELEASE_TIMEOUT = 3.0
+_RELEASE_TIMEOUT = timedelta(seconds=3)
 _SESSION = {
     "default_transaction_isolation": "read committed",
     "idle_session_timeout": "0",
 }
 """Settings that override defaults of the role. Read-only mode is not among them: providers set it on a full disk."""
-_IDLE_SECONDS = 60.0
+_IDLE_TIME = timedelta(minutes=1)
 """Idle connections are closed before load balancers and NAT tables drop them."""
 
 
@@ -48,20 +49,21 @@ class Database:
         application_name: str,
         size: int,
         pooler: bool = False,
-        timeout: float = CALL_TIMEOUT,
+        timeout: timedelta = CALL_TIMEOUT,
         session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._timeout = timeout
         self._shares = Shares(size)
-        milliseconds = str(int(timeout * _SERVER_SHARE * 1000))
+        seconds = timeout.total_seconds()
+        milliseconds = str(int(seconds * _SERVER_SHARE * 1000))
         own = {**_SESSION, "application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
             dsn,
             min_size=0,
             max_size=size,
-            max_inactive_connection_lifetime=_IDLE_SECONDS,
-            command_timeout=timeout,
-            timeout=timeout,
+            max_inactive_connection_lifetime=_IDLE_TIME.total_seconds(),
+            command_timeout=seconds,
+            timeout=seconds,
             init=None if pooler else lift_transaction_timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
@@ -76,7 +78,7 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            async with asyncio.timeout(_RELEASE_TIMEOUT):
+            async with asyncio.timeout(_RELEASE_TIMEOUT.total_seconds()):
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -85,7 +87,7 @@ class Database:
     async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
         """A connection for a few statements. Raises DatabaseUnavailable; a rejected statement raises the driver's error."""
         async with self._call():
-            connection = await self._pool.acquire(timeout=self._timeout)
+            connection = await self._pool.acquire(timeout=self._timeout.total_seconds())
             usable = False
             try:
                 yield connection
@@ -99,7 +101,7 @@ class Database:
                 with suppress(Exception):
                     if not usable:
                         connection.terminate()
-                    await self._pool.release(connection, timeout=_RELEASE_TIMEOUT)
+                    await self._pool.release(connection, timeout=_RELEASE_TIMEOUT.total_seconds())
 
     @asynccontextmanager
     async def _call(self) -> AsyncIterator[None]:

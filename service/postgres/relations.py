@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from operator import itemgetter
 
 import asyncpg
@@ -32,9 +33,9 @@ CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Relations, columns and accepted types. This is a contract: adopters map their own tables onto it."""
 _PROBES = {"contacts": "probe_contacts", "contact_emails": "probe_contact_emails", "comet_tokens": "probe_comet_tokens"}
-_PROBE_TIMEOUT = "2s"
+_PROBE_TIMEOUT = timedelta(seconds=2)
 """Longest the server spends on one probe: a view may sort all its rows before it returns the first."""
-_CALL_TIMEOUT = 10.0
+_CALL_TIMEOUT = timedelta(seconds=10)
 _id_of = itemgetter(0)
 
 
@@ -71,8 +72,8 @@ async def check_readable(connection: asyncpg.Connection) -> None:
     Space. Sets the statement timeout of the session.
     """
     with source_errors():
-        async with asyncio.timeout(_CALL_TIMEOUT):
-            await connection.execute(f"SET statement_timeout = '{_PROBE_TIMEOUT}'")
+        async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
+            await connection.execute(f"SET statement_timeout = '{_PROBE_TIMEOUT.total_seconds():g}s'")
             for relation, probe in _PROBES.items():
                 for rows in (0, 1):
                     with suppress(SourceData), source_errors(relation.__str__), suppress(asyncpg.QueryCanceledError):

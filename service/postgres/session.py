@@ -1,5 +1,7 @@
 """Sessions that do not depend on the defaults of their role, which an administrator may have changed for other programs."""
 
+from datetime import timedelta
+
 import asyncpg
 
 from service.postgres.driver_errors import source_errors
@@ -8,7 +10,7 @@ from sql import statement
 APPLICATION_NAME = "contact-exports export"
 """Marks our snapshots in pg_stat_activity, to distinguish them from transactions that write."""
 
-_CALL_TIMEOUT = 10.0
+_CALL_TIMEOUT = timedelta(seconds=10)
 _READS_CONTACTS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "on",
@@ -45,18 +47,19 @@ _EXPORT_SESSION = {
 """Server settings of sessions that export contacts."""
 
 
-async def connect_to_contacts(dsn: str, fetch_timeout: float) -> asyncpg.Connection:
-    """A read-only session on the contacts. `fetch_timeout` limits each statement on client and server, in seconds.
+async def connect_to_contacts(dsn: str, fetch_timeout: timedelta) -> asyncpg.Connection:
+    """A read-only session on the contacts. `fetch_timeout` limits each statement on client and server.
 
     Raises SourceUnavailable; SourceUnreadable if the role may not connect.
     """
+    seconds = fetch_timeout.total_seconds()
     with source_errors():
         connection = await asyncpg.connect(
             dsn,
-            timeout=_CALL_TIMEOUT,
-            command_timeout=fetch_timeout,
+            timeout=_CALL_TIMEOUT.total_seconds(),
+            command_timeout=seconds,
             statement_cache_size=0,
-            server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(fetch_timeout * 1000))},
+            server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(seconds * 1000))},
         )
         try:
             await lift_transaction_timeout(connection)
@@ -68,9 +71,9 @@ async def connect_to_contacts(dsn: str, fetch_timeout: float) -> asyncpg.Connect
 
 async def lift_transaction_timeout(connection: asyncpg.Connection) -> None:
     """Override the role's transaction_timeout. Raises the driver's errors, TimeoutError."""
-    await connection.fetch(statement("lift_transaction_timeout"), timeout=_CALL_TIMEOUT)
+    await connection.fetch(statement("lift_transaction_timeout"), timeout=_CALL_TIMEOUT.total_seconds())
 
 
 async def lift_limits(connection: asyncpg.Connection) -> None:
     """Override defaults of the role that would interrupt or refuse a migration. Raises the driver's errors, TimeoutError."""
-    await connection.fetch(statement("lift_limits"), timeout=_CALL_TIMEOUT)
+    await connection.fetch(statement("lift_limits"), timeout=_CALL_TIMEOUT.total_seconds())

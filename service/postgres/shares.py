@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 
 _LEFT_FOR_OTHERS = 2
 
@@ -24,8 +25,8 @@ class Shares:
         """A semaphore for each caller in the pool, and how many of its calls hold it or wait for it."""
 
     @asynccontextmanager
-    async def turn(self, seconds: float) -> AsyncIterator[None]:
-        """Wait until the caller has a share free. Raises TimeoutError."""
+    async def turn(self, timeout: timedelta) -> AsyncIterator[None]:
+        """Wait at most `timeout` until the caller has a share free. Raises TimeoutError."""
         caller = _caller.get()
         if caller is None:
             yield
@@ -33,7 +34,7 @@ class Shares:
         semaphore, users = self._turns.get(caller) or (asyncio.Semaphore(self._most), 0)
         self._turns[caller] = semaphore, users + 1
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(timeout.total_seconds()):
                 await semaphore.acquire()
             try:
                 yield

@@ -32,8 +32,7 @@ _FETCH_BYTES = 1024 * 1024
 """Target bytes per fetch, estimated from the rows encoded so far, because contacts can be wide."""
 _READ_AHEAD = 2
 """Fetches that are done or in flight while the rows of an earlier one are encoded."""
-_CALL_TIMEOUT = 10.0
-
+_CALL_TIMEOUT = timedelta(seconds=10)
 _TIMEOUT_SHARE = 0.9
 """Share of the fetch timeout after which a cancelled fetch counts as timed out. The two clocks do not start together."""
 _TRIES_WITHOUT_A_ROW = 2
@@ -48,13 +47,13 @@ FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 
 @dataclass(frozen=True, slots=True)
 class ContactSource:
-    """The database of the contacts. `fetch_timeout` limits each read on client and server, in seconds.
+    """The database of the contacts. `fetch_timeout` limits each read on client and server.
 
     `slack` is subtracted from each snapshot's `complete_until`.
     """
 
     dsn: str
-    fetch_timeout: float
+    fetch_timeout: timedelta
     slack: timedelta = timedelta(0)
 
     async def check(self) -> None:
@@ -70,7 +69,7 @@ class ContactSource:
             raise
         try:
             with source_errors():
-                async with asyncio.timeout(_CALL_TIMEOUT):
+                async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                     await check_relations(connection)
             await check_readable(connection)
         finally:
@@ -115,7 +114,7 @@ class ContactSource:
         try:
             connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
             try:
-                async with asyncio.timeout(_CALL_TIMEOUT):
+                async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                     plan = await snapshot.explain(connection)
             finally:
                 connection.terminate()
@@ -147,7 +146,7 @@ class Snapshot:
     async def begin(self) -> None:
         """Take the snapshot."""
         with source_errors():
-            async with asyncio.timeout(_CALL_TIMEOUT):
+            async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                 horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME, self._source.slack)
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
@@ -175,7 +174,7 @@ class Snapshot:
 
     async def _fetches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         cursor = await self._open_cursor()
-        timeout = self._source.fetch_timeout
+        timeout = self._source.fetch_timeout.total_seconds()
         while True:
             async with fetch_slot() as most_rows:
                 started = time.monotonic()
@@ -192,7 +191,7 @@ class Snapshot:
 
     def _slow(self) -> SourceSlow:
         final = self._rows == 0 and self._claim.attempt >= _TRIES_WITHOUT_A_ROW
-        waited = f"the query returned no row within {self._source.fetch_timeout:g} s (FETCH_TIMEOUT_SECONDS)"
+        waited = f"the query returned no row within {self._source.fetch_timeout.total_seconds():g} s (FETCH_TIMEOUT_SECONDS)"
         return SourceSlow(detail=f"{self._place()}: {waited}", permanent=final)
 
     def _place(self) -> str:
@@ -219,6 +218,8 @@ class Snapshot:
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        self._ids_are_unique = await self._connection.fetchval(statement("ids_are_unique"), timeout=_CALL_TIMEOUT)
+        self._ids_are_unique = await self._connection.fetchval(
+            statement("ids_are_unique"), timeout=_CALL_TIMEOUT.total_seconds()
+        )
         self._query = read_contacts(await extra_fragments(self._connection, self._claim.extras))
         return await self._connection.cursor(self._query, *self._range)

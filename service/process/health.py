@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import structlog
 
@@ -14,24 +15,24 @@ from service.process.startup import Startup
 from service.storage import ObjectStore
 from service.web.health import Readiness
 
-_STORE_SECONDS = 15.0
-_CONTACTS_SECONDS = 60.0
-"""How long a good result is cached, in seconds. Probing slow views takes the server up to 6 s."""
-_BAD_SECONDS = 1.0
-"""How long a fault is cached, in seconds: briefly, to notice a recovery soon. So is every result for the database: many
+_STORE_LIFETIME = timedelta(seconds=15)
+_CONTACTS_LIFETIME = timedelta(minutes=1)
+"""How long a good result is cached. Probing slow views takes the server up to 6 s."""
+_BAD_LIFETIME = timedelta(seconds=1)
+"""How long a fault is cached: briefly, to notice a recovery soon. So is every result for the database: many
 readiness requests at once must not take the connections of other requests."""
-_PATIENCE_SECONDS = 2.0
-"""Longest a readiness request waits for a shared probe, in seconds. The probe continues in the background."""
+_PATIENCE = timedelta(seconds=2)
+"""Longest a readiness request waits for a shared probe. The probe continues in the background."""
 
 log = structlog.get_logger()
 
 
 class CachedProbe:
-    """A probe that all readiness requests share. `probe` returns None, or the fault; a good result lasts `good_seconds`."""
+    """A probe that all readiness requests share. `probe` returns None, or the fault; a good result lasts `good_for`."""
 
-    def __init__(self, probe: Callable[[], Awaitable[str | None]], *, good_seconds: float) -> None:
+    def __init__(self, probe: Callable[[], Awaitable[str | None]], *, good_for: timedelta) -> None:
         self._probe = probe
-        self._good_seconds = good_seconds
+        self._good_for = good_for
         self._result: str | None = None
         self._expires = 0.0
         self._probing: asyncio.Task[None] | None = None
@@ -41,7 +42,7 @@ class CachedProbe:
         if time.monotonic() > self._expires:
             if self._probing is None or self._probing.done():
                 self._probing = asyncio.create_task(self._renew())
-            await asyncio.wait({self._probing}, timeout=_PATIENCE_SECONDS)
+            await asyncio.wait({self._probing}, timeout=_PATIENCE.total_seconds())
             if not self._probing.done() or self._probing.cancelled():
                 return late or self._result
             self._probing.result()
@@ -54,7 +55,7 @@ class CachedProbe:
 
     async def _renew(self) -> None:
         self._result = await self._probe()
-        self._expires = time.monotonic() + (_BAD_SECONDS if self._result else self._good_seconds)
+        self._expires = time.monotonic() + (_BAD_LIFETIME if self._result else self._good_for).total_seconds()
 
 
 class Health:
@@ -75,8 +76,8 @@ class Health:
         self._stopping = False
         self._one_ping = asyncio.Lock()
         self._pinged: tuple[float, str | None] | None = None
-        self._contacts_probe = CachedProbe(contacts.fault, good_seconds=_CONTACTS_SECONDS)
-        self._store_probe = CachedProbe(self._ask_store, good_seconds=_STORE_SECONDS)
+        self._contacts_probe = CachedProbe(contacts.fault, good_for=_CONTACTS_LIFETIME)
+        self._store_probe = CachedProbe(self._ask_store, good_for=_STORE_LIFETIME)
 
     def stop(self) -> None:
         """Report not ready, so that load balancers stop sending traffic."""
@@ -113,7 +114,7 @@ class Health:
     async def _ask_database(self) -> str | None:
         async with self._one_ping:
             if self._pinged is None or time.monotonic() > self._pinged[0]:
-                self._pinged = time.monotonic() + _BAD_SECONDS, await self._ping()
+                self._pinged = time.monotonic() + _BAD_LIFETIME.total_seconds(), await self._ping()
             return self._pinged[1]
 
     async def _ping(self) -> str | None:

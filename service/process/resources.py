@@ -51,7 +51,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     async with (
         open_database(settings) as database,
         _open_renewals(settings) as renewals,
-        ContactReads(settings.contacts_dsn, settings.contacts_pool_size, settings.contacts_timeout_seconds) as contact_reads,
+        ContactReads(
+            settings.contacts_dsn, settings.contacts_pool_size, timedelta(seconds=settings.contacts_timeout_seconds)
+        ) as contact_reads,
     ):
         secrets = SharedSecrets(database)
         local_store = _local_store(settings, _link_secret(settings, secrets))
@@ -60,7 +62,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 database,
                 renewals,
                 ContactSource(
-                    settings.contacts_dsn, settings.fetch_timeout_seconds, timedelta(seconds=settings.complete_until_slack)
+                    settings.contacts_dsn,
+                    timedelta(seconds=settings.fetch_timeout_seconds),
+                    timedelta(seconds=settings.complete_until_slack),
                 ),
                 contact_reads,
                 store,
@@ -117,7 +121,8 @@ async def _open_s3(settings: Settings) -> AsyncIterator[ObjectStore]:
 
 
 def _open_renewals(settings: Settings) -> Database:
-    timeout = min(CALL_TIMEOUT, settings.lease_seconds / RENEWALS_PER_LEASE)  # so that one slow call loses no claim
+    lease = timedelta(seconds=settings.lease_seconds)
+    timeout = min(CALL_TIMEOUT, lease / RENEWALS_PER_LEASE)  # so that one slow call loses no claim
     return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import structlog
 
@@ -23,7 +24,7 @@ from service.process.startup import Startup
 from service.settings import Settings
 from service.web.server import listen
 
-_RECORD_SECONDS = 15.0
+_RECORD_TIMEOUT = timedelta(seconds=15)
 """Longest that handing back may take after the grace period: abort uploads, write rows. Then the leases expire."""
 
 log = structlog.get_logger()
@@ -73,7 +74,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
                 stopping.cancel()
                 health.stop()
                 waiters.stop()
-                await _shut_down(working, runner, stop, settings.grace_seconds)
+                await _shut_down(working, runner, stop, timedelta(seconds=settings.grace_seconds))
 
 
 async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
@@ -101,7 +102,7 @@ async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _shut_down(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: float) -> None:
+async def _shut_down(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: timedelta) -> None:
     """Let running exports continue for the grace period, then hand them back. Raises the error that ended the work early."""
     runner.stop()
     if not runner.started:
@@ -110,11 +111,12 @@ async def _shut_down(working: asyncio.Task[None], runner: Runner, stop: Stop, gr
         log.info("stopping", running=runner.running)
         await failpoint("shutdown_asked")
         hurry = asyncio.create_task(stop.repeated.wait())
-        await asyncio.wait({working, hurry}, timeout=grace if runner.running else 0, return_when=asyncio.FIRST_COMPLETED)
+        patience = grace.total_seconds() if runner.running else 0
+        await asyncio.wait({working, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         await failpoint("shutdown_handing_back")
         runner.hand_back()
-        await asyncio.wait({working}, timeout=_RECORD_SECONDS)
+        await asyncio.wait({working}, timeout=_RECORD_TIMEOUT.total_seconds())
         working.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await working

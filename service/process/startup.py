@@ -1,6 +1,7 @@
 """The steps between listening and working: schema, contacts, store."""
 
 import asyncio
+from datetime import timedelta
 
 import structlog
 
@@ -10,9 +11,9 @@ from service.postgres.migrate import check_schema, migrate
 from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
 
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 5.0
-"""Seconds between two tries to reach a database; the pause doubles from the first to the longest."""
+_FIRST_PAUSE = timedelta(seconds=0.5)
+_LONGEST_PAUSE = timedelta(seconds=5)
+"""Time between two tries to reach a database; the pause doubles from the first to the longest."""
 _MAIN_REFUSED = "The main database refuses the login; correct DATABASE_URL (or DATABASE_DIRECT_URL)."
 _CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_DATABASE_URL."
 
@@ -51,7 +52,7 @@ class Startup:
                 raise LoginRefused(_MAIN_REFUSED, detail=error.detail) from error
             except DatabaseUnavailable as error:
                 log.warning("waiting_for_database", detail=error.detail)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause.total_seconds())
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     async def contacts(self) -> bool:
@@ -73,7 +74,7 @@ class Startup:
     async def contacts_later(self) -> None:
         """Check the three relations as soon as their database is reachable. Raises SchemaMismatch, LoginRefused."""
         while not await self.contacts():
-            await asyncio.sleep(_LONGEST_PAUSE)
+            await asyncio.sleep(_LONGEST_PAUSE.total_seconds())
 
     async def store(self) -> None:
         """Log whether files can be written. An error here ends nothing, because an unreachable store may come back."""

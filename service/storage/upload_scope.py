@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-CLEANUP_SECONDS = 5.0
+CLEANUP_TIMEOUT = timedelta(seconds=5)
 """Longest wait for a cancelled `begin`, and for the abort after it. Most cancellations come from a shutdown."""
 
 
@@ -47,7 +48,7 @@ async def _begun(begin: Coroutine[Any, Any, U], abandon: Callable[[U], Coroutine
 
 
 async def _undo(beginning: asyncio.Task[U], abandon: Callable[[U], Awaitable[None]]) -> None:
-    await asyncio.wait({beginning}, timeout=CLEANUP_SECONDS)
+    await asyncio.wait({beginning}, timeout=CLEANUP_TIMEOUT.total_seconds())
     if not beginning.done():
         beginning.cancel()
         await asyncio.wait({beginning})

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from datetime import timedelta
 from itertools import cycle
 from typing import Any
 from uuid import uuid4
@@ -76,7 +77,7 @@ async def _copies(bench: Bench, contacts: Contacts, workload: Workload) -> Figur
 
 async def _decode(contacts: Contacts, workload: Workload) -> tuple[Figures, list[Batch]]:
     """Read the stream of batches without using it; keep some batches for the next steps."""
-    source = ContactSource(contacts.dsn, fetch_timeout=120.0)
+    source = ContactSource(contacts.dsn, fetch_timeout=timedelta(minutes=2))
     rows = 0
     kept: list[Batch] = []
     started, busy = time.perf_counter(), time.process_time()

@@ -94,7 +94,7 @@ async def test_requests_that_occupy_all_connections_do_not_delay_renewals(
 async def test_waiting_too_long_for_a_connection_means_the_database_is_unavailable(database_url: str) -> None:
     async with (
         holding(database_url, "LOCK TABLE spaces IN ACCESS EXCLUSIVE MODE"),
-        Database(database_url, application_name="tests", size=2, timeout=2) as database,
+        Database(database_url, application_name="tests", size=2, timeout=timedelta(seconds=2)) as database,
     ):
         responses = await asyncio.gather(*(database.fetch("list_spaces") for _ in range(50)), return_exceptions=True)
         assert {type(each) for each in responses} == {DatabaseUnavailable}

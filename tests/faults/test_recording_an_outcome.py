@@ -48,7 +48,7 @@ async def recording(jobs: JobTable, directory: Path) -> AsyncIterator[Recording]
     await store.create()
     leases = Leases(jobs.claims, duration=LEASE, no_progress=LEASE)
     limits = AttemptLimits(part_size=16 * 1024, duration=LEASE, retry_pause=NOTHING, file_lifetime=LEASE)
-    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, 10), store, RequestPriority(), limits)
+    attempts = Attempts(jobs.claims, leases, ContactSource(jobs.url, LEASE), store, RequestPriority(), limits)
     claim = await jobs.claimed()
     async with holding(jobs.url, f"SELECT FROM export_jobs WHERE id = {claim.export_id} FOR UPDATE") as holder:
         task = asyncio.create_task(attempts.run(claim, sent=boot_clock()))

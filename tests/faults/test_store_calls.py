@@ -28,7 +28,13 @@ def _credentials(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
     """A store that is reached through the proxy."""
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=30, complete_timeout=40) as place:
+    async with s3_place(
+        s3,
+        bucket,
+        endpoint_url=faults.endpoint_url,
+        operation_timeout=timedelta(seconds=30),
+        complete_timeout=timedelta(seconds=40),
+    ) as place:
         yield place
 
 
@@ -66,7 +72,7 @@ async def test_a_listing_with_a_truncated_response_is_retried(place: Place, faul
 
 async def test_a_part_that_uploads_too_slowly_fails_within_the_deadline(s3: S3Access, bucket: str, faults: S3Faults) -> None:
     faults.always("UploadPart", s3_faults.slowly(5_000))
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=3) as hasty:
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=timedelta(seconds=3)) as hasty:
         async with asyncio.timeout(60):  # at this rate the part would take 17 minutes
             with pytest.raises(StorageUnavailable, match="UploadPart"):
                 await hasty.put(NAME, bytes(PART))

@@ -116,7 +116,7 @@ async def test_complete_until_is_unknown_while_a_session_is_not_tracked(database
 
 async def test_the_slack_is_subtracted(database_url: str) -> None:
     async with holding(database_url, "SELECT") as writer:
-        contacts = ContactSource(database_url, FETCH_SECONDS, timedelta(seconds=7))
+        contacts = ContactSource(database_url, timedelta(seconds=FETCH_SECONDS), timedelta(seconds=7))
         async with contacts.snapshot(claim_on()) as snapshot:
             began = await writer.fetchval("SELECT now()")
     # The window ends before: the limit is the window's end.

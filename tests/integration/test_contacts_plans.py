@@ -101,7 +101,7 @@ async def test_every_page_of_a_million_contacts_reads_only_its_rows(postgres_ser
         for relations in ("our tables", "a view"):
             if relations == "a view":
                 await sql.execute(_VIEW)
-            async with ContactReads(url, 1, 60.0) as reads:
+            async with ContactReads(url, 1, timedelta(minutes=1)) as reads:
                 for extras in ((), tuple(Extra)):
                     for place, position in PLACES.items():
                         work = partial(reads_of_page, position=position, extras=extras)

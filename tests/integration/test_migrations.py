@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -295,7 +296,7 @@ async def test_views_instead_of_the_tables_are_accepted(empty_database_url: str)
         await connection.execute(_VIEWS)
         assert await migrate(empty_database_url) == MAIN
         await check_relations(connection)
-        await ContactSource(empty_database_url, fetch_timeout=5).check()
+        await ContactSource(empty_database_url, fetch_timeout=timedelta(seconds=5)).check()
         assert await migrate(empty_database_url) == []
 
 
@@ -318,7 +319,7 @@ async def test_one_error_lists_all_columns_that_do_not_match(database_url: str) 
         with pytest.raises(SchemaMismatch) as caught:
             await check_relations(connection)
     with pytest.raises(SchemaMismatch) as also_caught:
-        await ContactSource(database_url, fetch_timeout=5).check()
+        await ContactSource(database_url, fetch_timeout=timedelta(seconds=5)).check()
     assert caught.value.message == also_caught.value.message
     said = caught.value.message.removeprefix("The contacts cannot be read: ").removesuffix(".").split("; ")
     assert {fault for fault in said if "cast" not in fault} == {
@@ -339,4 +340,4 @@ async def test_relations_are_looked_up_on_the_search_path(empty_database_url: st
 
 async def test_an_unreachable_contacts_database_is_not_reported_as_missing_relations() -> None:
     with pytest.raises(SourceUnavailable):
-        await ContactSource(NOBODY, fetch_timeout=5).check()
+        await ContactSource(NOBODY, fetch_timeout=timedelta(seconds=5)).check()

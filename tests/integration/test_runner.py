@@ -87,7 +87,7 @@ async def running(
     runner = Runner(
         claims,
         leases,
-        Attempts(claims, leases, ContactSource(jobs.url, NEVER), store, RequestPriority(), limits),
+        Attempts(claims, leases, ContactSource(jobs.url, timedelta(seconds=NEVER)), store, RequestPriority(), limits),
         rescued,
         [],
         RunnerOptions(

@@ -30,14 +30,26 @@ def _credentials(s3: S3Access, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
     """A store reached through the proxy, with deadlines of 8 and 12 s."""
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=8, complete_timeout=12) as place:
+    async with s3_place(
+        s3,
+        bucket,
+        endpoint_url=faults.endpoint_url,
+        operation_timeout=timedelta(seconds=8),
+        complete_timeout=timedelta(seconds=12),
+    ) as place:
         yield place
 
 
 @pytest.fixture
 async def hasty(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
     """A store reached through the proxy, with deadlines of 1 s."""
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1, complete_timeout=1) as place:
+    async with s3_place(
+        s3,
+        bucket,
+        endpoint_url=faults.endpoint_url,
+        operation_timeout=timedelta(seconds=1),
+        complete_timeout=timedelta(seconds=1),
+    ) as place:
         yield place
 
 
@@ -205,7 +217,7 @@ async def test_bucket_already_exists_is_accepted_if_the_bucket_is_accessible(pla
 async def test_a_closed_port_is_unavailable_within_the_deadline(s3: S3Access, bucket: str) -> None:
     async with s3_faults.s3_faults(s3.endpoint_url) as closed:
         pass
-    async with s3_place(s3, bucket, endpoint_url=closed.endpoint_url, operation_timeout=2) as place:
+    async with s3_place(s3, bucket, endpoint_url=closed.endpoint_url, operation_timeout=timedelta(seconds=2)) as place:
         started = time.monotonic()
         with pytest.raises(StorageUnavailable):
             await place.store.probe()
@@ -299,7 +311,7 @@ async def test_a_completion_without_a_response_is_found_to_have_succeeded(hasty:
 
 async def test_a_completion_may_take_longer_than_other_calls(s3: S3Access, bucket: str, faults: S3Faults) -> None:
     faults.next("CompleteMultipartUpload", s3_faults.respond_late(2))
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=1) as place:
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=timedelta(seconds=1)) as place:
         await place.put(NAME, b"x")
     assert faults.seen.count("CompleteMultipartUpload") == 1
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -387,7 +388,7 @@ async def test_a_store_that_does_not_respond_to_a_deletion_does_not_delay_a_batc
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(b"file")
-    monkeypatch.setattr(use_cases, "_DELETE_SECONDS", NEVER)
+    monkeypatch.setattr(use_cases, "_DELETE_TIMEOUT", timedelta(seconds=NEVER))
     asked, responding = asyncio.Event(), asyncio.Event()
 
     async def delete(_: str) -> None:

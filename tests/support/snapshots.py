@@ -53,7 +53,7 @@ def claim_on(
 
 def source(url: str, *, fetch_timeout: float = FETCH_SECONDS) -> ContactSource:
     """The contacts of this database."""
-    return ContactSource(url, fetch_timeout)
+    return ContactSource(url, timedelta(seconds=fetch_timeout))
 
 
 @asynccontextmanager

@@ -177,7 +177,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
     contact_reads = ContactReads(
         options.get("contacts_url", database_url),
         options.get("contacts_pool_size", 4),
-        options.get("contacts_timeout", 60.0),
+        timedelta(seconds=options.get("contacts_timeout", 60.0)),
     )
     async with Database(database_url, application_name="tests", size=5) as database, contact_reads:
         access = Access(AccessTables(database))

@@ -2,6 +2,7 @@
 
 import errno
 import threading
+from datetime import timedelta
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_an_error_of_the_file_system_is_classified(number: int, expected: type[E
 async def test_a_disk_that_does_not_respond_is_unavailable() -> None:
     responded = threading.Event()
     with pytest.raises(StorageUnavailable, match="did not respond"):
-        await files.in_thread("write part", responded.wait, seconds=0.05)
+        await files.in_thread("write part", responded.wait, timeout=timedelta(milliseconds=50))
     responded.set()
 
 

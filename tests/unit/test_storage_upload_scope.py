@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 import pytest
 
@@ -87,7 +88,7 @@ async def test_repeated_cancellation_does_not_interrupt_abandon() -> None:
 
 
 async def test_a_begin_that_hangs_is_cancelled_after_the_cleanup_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scope, "CLEANUP_SECONDS", 0.05)
+    monkeypatch.setattr(scope, "CLEANUP_TIMEOUT", timedelta(milliseconds=50))
     script = Script()
     running = asyncio.create_task(script.run())
     await script.reached["begin"].wait()

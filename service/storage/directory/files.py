@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ _PIECES = 16
 """Pieces per `pwritev` call (about 1 MiB). Writing a whole part at once occupies a CPU for 4 ms; writing piece by piece
 takes the GIL from the event loop a hundred times.
 """
-OPERATION_SECONDS = 60.0
+OPERATION_TIMEOUT = timedelta(minutes=1)
 """Deadline of every operation. On a hung disk the operation continues in its thread. It does no harm when it resumes:
 every step opens its file by name, and an aborted upload has lost its name."""
 
@@ -43,13 +44,15 @@ def failure_from_os_error(operation: str, error: OSError) -> ExportFailure:
     return StorageUnavailable(detail=detail)
 
 
-async def in_thread(operation: str, work: Callable[[], T], *, seconds: float = OPERATION_SECONDS) -> T:
-    """Run `work` in a thread, within `seconds`. Raises StorageUnavailable, StorageRefused or StorageFull."""
+async def in_thread(operation: str, work: Callable[[], T], *, timeout: timedelta = OPERATION_TIMEOUT) -> T:
+    """Run `work` in a thread, within `timeout`. Raises StorageUnavailable, StorageRefused or StorageFull."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout.total_seconds()):
             return await asyncio.to_thread(work)
     except TimeoutError:
-        raise StorageUnavailable(detail=f"{operation}: the disk did not respond within {seconds:g} s") from None
+        raise StorageUnavailable(
+            detail=f"{operation}: the disk did not respond within {timeout.total_seconds():g} s"
+        ) from None
     except OSError as error:
         raise failure_from_os_error(operation, error) from error
 

@@ -28,7 +28,7 @@ from service.storage.directory import files
 from service.storage.directory.links import FileLinkSigner
 from service.storage.object_names import checked_object_name
 from service.storage.part_sizes import PartSizes
-from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
+from service.storage.upload_scope import CLEANUP_TIMEOUT, upload_scope
 
 _STARTED = "%Y%m%dT%H%M%SZ"
 _UPLOAD_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{32}", re.ASCII)
@@ -70,9 +70,9 @@ class DirectoryUpload:
             self.completed = True
 
     async def abort(self) -> None:
-        """Delete the unfinished file within `CLEANUP_SECONDS`; log a failure."""
+        """Delete the unfinished file within `CLEANUP_TIMEOUT`; log a failure."""
         try:
-            await files.in_thread("abort upload", partial(files.remove, self._unfinished), seconds=CLEANUP_SECONDS)
+            await files.in_thread("abort upload", partial(files.remove, self._unfinished), timeout=CLEANUP_TIMEOUT)
         except ExportFailure as failure:
             log.warning("upload_not_aborted", upload_id=self.upload_id, detail=failure.detail)
 

@@ -18,9 +18,9 @@ from service.storage.s3.settings import S3Settings
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-_OPEN_SECONDS = 30.0
+_OPEN_TIMEOUT = timedelta(seconds=30)
 """Deadline of creating the clients, which reads files and may ask a metadata service for credentials."""
-_CONNECT_SECONDS = 3
+_CONNECT_TIMEOUT = timedelta(seconds=3)
 _CONNECTIONS = 160
 """64 export slots with two parts in flight each, plus 32 for other calls: no part waits for a connection."""
 _RETRIES = {"mode": "standard", "total_max_attempts": 4}
@@ -77,14 +77,14 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
     session = AioSession()
     async with AsyncExitStack() as stack:
 
-        async def client(endpoint_url: str | None, seconds: float) -> "S3Client":
+        async def client(endpoint_url: str | None, read_timeout: timedelta) -> "S3Client":
             return await stack.enter_async_context(
                 session.create_client(
-                    "s3", region_name=settings.region, endpoint_url=endpoint_url, config=_config(settings, seconds)
+                    "s3", region_name=settings.region, endpoint_url=endpoint_url, config=_config(settings, read_timeout)
                 )
             )
 
-        async with s3_call("open", _OPEN_SECONDS):
+        async with s3_call("open", _OPEN_TIMEOUT):
             # Half the deadline, so that a silent connection leaves time for a retry.
             operations = await client(settings.endpoint_url, settings.operation_timeout / 2)
             completions = await client(settings.endpoint_url, settings.complete_timeout)
@@ -95,11 +95,11 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
         yield BucketClient(settings, operations, completions), links
 
 
-def _config(settings: S3Settings, read_timeout: float) -> AioConfig:
+def _config(settings: S3Settings, read_timeout: timedelta) -> AioConfig:
     return AioConfig(
         signature_version="s3v4",
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=read_timeout,
+        connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
+        read_timeout=read_timeout.total_seconds(),
         max_pool_connections=_CONNECTIONS,
         retries=_RETRIES,
         s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": settings.sign_payload},

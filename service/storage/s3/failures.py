@@ -6,6 +6,7 @@ A detail contains the operation and the error code, never an address, a key or t
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from http import HTTPStatus
 
 from botocore import exceptions
@@ -67,13 +68,13 @@ def error_code(error: BaseException) -> str | None:
 
 
 @asynccontextmanager
-async def s3_call(operation: str, seconds: float) -> AsyncIterator[None]:
-    """Limit the calls in the block to `seconds`. Raises StorageUnavailable, StorageRefused or StorageFull."""
+async def s3_call(operation: str, timeout: timedelta) -> AsyncIterator[None]:
+    """Limit the calls in the block to `timeout`. Raises StorageUnavailable, StorageRefused or StorageFull."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(timeout.total_seconds()):
             yield
     except TimeoutError:
-        raise StorageUnavailable(detail=f"{operation}: no response within {seconds:g} s") from None
+        raise StorageUnavailable(detail=f"{operation}: no response within {timeout.total_seconds():g} s") from None
     except ClientError as error:
         response = error.response
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)

@@ -1,6 +1,7 @@
 """What `S3Store.open` needs to know about a bucket."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 AddressingStyle = Literal["auto", "path", "virtual"]
@@ -9,7 +10,7 @@ Checksums = Literal["when_required", "when_supported"]
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
-    """A bucket, how to reach it, and the deadlines of its calls in seconds.
+    """A bucket, how to reach it, and the deadlines of its calls.
 
     Credentials are not part of it: the client library finds them (environment, files, metadata service).
     """
@@ -26,8 +27,8 @@ class S3Settings:
     checksums: Checksums = "when_required"
     """`when_supported` sends CRC32 instead of Content-MD5; some stores refuse it."""
     sign_payload: bool = True
-    operation_timeout: float = 60
-    complete_timeout: float = 120
+    operation_timeout: timedelta = timedelta(minutes=1)
+    complete_timeout: timedelta = timedelta(minutes=2)
     """Deadline of CompleteMultipartUpload: a store may need minutes to join thousands of parts."""
 
     @property

@@ -17,7 +17,7 @@ from service.storage.s3.clients import BucketClient, PresignedLinks, open_client
 from service.storage.s3.failures import error_code, s3_call
 from service.storage.s3.settings import S3Settings
 from service.storage.s3.upload import S3Upload
-from service.storage.upload_scope import CLEANUP_SECONDS, upload_scope
+from service.storage.upload_scope import CLEANUP_TIMEOUT, upload_scope
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import BucketLocationConstraintType
@@ -38,7 +38,7 @@ class S3Store:
         self._bucket = client.settings.bucket
         self._folder = client.settings.folder
         self._region = client.settings.region
-        self._seconds = client.settings.operation_timeout
+        self._timeout = client.settings.operation_timeout
         self._links = links
 
     @classmethod
@@ -61,16 +61,16 @@ class S3Store:
 
     async def abort_upload(self, object_name: str, upload_id: str) -> None:
         """See `ObjectStore`."""
-        await self._abort(object_name, upload_id, self._seconds)
+        await self._abort(object_name, upload_id, self._timeout)
 
     async def delete(self, object_name: str) -> None:
         """See `ObjectStore`."""
-        async with s3_call("DeleteObject", self._seconds):
+        async with s3_call("DeleteObject", self._timeout):
             await self._calls.delete_object(Bucket=self._bucket, Key=self._key(object_name))
 
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
         """See `ObjectStore`. Both arguments are unused: the object carries its file name, and the store serves it."""
-        async with s3_call("link", self._seconds):
+        async with s3_call("link", self._timeout):
             return await self._links.link(self._key(object_name))
 
     async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
@@ -106,7 +106,7 @@ class S3Store:
     async def create(self) -> None:
         """See `ObjectStore`. Raises StorageRefused if another account owns the bucket."""
         try:
-            async with s3_call("CreateBucket", self._seconds):
+            async with s3_call("CreateBucket", self._timeout):
                 if self._region == "us-east-1":  # S3 refuses its default region as a location
                     await self._calls.create_bucket(Bucket=self._bucket)
                 else:
@@ -118,7 +118,7 @@ class S3Store:
             if error_code(failure) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
             # Some stores send the second code also for a bucket of the same account.
-            async with s3_call("HeadBucket", self._seconds):
+            async with s3_call("HeadBucket", self._timeout):
                 await self._calls.head_bucket(Bucket=self._bucket)
 
     def _key(self, object_name: str) -> str:
@@ -126,7 +126,7 @@ class S3Store:
 
     async def _begin(self, object_name: str, part_size: int, filename: str, metadata: Mapping[str, str]) -> S3Upload:
         key = self._key(object_name)
-        async with s3_call("CreateMultipartUpload", self._seconds):
+        async with s3_call("CreateMultipartUpload", self._timeout):
             response = await self._calls.create_multipart_upload(
                 Bucket=self._bucket,
                 Key=key,
@@ -142,7 +142,7 @@ class S3Store:
     async def _abandon(self, object_name: str, upload: S3Upload) -> None:
         await upload.stop()
         try:
-            await self._abort(object_name, upload.upload_id, CLEANUP_SECONDS)
+            await self._abort(object_name, upload.upload_id, CLEANUP_TIMEOUT)
         except ExportFailure as failure:
             log.warning("upload_not_aborted", object_name=object_name, upload_id=upload.upload_id, detail=failure.detail)
 
@@ -150,13 +150,13 @@ class S3Store:
         """Abort duplicates left by a retried CreateMultipartUpload. Nothing else would: this attempt succeeded."""
         try:
             async for upload in self.unfinished_uploads(object_name):
-                await self._abort(object_name, upload.upload_id, CLEANUP_SECONDS)
+                await self._abort(object_name, upload.upload_id, CLEANUP_TIMEOUT)
         except ExportFailure as failure:
             log.warning("upload_not_aborted", object_name=object_name, detail=failure.detail)
 
-    async def _abort(self, object_name: str, upload_id: str, seconds: float) -> None:
+    async def _abort(self, object_name: str, upload_id: str, timeout: timedelta) -> None:
         try:
-            async with s3_call("AbortMultipartUpload", seconds):
+            async with s3_call("AbortMultipartUpload", timeout):
                 await self._calls.abort_multipart_upload(Bucket=self._bucket, Key=self._key(object_name), UploadId=upload_id)
         except ExportFailure as failure:
             if error_code(failure) not in _NO_UPLOAD:
@@ -166,7 +166,7 @@ class S3Store:
         """Iterate over the pages of a listing. Each page has the deadline of one operation."""
         iterator = aiter(pages)
         while True:
-            async with s3_call(operation, self._seconds):
+            async with s3_call(operation, self._timeout):
                 page = await anext(iterator, None)
             if page is None:
                 return
