@@ -104,7 +104,9 @@ def state_dir() -> Path:
     return home / "contact-exports"
 
 
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LONGEST = 2_000_000
+"""Longest time in seconds, 23 days: the server counts its timeouts in milliseconds, in 32 bits."""
+Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
 Limit = Annotated[str, AfterValidator(_limit)]
 """A rate limit such as `5/minute`."""
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]

@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service import failpoints
 from service.secret_files import read_secret_files
 from service.setting_types import (
+    LONGEST,
     HttpUrl,
     Limit,
     LinkSecret,
@@ -150,7 +151,7 @@ class Settings(BaseSettings):
         " clocks differ, and the transaction starts later.",
     )
     file_lifetime_hours: float = Field(
-        24, gt=0, allow_inf_nan=False, description="How long the file of a completed export is kept."
+        24, gt=0, le=876_000, allow_inf_nan=False, description="How long the file of a completed export is kept."
     )
     history_days: float = Field(
         90, gt=0, le=36500, allow_inf_nan=False, description="How long the rows of ended exports are kept."
@@ -158,6 +159,7 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         8,
         ge=0,
+        le=LONGEST,
         allow_inf_nan=False,
         description="How long running exports continue after SIGTERM. Then they are handed back to the queue.",
     )

@@ -114,19 +114,16 @@ class Health:
     async def _ask_database(self) -> str | None:
         async with self._one_ping:
             if self._pinged is None or time.monotonic() > self._pinged[0]:
-                self._pinged = time.monotonic() + _BAD_LIFETIME.total_seconds(), await self._ping()
+                self._pinged = time.monotonic() + _BAD_LIFETIME.total_seconds(), await _fault(self._database.ping())
             return self._pinged[1]
 
-    async def _ping(self) -> str | None:
-        try:
-            await self._database.ping()
-        except ServiceError as error:
-            return error.message
-        return None
-
     async def _ask_store(self) -> str | None:
-        try:
-            await self._store.probe()
-        except ServiceError as error:
-            return error.message
-        return None
+        return await _fault(self._store.probe())
+
+
+async def _fault(probe: Awaitable[None]) -> str | None:
+    try:
+        await probe
+    except ServiceError as error:
+        return error.message
+    return None

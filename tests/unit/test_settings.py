@@ -107,6 +107,11 @@ def test_all_invalid_settings_are_reported_together(monkeypatch: pytest.MonkeyPa
     assert errors(monkeypatch, **wrong).keys() == wrong.keys()
 
 
+@pytest.mark.parametrize("name", ["LEASE_SECONDS", "FETCH_TIMEOUT_SECONDS", "GRACE_SECONDS", "FILE_LIFETIME_HOURS"])
+def test_a_time_that_no_server_can_count_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert "less than or equal" in errors(monkeypatch, **{name: "1e9"})[name]
+
+
 def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {"S3_ENDPOINT_URL": "http://s3.test", "PORT": "high", "RATE_LIMIT_STORAGE_URL": "postgres://db.test"}
     assert errors(monkeypatch, **wrong).keys() >= wrong.keys()
