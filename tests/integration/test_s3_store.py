@@ -42,13 +42,13 @@ async def place(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Pl
 
 @pytest.fixture
 async def hasty(s3: S3Access, bucket: str, faults: S3Faults) -> AsyncIterator[Place]:
-    """A store reached through the proxy, with deadlines of 1 s."""
+    """A store reached through the proxy, with deadlines of 3 s: a busy machine takes 1 s for calls that do not hang."""
     async with s3_place(
         s3,
         bucket,
         endpoint_url=faults.endpoint_url,
-        operation_timeout=timedelta(seconds=1),
-        complete_timeout=timedelta(seconds=1),
+        operation_timeout=timedelta(seconds=3),
+        complete_timeout=timedelta(seconds=3),
     ) as place:
         yield place
 
@@ -258,7 +258,7 @@ async def test_a_store_that_hangs_is_unavailable_within_the_deadline(hasty: Plac
     started = time.monotonic()
     with pytest.raises(StorageUnavailable, match=operation):
         await use()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
     assert await hasty.uploads() == []
 
 
