@@ -310,8 +310,8 @@ async def test_a_completion_without_a_response_is_found_to_have_succeeded(hasty:
 
 
 async def test_a_completion_may_take_longer_than_other_calls(s3: S3Access, bucket: str, faults: S3Faults) -> None:
-    faults.next("CompleteMultipartUpload", s3_faults.respond_late(2))
-    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=timedelta(seconds=1)) as place:
+    faults.next("CompleteMultipartUpload", s3_faults.respond_late(4))
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, operation_timeout=timedelta(seconds=3)) as place:
         await place.put(NAME, b"x")
     assert faults.seen.count("CompleteMultipartUpload") == 1
 
