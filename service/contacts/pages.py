@@ -1,15 +1,16 @@
 """Reads and encodes one page of contacts, a slice at a time, so that its rows are never in memory at once."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from service.errors import InvalidParameters
 from service.exports.stream.lines import encoder
 from service.model import END_OF_TIME, Extras, Window
+from service.postgres.contact_ids import IdType
 from service.postgres.contacts import ContactReader, Place
 
-SMALLEST_ID, LARGEST_ID = -(2**63), 2**63 - 1
 MAXIMUM_BYTES = 16 * 1024 * 1024
 """A page that has become longer than this ends early; the next page continues."""
 _FIRST_ROWS = 201
@@ -24,12 +25,17 @@ _SLICE_BYTES = 2 * 1024 * 1024
 class ContactPosition:
     """A place in the list, which is ordered by creation time and id, newest first: after it, or before it if `newer`.
 
-    `created_at` is text as the server writes it.
+    Time and id are text as the server writes them. The contact at this place is on the page if it is `included`.
     """
 
     created_at: str
-    contact_id: int
+    contact_id: str
     newer: bool = False
+    included: bool = False
+
+    def turned(self) -> "ContactPosition":
+        """The position of the contacts on its other side."""
+        return replace(self, newer=not self.newer, included=not self.included)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,56 +60,73 @@ class PageQuery:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """What was read, in the order of reading: blocks, the first and last place, and whether rows follow."""
+    """What was read, in the order of reading: blocks, the first and last contact, and whether contacts follow."""
 
     blocks: list[bytes]
-    first: Place | None
-    last: Place | None
+    first: ContactPosition | None
+    last: ContactPosition | None
     more: bool
 
 
 async def read_page(query: PageQuery, reader: ContactReader) -> ContactPage:
-    """Read a page. It has fewer contacts than asked for, and a next page, if they take more than MAXIMUM_BYTES."""
+    """Read a page. It has fewer contacts than asked for, and a next page, if they take more than MAXIMUM_BYTES.
+
+    Raises InvalidParameters if the position is of a database with another type of ids.
+    """
     asked = query.position
-    if asked is not None and asked.newer:
-        walk = await _walk(query, lambda place, rows: reader.newer(query.space_id, query.window.end, place, rows))
-        # An empty page links to the contact it started from, which comes after it.
-        created_at, contact_id = walk.first or (asked.created_at, min(asked.contact_id + 1, LARGEST_ID))
-        previous = ContactPosition(*walk.last, newer=True) if walk.last and walk.more else None
-        return ContactPage(walk.blocks[::-1], ContactPosition(created_at, contact_id), previous)
-    walk = await _walk(query, lambda place, rows: reader.older(query.space_id, query.window.start, place, rows))
-    following = ContactPosition(*walk.last) if walk.last and walk.more else None
+    walk = await _walk(query, reader)
+    following = walk.last if walk.more else None
     if asked is None:
         return ContactPage(walk.blocks, following, None)
-    created_at, contact_id = walk.first or (asked.created_at, max(asked.contact_id - 1, SMALLEST_ID))
-    return ContactPage(walk.blocks, following, ContactPosition(created_at, contact_id, newer=True))
+    # An empty page links to the contact it started from.
+    back = replace(walk.first, newer=not asked.newer) if walk.first else asked.turned()
+    if asked.newer:
+        return ContactPage(walk.blocks[::-1], back, following)
+    return ContactPage(walk.blocks, following, back)
 
 
-async def _walk(query: PageQuery, read: Callable[[Place, int], Awaitable[Sequence[Any]]]) -> _Walk:
+async def _walk(query: PageQuery, reader: ContactReader) -> _Walk:
     """Read and encode slices from the position of the query on until the page is full."""
-    asked, encode = query.position, encoder(query.extras)
-    newer = asked is not None and asked.newer
-    place = (_text(query.window.end), SMALLEST_ID) if asked is None else (asked.created_at, asked.contact_id)
+    newer = query.position is not None and query.position.newer
+    encode = encoder(query.extras)
+    place = _start(query, reader.ids)
     blocks: list[bytes] = []
     first = last = None
     rows_left, size, slice_rows, more = query.size, 0, _FIRST_ROWS, True
     while more and size < MAXIMUM_BYTES:
         wanted = min(slice_rows, rows_left + 1)
-        rows = await read(place, wanted)
+        if newer:
+            rows = await reader.newer(query.space_id, query.window.end, place, wanted)
+        else:
+            rows = await reader.older(query.space_id, query.window.start, place, wanted)
         more = len(rows) == wanted
         kept = rows[:rows_left]
         if not kept:
             break
         block = encode(row[:-1] for row in (reversed(kept) if newer else kept))
         blocks.append(block)
-        place = last = (kept[-1]["created_at"], kept[-1]["id"])
-        first = first or (kept[0]["created_at"], kept[0]["id"])
+        place = Place(kept[-1]["created_at"], kept[-1]["id"])
+        first, last = first or _position(kept[0], newer=newer), _position(kept[-1], newer=newer)
         rows_left -= len(kept)
         size += len(block)
         if len(kept) < len(rows):
             break
         slice_rows = max(1, min(_SLICE_ROWS, _SLICE_BYTES * len(kept) // len(block)))
     return _Walk(blocks, first, last, more)
+
+
+def _start(query: PageQuery, ids: IdType) -> Place:
+    """Where reading begins. Raises InvalidParameters."""
+    if query.position is None:
+        return Place(_text(query.window.end), ids.smallest)
+    contact_id = ids.parse(query.position.contact_id)
+    if contact_id is None:
+        raise InvalidParameters({"cursor": ["cursor is no longer valid, because the type of the ids has changed."]})
+    return Place(query.position.created_at, contact_id, query.position.included)
+
+
+def _position(row: Any, *, newer: bool) -> ContactPosition:
+    return ContactPosition(row["created_at"], str(row["id"]), newer=newer)
 
 
 def _text(instant: datetime) -> str:

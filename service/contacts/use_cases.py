@@ -6,7 +6,7 @@ from functools import partial
 
 import orjson
 
-from service.contacts.pages import LARGEST_ID, SMALLEST_ID, ContactPage, ContactPosition, PageQuery, read_page
+from service.contacts.pages import ContactPage, ContactPosition, PageQuery, read_page
 from service.errors import ContactNotFound
 from service.exports.priority import RequestPriority
 from service.exports.windows import window_of_request
@@ -46,7 +46,7 @@ class Contacts:
     ) -> ContactPage:
         """Up to `size` contacts of the caller's Space created between two local times, newest first.
 
-        Raises InvalidParameters for dates that are no window.
+        Raises InvalidParameters for dates that are no window, and for a position with an id of another type.
         """
         window = window_of_request(caller, *dates, self._max_range_days)
         read = partial(read_page, PageQuery(caller.space_id, window, extras, position, size))
@@ -59,10 +59,11 @@ class Contacts:
             finally:
                 self._large_pages.release()
 
-    async def find(self, caller: Caller, contact_id: int, extras: Extras) -> dict[str, object]:
-        """A contact of the caller's Space, or the one it was merged into, as the body of the API. Raises ContactNotFound."""
-        if not SMALLEST_ID <= contact_id <= LARGEST_ID:
-            raise ContactNotFound
+    async def find(self, caller: Caller, contact_id: str, extras: Extras) -> dict[str, object]:
+        """A contact of the caller's Space, or the one it was merged into, as the body of the API.
+
+        Raises ContactNotFound, also for text that is no id of the contacts' type.
+        """
         with self._priority.paused():
             row = await self._reads.read(extras, lambda reader: reader.find(contact_id, caller.space_id))
         if row is None:

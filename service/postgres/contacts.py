@@ -10,8 +10,9 @@ from typing import Self, TypeVar
 import asyncpg
 
 from service.errors import DatabaseUnavailable
-from service.failures import SourceUnavailable
+from service.failures import SourceUnavailable, SourceUnreadable
 from service.model import Extras
+from service.postgres.contact_ids import ContactId, IdType, read_contact_ids
 from service.postgres.driver_errors import source_errors
 from service.postgres.extras import Connection, extra_fragments, with_extras
 from service.postgres.pool import Database
@@ -19,37 +20,56 @@ from service.postgres.session import API_SESSION
 from sql import statement
 
 T = TypeVar("T")
-Place = tuple[str, int]
-"""Creation time, as the server writes it, and id of a contact: the key of the list's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the list's order: next to a contact, or at it if the contact itself is `included`.
+
+    `created_at` is text as the server writes it.
+    """
+
+    created_at: str
+    contact_id: ContactId
+    included: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ContactReader:
-    """One connection, and the SQL fragments of the extras in the relations that it reads.
+    """One connection, the type of the ids, and the SQL fragments of the extras in the relations that it reads.
 
-    Columns of a list: id, email, name, phone, location, the extras as JSON text, and `created_at` as text.
+    Columns of a list: id (a number or text), email, name, phone, location, the extras as JSON text, and `created_at` as
+    text.
     """
 
     connection: Connection
+    ids: IdType
     fragments: Sequence[str]
 
     async def older(self, space_id: int, since: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
         """Contacts of a Space that come after `place` in the list and were created at or after `since`, newest first."""
-        text = with_extras(statement("contacts_before"), self.fragments)
-        with source_errors():
-            return await self.connection.fetch(text, space_id, since, *place, limit)
+        return await self._list(statement("contacts_before"), space_id, since, place, limit)
 
     async def newer(self, space_id: int, until: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
         """Contacts of a Space that come before `place` in the list and were created before `until`, oldest first."""
-        text = with_extras(statement("contacts_after"), self.fragments)
-        with source_errors():
-            return await self.connection.fetch(text, space_id, until, *place, limit)
+        return await self._list(statement("contacts_after"), space_id, until, place, limit)
 
-    async def find(self, contact_id: int, space_id: int) -> asyncpg.Record | None:
+    async def find(self, contact_id: str, space_id: int) -> asyncpg.Record | None:
         """A contact of a Space or the contact it was merged into; None if there is none. Columns: id, then JSON text."""
-        text = with_extras(statement("one_contact"), self.fragments)
+        parsed = self.ids.parse(contact_id)
+        if parsed is None:
+            return None
+        text = self.ids.fit(with_extras(statement("one_contact"), self.fragments))
         with source_errors():
-            return await self.connection.fetchrow(text, contact_id, space_id)
+            try:
+                return await self.connection.fetchrow(text, parsed, space_id)
+            except asyncpg.UntranslatableCharacterError:  # the encoding of the database has no such character
+                return None
+
+    async def _list(self, text: str, space_id: int, bound: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
+        text = self.ids.fit(with_extras(text, self.fragments)).replace("/* or at */", "=" if place.included else "")
+        with source_errors():
+            return await self.connection.fetch(text, space_id, bound, place.created_at, place.contact_id, limit)
 
 
 class ContactReads:
@@ -57,6 +77,7 @@ class ContactReads:
 
     def __init__(self, dsn: str, size: int, timeout: timedelta) -> None:
         self.timeout = timeout
+        self._ids: IdType | None = None
         self._database = Database(
             dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=API_SESSION
         )
@@ -93,9 +114,16 @@ class ContactReads:
     async def _read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
         async with self._database.connection() as connection:
             with source_errors():
-                fragments = await extra_fragments(connection, extras)
-            # Errors of `work` itself are not errors of the source: they must reach the log with their traceback.
-            return await work(ContactReader(connection, fragments))
+                if self._ids is None:
+                    self._ids = (await read_contact_ids(connection)).type
+                ids, fragments = self._ids, await extra_fragments(connection, extras)
+            try:
+                # Errors of `work` itself are not errors of the source: they must reach the log with their traceback.
+                return await work(ContactReader(connection, ids, fragments))
+            except SourceUnreadable:
+                # A statement for ids of another type is an error. Somebody may have replaced the relations.
+                self._ids = None
+                raise
 
 
 def _connection_was_lost(cause: BaseException | None) -> bool:

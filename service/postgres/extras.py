@@ -34,7 +34,7 @@ async def _fragment(connection: Connection, extra: Extra) -> str:
 
 
 def read_contacts(fragments: Iterable[str]) -> str:
-    """The statement that reads the contacts with these extras, given as names of SQL fragments."""
+    """The statement that reads contacts with ids of type bigint and these extras, given as names of SQL fragments."""
     return with_extras(statement("read_contacts"), fragments)
 
 

@@ -1,7 +1,7 @@
 """Checks the three contact relations (tables or views) that an export reads."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from operator import itemgetter
@@ -10,28 +10,32 @@ import asyncpg
 
 from service.errors import SchemaMismatch
 from service.failures import SourceData
+from service.postgres.contact_ids import ID_NAMES, ID_TYPES, IdType
 from service.postgres.driver_errors import source_errors
 from sql import statement
 
-_ID = ("bigint", "integer")
+_SPACE_ID = ("bigint", "integer")
+_CONTACT_ID = tuple(ID_TYPES)
 _TEXT = ("text", "character varying")
 _INSTANT = ("timestamp with time zone",)
 
 CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "contacts": {
-        "id": _ID,
-        "space_id": _ID,
+        "id": _CONTACT_ID,
+        "space_id": _SPACE_ID,
         "created_at": _INSTANT,
         "email": _TEXT,
         "name": _TEXT,
         "phone": _TEXT,
         "location": _TEXT,
-        "merged_into": _ID,
+        "merged_into": _CONTACT_ID,
     },
-    "contact_emails": {"contact_id": _ID, "email": _TEXT, "last_seen_at": _INSTANT},
-    "comet_tokens": {"contact_id": _ID, "token": _TEXT, "last_seen_at": _INSTANT},
+    "contact_emails": {"contact_id": _CONTACT_ID, "email": _TEXT, "last_seen_at": _INSTANT},
+    "comet_tokens": {"contact_id": _CONTACT_ID, "token": _TEXT, "last_seen_at": _INSTANT},
 }
 """Relations, columns and accepted types. This is a contract: adopters map their own tables onto it."""
+_REFERENCES = (("contacts", "merged_into"), ("contact_emails", "contact_id"), ("comet_tokens", "contact_id"))
+"""Columns that have the ids of contacts, and so the type of contacts.id."""
 _PROBES = {"contacts": "probe_contacts", "contact_emails": "probe_contact_emails", "comet_tokens": "probe_comet_tokens"}
 _PROBE_TIMEOUT = timedelta(seconds=2)
 """Longest the server spends on one probe: a view may sort all its rows before it returns the first."""
@@ -46,23 +50,49 @@ OPTIONAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {"contacts": {"custom_fi
 async def check_relations(connection: asyncpg.Connection) -> None:
     """Raises SchemaMismatch that lists every relation and column that is missing or has a different type."""
     found = await found_relations(connection)
-    mismatches = []
+    mismatches: list[str] = []
     for relation, columns in CONTRACT.items():
-        if relation not in found:
+        if relation in found:
+            mismatches += _mismatches(relation, columns, found[relation])
+        else:
             mismatches.append(f"{relation} is missing")
-            continue
-        for column, types in columns.items():
-            actual = found[relation].get(column)
-            if actual is None:
-                mismatches.append(f"{relation}.{column} is missing")
-            elif actual not in types:
-                mismatches.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
-        for column, types in OPTIONAL.get(relation, {}).items():
-            actual = found[relation].get(column, types[0])
-            if actual not in types:
-                mismatches.append(f"{relation}.{column} is {actual} instead of {types[0]}; a view may cast it")
+    ids = ID_TYPES.get(found.get("contacts", {}).get("id", ""))
+    mismatches += _other_ids(found, ids)
+    if ids is IdType.TEXT:
+        mismatches += await _other_collations(connection)
     if mismatches:
         raise SchemaMismatch("The contacts cannot be read: " + "; ".join(mismatches) + ".")
+
+
+def _mismatches(relation: str, columns: Mapping[str, tuple[str, ...]], found: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the columns of a relation, of which `found` has the actual types."""
+    optional = {column: types for column, types in OPTIONAL.get(relation, {}).items() if column in found}
+    for column, types in {**columns, **optional}.items():
+        actual = found.get(column)
+        if actual is None:
+            yield f"{relation}.{column} is missing"
+        elif actual not in types:
+            accepted = ID_NAMES if types == _CONTACT_ID else types[0]
+            yield f"{relation}.{column} is {actual} instead of {accepted}; a view may cast it"
+
+
+def _other_ids(found: Mapping[str, Mapping[str, str]], ids: IdType | None) -> Iterator[str]:
+    """Columns with ids whose type is accepted, but is not the one of contacts.id."""
+    for relation, column in _REFERENCES:
+        actual = found.get(relation, {}).get(column, "")
+        if ids is not None and ID_TYPES.get(actual, ids) is not ids:
+            yield f"{relation}.{column} is {actual}, but contacts.id is {found['contacts']['id']}; a view may cast it"
+
+
+async def _other_collations(connection: asyncpg.Connection) -> list[str]:
+    """Columns with ids that Postgres cannot compare, because their collations differ and none is the default."""
+    rows = await connection.fetch(statement("id_collations"))
+    return [
+        f"{row['name']} has the collation {row['collation']}, but {rows[0]['name']} has {rows[0]['collation']};"
+        " a view may change it"
+        for row in rows[1:]
+        if row["collation"] != rows[0]["collation"]
+    ]
 
 
 async def check_readable(connection: asyncpg.Connection) -> None:
@@ -89,9 +119,13 @@ async def found_relations(connection: asyncpg.Connection) -> dict[str, dict[str,
 
 
 class IdCheck:
-    """Checks that the contacts of one file have different ids, as far as that can be seen without holding all of them."""
+    """Checks that the contacts of one file have different ids, as far as that can be seen without holding all of them.
 
-    def __init__(self) -> None:
+    Its errors contain the id only if `named`: an id of type text may be an address.
+    """
+
+    def __init__(self, *, named: bool) -> None:
+        self._named = named
         self._rows = 0
         self._last: object = None
 
@@ -113,6 +147,7 @@ class IdCheck:
             if contact_id is None:
                 return f"contacts.id is null in row {number} of the file"
             if contact_id in seen:
-                return f"contacts.id {contact_id} is in row {seen[contact_id]} and in row {number} of the file"
+                name = f" {contact_id}" if self._named else ""
+                return f"contacts.id{name} is in row {seen[contact_id]} and in row {number} of the file"
             seen[contact_id] = number
         return "contacts.id is not unique"

@@ -17,6 +17,7 @@ from service.errors import LoginRefused, SchemaMismatch, ServiceError
 from service.failpoints import failpoint
 from service.failures import SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import Claim
+from service.postgres.contact_ids import IdType, read_contact_ids
 from service.postgres.driver_errors import describe, login_refused, source_errors
 from service.postgres.extras import extra_fragments, read_contacts
 from service.postgres.read_ahead import read_ahead
@@ -133,7 +134,7 @@ class Snapshot:
         self._source = source
         self._query = read_contacts(())
         self._rows = 0
-        self._ids_are_unique = False
+        self._ids: IdCheck | None = None
         self._fetch_rows = FIRST_ROWS
         self._transaction: Transaction = connection.transaction(isolation="repeatable_read", readonly=True)
         self._range = (claim.space_id, claim.window.start, claim.window.end)
@@ -159,16 +160,15 @@ class Snapshot:
 
         Each fetch runs inside `fetch_slot()` and reads at most the number of rows that it yields.
 
-        Columns: id, email, name, phone, location, and the extras of the claim as JSON text. Raises SourceData also for an
-        id that is null or repeated.
+        Columns: id (a number or text), email, name, phone, location, and the extras of the claim as JSON text. Raises
+        SourceData also for an id that is null or repeated.
         """
-        ids = IdCheck()
         with source_errors(self._place):
             async with aclosing(read_ahead(self._fetches(fetch_slot), _READ_AHEAD)) as fetched:
                 async for rows in fetched:
                     await failpoint("batch_read")
-                    if not self._ids_are_unique:
-                        ids.check(rows)
+                    if self._ids is not None:
+                        self._ids.check(rows)
                     for start in range(0, len(rows), BATCH_ROWS):
                         yield rows[start : start + BATCH_ROWS]
 
@@ -218,8 +218,7 @@ class Snapshot:
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        self._ids_are_unique = await self._connection.fetchval(
-            statement("ids_are_unique"), timeout=_CALL_TIMEOUT.total_seconds()
-        )
-        self._query = read_contacts(await extra_fragments(self._connection, self._claim.extras))
+        ids = await read_contact_ids(self._connection)
+        self._ids = None if ids.unique else IdCheck(named=ids.type is not IdType.TEXT)
+        self._query = ids.type.fit(read_contacts(await extra_fragments(self._connection, self._claim.extras)))
         return await self._connection.cursor(self._query, *self._range)

@@ -1,18 +1,17 @@
 """Parameters and bodies of the contact API."""
 
-import re
 from typing import Any, NotRequired
 
 from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import TypedDict
 
-from service.errors import ContactNotFound, InvalidParameters
+from service.errors import InvalidParameters
 from service.model import Extra, Extras
+from service.web.contact_lines import ContactId
 from service.web.export_bodies import RangeBody
 from service.web.parameters import QueryFlag, errors_by_field, sent_values
 
-_CONTACT_ID = re.compile(r"0|-?[1-9][0-9]{0,18}", re.ASCII)
 _OPTIONS_OF_ONE = (Extra.COMET_TOKENS, Extra.CUSTOM_FIELDS)
 """GET /contacts/{id} always has all addresses."""
 
@@ -32,7 +31,7 @@ ContactOptions = create_model(
 class ContactBody(TypedDict):
     """A contact in a list: the keys of a line of the file. The keys after `location` are present if asked for."""
 
-    id: int
+    id: ContactId
     email: str | None
     name: str | None
     phone: str | None
@@ -45,20 +44,13 @@ class ContactBody(TypedDict):
 class ContactDetailsBody(TypedDict):
     """One contact with all its values, each once: at most 25 of each kind, the most recent first."""
 
-    id: int
+    id: ContactId
     emails: list[str]
     phones: list[str]
     names: list[str]
     locations: list[str]
     comet_tokens: NotRequired[list[str]]
     custom_fields: NotRequired[dict[str, Any]]
-
-
-def parse_contact_id(text: str) -> int:
-    """The id in an address. Raises ContactNotFound for text that is no id, as for an unknown id."""
-    if not _CONTACT_ID.fullmatch(text):
-        raise ContactNotFound
-    return int(text)
 
 
 def parse_options(query: MultiMapping[str]) -> Extras:

@@ -6,10 +6,14 @@ from pydantic import Field, create_model
 
 from service.model import Extra
 
+ContactId = Annotated[
+    int | str, Field(description="A whole number of 64 bits, or a string if the ids of the contacts are UUIDs or text.")
+]
+"""The id of a contact, in lines, bodies and addresses."""
 _EXTRAS: dict[Extra, Any] = {Extra.COMET_TOKENS: Annotated[list[str], Field(max_length=5)]}
 """Types of the extras that are not a plain list of strings."""
 _FIELDS: dict[str, Any] = {
-    "id": int | str,
+    "id": ContactId,
     **dict.fromkeys(("email", "name", "phone", "location"), str | None),
 }
 _OPTIONAL_FIELDS: dict[str, Any] = {extra.value: (_EXTRAS.get(extra, list[str]), Field(default=None)) for extra in Extra}

@@ -9,7 +9,7 @@ from aiohttp import web
 from service.contacts.pages import ContactPosition
 from service.contacts.use_cases import Contacts
 from service.web.bodies import json_response
-from service.web.contact_bodies import ContactFilters, chosen_extras, parse_contact_id, parse_options
+from service.web.contact_bodies import ContactFilters, chosen_extras, parse_options
 from service.web.exports import CURSORS
 from service.web.gate import CALLER
 from service.web.origin import origin_of
@@ -35,9 +35,8 @@ async def list_contacts(request: web.Request) -> web.StreamResponse:
 
 async def show_contact(request: web.Request) -> web.StreamResponse:
     """GET /contacts/{contact_id}"""
-    contact_id = parse_contact_id(request.match_info["contact_id"])
     extras = parse_options(request.query)
-    return json_response(await request.app[CONTACTS].find(request[CALLER], contact_id, extras))
+    return json_response(await request.app[CONTACTS].find(request[CALLER], request.match_info["contact_id"], extras))
 
 
 def _array(blocks: Sequence[bytes]) -> bytes:
@@ -46,12 +45,13 @@ def _array(blocks: Sequence[bytes]) -> bytes:
 
 
 def _pack(position: ContactPosition) -> bytes:
-    sign = b"-" if position.newer else b"+"
-    return sign + position.contact_id.to_bytes(8, "big", signed=True) + position.created_at.encode()
+    marks = ("-" if position.newer else "+") + ("=" if position.included else ".")
+    return f"{marks}{position.created_at}\n{position.contact_id}".encode()
 
 
 def _unpack(place: bytes) -> ContactPosition:
-    return ContactPosition(place[9:].decode(), int.from_bytes(place[1:9], "big", signed=True), newer=place[:1] == b"-")
+    created_at, _, contact_id = place[2:].decode().partition("\n")
+    return ContactPosition(created_at, contact_id, newer=place[:1] == b"-", included=place[1:2] == b"=")
 
 
 CONTACT_LIST = PagedList(

@@ -15,7 +15,7 @@ from service.web.declarations import JSON, RATE_LIMIT_HEADERS, RESPONSE_HEADERS,
 from service.web.openapi_schemas import Schemas
 from service.web.problems import PROBLEM_JSON, ErrorBody, ProblemBody
 
-_ID_IN_PATH = re.compile(r"(.*)/\{(\w+)\}(/\w+)?")
+_ID_IN_PATH = re.compile(r"(.*)/\{(\w+)(?::[^}]*)?\}(/\w+)?")
 _HEADER_TYPES: Mapping[str, dict[str, Any]] = {
     "Idempotent-Replayed": {"const": "true"},
     "Location": {"type": "string", "format": "uri-reference"},

@@ -9,6 +9,7 @@ from service.model import Scope
 from service.storage.headers import CONTENT_TYPE
 from service.web import contacts, exports, files, health, reference
 from service.web.contact_bodies import ContactBody, ContactDetailsBody, ContactFilters, ContactOptions
+from service.web.contact_lines import ContactId
 from service.web.declarations import (
     CACHE_HEADERS,
     DOCS_HEADERS,
@@ -138,13 +139,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method=hdrs.METH_GET,
-        path=f"{contacts.CONTACTS_PATH}/{{contact_id}}",
+        path=f"{contacts.CONTACTS_PATH}/{{contact_id:[^/]+}}",  # without a pattern, ids with braces would match no route
         operation_id="getContact",
         summary="Get a contact, or the contact it was merged into",
         handler=contacts.show_contact,
         scope=Scope.CONTACTS_READ,
         bucket=RateLimitBucket.GET_CONTACT,
-        parameters=(Parameter("contact_id", "path", "Id of the contact.", int, required=True),),
+        parameters=(Parameter("contact_id", "path", "Id of the contact.", ContactId, required=True),),
         query=(ContactOptions,),
         responses={200: Response("The contact.", ContactDetailsBody), **api_errors(404, 422)},
     ),

@@ -17,11 +17,12 @@ SELECT EXISTS (
    WHERE attrelid = to_regclass('contacts') AND attname = 'custom_fields' AND attnum > 0 AND NOT attisdropped);
 
 -- name: read_contacts
--- The contacts of an export in file order. The marker is replaced by the fragments of the requested extras.
-SELECT c.id, c.email, c.name, c.phone, c.location /* extras */
+-- The contacts of an export in file order, as written for ids of type bigint. The markers are replaced by the fragments of the
+-- requested extras, and by what other types of ids need.
+SELECT c.id/* shown */, c.email, c.name, c.phone, c.location /* extras */
   FROM contacts c
  WHERE c.space_id = $1 AND c.created_at >= $2 AND c.created_at < $3 AND c.merged_into IS NULL
- ORDER BY c.created_at, c.id;
+ ORDER BY c.created_at, c.id/* ordered */;
 
 -- fragment: extra_comet_tokens
 -- The five most recent comet tokens as JSON text, ready for the file. A correlated lookup in a covering index was faster

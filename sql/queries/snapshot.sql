@@ -40,15 +40,6 @@ SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_reco
 -- at the returned time is included.
 SELECT now();
 
--- name: ids_are_unique
--- Whether contacts is a table whose definition excludes null and repeated ids. Any other relation is checked while it is read.
-SELECT EXISTS (
-  SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-   WHERE i.indrelid = to_regclass('contacts') AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-     AND i.indexprs IS NULL AND i.indnkeyatts = 1 AND a.attname = 'id' AND a.attnotnull)
-   AND NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhparent
-                    WHERE h.inhparent = to_regclass('contacts') AND c.relkind <> 'p');
-
 -- name: estimate_contacts
 -- The planner's row estimate of an export; does not read the table.
 EXPLAIN (FORMAT JSON)

@@ -13,6 +13,7 @@ import structlog
 
 from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import Claim
+from service.postgres.contact_ids import read_contact_ids
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource
 from service.process.health import Health
@@ -268,7 +269,7 @@ async def test_a_repeated_id_ends_the_export_and_its_place_is_named(
 
 
 async def test_ids_of_children_of_the_contacts_table_are_checked(database_url: str, sql: asyncpg.Connection) -> None:
-    assert await sql.fetchval(statement("ids_are_unique")) is True
+    assert (await read_contact_ids(sql)).unique
     await add(sql, 2)
     await sql.execute("CREATE TABLE older () INHERITS (contacts); INSERT INTO older SELECT * FROM contacts WHERE id = 1")
     assert await bad_rows(database_url) == "contacts.id 1 is in row 1 and in row 2 of the file"

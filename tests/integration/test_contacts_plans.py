@@ -8,11 +8,13 @@ from functools import partial
 import asyncpg
 import pytest
 
-from service.contacts.pages import SMALLEST_ID, ContactPosition, PageQuery, read_page
+from service.contacts.pages import ContactPosition, PageQuery, read_page
 from service.model import Extra, Extras, Window
+from service.postgres.contact_ids import IdType
 from service.postgres.contacts import ContactReader, ContactReads
 from tests.support import postgres
 from tests.support.contact_api import START
+from tests.support.id_types import ID_TYPES, change_ids
 from tests.support.jobs import connect
 
 SPACE, OTHER = 1, 2
@@ -65,7 +67,7 @@ async def reads_of_one(reader: ContactReader, *, contact: int) -> dict[str, int]
     """The rows and index entries that reading one contact takes, by scanned table or index."""
     async with reader.connection.transaction():
         before = await counts(reader)
-        assert await reader.find(contact, SPACE) is not None
+        assert await reader.find(str(contact), SPACE) is not None
         return await reads_since(reader, before)
 
 
@@ -83,7 +85,7 @@ async def reads_since(reader: ContactReader, before: dict[str, asyncpg.Record]) 
 def position_at(number: int, *, newer: bool = False) -> ContactPosition:
     """The position after the contact with this number."""
     created_at: datetime = START + number * timedelta(seconds=10)
-    return ContactPosition(created_at.isoformat(), SMALLEST_ID, newer=newer)
+    return ContactPosition(created_at.isoformat(), str(IdType.BIGINT.smallest), newer=newer)
 
 
 PLACES = {
@@ -113,3 +115,23 @@ async def test_every_page_of_a_million_contacts_reads_only_its_rows(postgres_ser
                 for contact in (CONTACTS // 2 + 1, CONTACTS // 2 + 52):
                     read = await reads.read((), partial(reads_of_one, contact=contact))
                     assert sum(read.values()) < 50, (relations, read)
+
+
+@pytest.mark.parametrize("id_type", ID_TYPES)
+async def test_a_page_among_contacts_of_one_moment_reads_only_its_rows_whatever_the_type_of_ids(
+    database_url: str, id_type: str
+) -> None:
+    async with connect(database_url) as sql, ContactReads(database_url, 1, timedelta(minutes=1)) as reads:
+        await sql.execute(
+            "INSERT INTO contacts (space_id, created_at) SELECT $1, $2 FROM generate_series(1, 5000)", SPACE, START
+        )
+        await change_ids(sql, id_type)
+        await sql.execute("VACUUM ANALYZE contacts")
+        collation = ' COLLATE "C"' if id_type in ("text", "character varying") else ""
+        middle = await sql.fetchval(f"SELECT id::text FROM contacts ORDER BY id{collation} OFFSET 2500 LIMIT 1")
+        for newer in (False, True):
+            position = ContactPosition(START.isoformat(), middle, newer=newer)
+            count, read = await reads.read((), partial(reads_of_page, position=position, extras=()))
+            assert count == PAGE
+            assert read.keys() == {"contacts_of_space"}, read
+            assert read["contacts_of_space"] <= 2 * PAGE, read

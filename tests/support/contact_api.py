@@ -55,7 +55,7 @@ async def add_seconds(sql: asyncpg.Connection, space_id: int, count: int) -> lis
     return ids[::-1]
 
 
-def ids(page: dict[str, Any]) -> list[int]:
+def ids(page: dict[str, Any]) -> list[Any]:
     """The ids of the contacts on a page."""
     return [item["id"] for item in page["data"]]
 

@@ -60,6 +60,18 @@ def test_links_lead_from_an_export_to_its_status_and_its_cancellation(operation:
     assert {"getExport", "cancelExport"} <= set(response["links"])
 
 
+def test_a_link_leads_from_a_list_of_contacts_to_its_first_contact() -> None:
+    link = BY_ID["listContacts"]["responses"]["200"]["links"]["getContact"]
+    assert link["parameters"] == {"contact_id": "$response.body#/data/0/id"}
+
+
+@pytest.mark.parametrize("model", ["ContactLine", "ContactBody", "ContactDetailsBody"])
+def test_the_id_of_a_contact_is_an_integer_or_a_string(model: str) -> None:
+    described = document()["components"]["schemas"][model]["properties"]["id"]
+    assert described["anyOf"] == [{"type": "integer"}, {"type": "string"}]
+    assert "UUIDs" in described["description"]
+
+
 def test_every_path_has_the_parameters_of_its_template_and_each_is_described() -> None:
     for (path, _), operation in operations().items():
         parameters = operation.get("parameters", [])
