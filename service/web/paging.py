@@ -110,7 +110,9 @@ async def parse_page_request(
     errors: dict[str, list[str]] = {}
     filters = _validated(paged.filters, given, errors)
     page = _validated(PageParameters, given, errors)
-    bound = (paged.name, str(space_id), *(str(given.get(name, "")) for name in paged.filters.model_fields))
+    # Bound to what the filters mean, not to how they were written: `0` is the same as nothing.
+    meant = given if filters is None else filters.model_dump()
+    bound = (paged.name, str(space_id), *(str(meant.get(name, "")) for name in paged.filters.model_fields))
     place = await cursors.open(cursor, *bound) if isinstance(cursor, str) else None
     if cursor is not None and place is None:
         errors["cursor"] = [f"cursor {paged.cursor_message}"]

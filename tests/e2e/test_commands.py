@@ -22,6 +22,19 @@ async def test_creating_prints_only_the_id_or_the_key(database_url: str) -> None
     assert re.fullmatch(r"ce_[0-9a-f]{16}_[A-Za-z0-9_-]{43}\n", key.output)
 
 
+async def test_a_key_has_all_scopes_or_those_that_are_named(
+    database_url: str, connection: asyncpg.Connection, space: Tenant
+) -> None:
+    create = ("keys", "create", "--space", str(space.space_id))
+    for options in ((), ("--scope", "exports:read", "--scope", "contacts:read")):
+        assert (await contact_exports(*create, *options, DATABASE_URL=database_url)).code == 0
+    stored = await connection.fetch("SELECT scopes FROM api_keys ORDER BY created_at DESC LIMIT 2")
+    assert [sorted(row["scopes"]) for row in stored] == [
+        ["contacts:read", "exports:read"],
+        ["contacts:read", "exports:read", "exports:write"],
+    ]
+
+
 async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: asyncpg.Connection) -> None:
     await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", DATABASE_URL=database_url)
     key = (await contact_exports("keys", "create", "--space", "1", DATABASE_URL=database_url)).output.strip()

@@ -13,6 +13,7 @@ from yarl import URL
 
 from service.client import Download, ExportClient
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
+from tests.support.id_types import as_type, change_ids
 from tests.support.program import running
 from tests.support.stores import StoreUnderTest
 
@@ -112,6 +113,42 @@ async def test_a_completed_status_has_the_fields_of_the_contract_in_order(
     assert headers["Content-Type"] == "application/gzip"
     assert headers["Content-Disposition"] == f'attachment; filename="contacts-{status["export_id"]}.ndjson.gz"'
     assert "Content-Encoding" not in headers
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+async def test_an_object_has_a_uuid_in_its_name_and_export_claim_and_window_as_metadata(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        status, _ = await export(program.address, space, tmp_path / "file")
+        async with aiohttp.request("GET", URL(status["download_url"], encoded=True)) as response:
+            headers = response.headers
+    claim_id = await connection.fetchval("SELECT claim_id FROM export_attempts")
+    assert await store.objects() == [f"{space.space_id}/{status['export_id']}/{claim_id}.ndjson.gz"]
+    assert {name: headers[f"x-amz-meta-{name}"] for name in ("export-id", "claim-id", "window-from", "window-to")} == {
+        "export-id": str(status["export_id"]),
+        "claim-id": str(claim_id),
+        "window-from": "2023-12-31T23:00:00+00:00",
+        "window-to": "2024-12-31T23:00:00+00:00",
+    }
+
+
+@pytest.mark.parametrize("store", ["directory"], indirect=True)
+async def test_contacts_with_uuids_as_ids_are_exported_listed_and_found(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path
+) -> None:
+    await add_contacts(connection, space.space_id, 120)
+    await change_ids(connection, "uuid")
+    async with running({"DATABASE_URL": database_url, **store.settings}) as program:
+        _, file = await export(program.address, space, tmp_path / "file", include_comet_tokens=1, include_all_emails=1)
+        lines = lines_of(file.path)
+        query = {**WHOLE_RANGE, "include_comet_tokens": "1", "include_all_emails": "1"}
+        async with aiohttp.ClientSession(f"{program.address}", headers=space.headers) as session:
+            async with session.get("/public-api/v1/contacts", params=query) as response:
+                assert (await response.json())["data"] == lines[::-1]
+            async with session.get(f"/public-api/v1/contacts/{lines[7]['id']}") as response:
+                assert (await response.json())["emails"] == lines[7]["emails"]
+    assert [line["id"] for line in lines] == [as_type(number, "uuid") for number in range(1, 121)]
 
 
 async def test_a_link_works_until_it_expires_and_each_status_call_issues_a_new_one(

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import asyncpg
 
+from service.embedded.postgres import EmbeddedPostgres
+from service.postgres.migrate import migrate
 from tests.support.calls import EXPORTS, create, create_with_tokens
-from tests.support.contacts import Tenant, add_contacts
+from tests.support.contacts import Tenant, add_contacts, tenant
 from tests.support.export_checks import blocked_reads, unexpected_errors, until_reading
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
@@ -144,3 +146,30 @@ async def test_clients_that_disconnect_while_they_wait_leave_nothing_behind(
         assert time.monotonic() - started < _SECONDS
         assert await program.end() == 0
         assert not unexpected_errors(program)
+
+
+async def test_clients_that_wait_while_the_database_is_down_get_a_503_or_the_end_once_it_is_back(
+    own_postgres: EmbeddedPostgres, files: StoreUnderTest
+) -> None:
+    own_postgres.start()
+    await migrate(own_postgres.dsn())
+    space = await tenant(own_postgres.dsn())
+    settings = {"DATABASE_URL": own_postgres.dsn(), **files.settings, "EXPORT_SLOTS": "0"}
+    async with running(settings) as program, aiohttp.ClientSession(headers=space.headers) as session:
+        export_id = await create(program, space)
+        calls = await until_waited_for(program, space, export_id, 3)
+        briefly = asyncio.create_task(session.get(f"{program.address}{EXPORTS}/{export_id}", headers={"Prefer": "wait=3"}))
+        await until_let_in(program, space, export_id, 4)
+        await asyncio.to_thread(own_postgres.stop, "immediate")
+        response = await asyncio.wait_for(briefly, _SECONDS)
+        assert (response.status, int(response.headers["Retry-After"]) > 0) == (503, True)
+        assert not any(call.done() for call in calls)
+        await asyncio.to_thread(own_postgres.start)
+        await program.ready()
+        connection = await asyncpg.connect(own_postgres.dsn())
+        await connection.execute("SELECT cancel_export($1)", export_id)
+        await connection.close()
+        results = await asyncio.wait_for(asyncio.gather(*calls), _SECONDS)
+        assert {(body["status"], applied) for body, applied, _ in results} == {("cancelled", True)}
+        assert await program.end() == 0
+    assert not unexpected_errors(program)

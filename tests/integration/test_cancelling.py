@@ -106,18 +106,19 @@ async def test_cancelling_requires_the_write_scope(api: Site) -> None:
     assert (await api.client.delete(f"{EXPORTS}/1")).status == 401
 
 
-async def test_list_and_cancel_share_a_rate_limit(database_url: str, tmp_path: Path) -> None:
-    async with site(database_url, tmp_path, other="3/minute") as api:
+async def test_list_cancel_and_download_share_a_rate_limit(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path, other="4/minute") as api:
         headers = await api.caller()
         answers = [
             await api.client.delete(f"{EXPORTS}/1", headers=headers),
             await api.client.get(EXPORTS, headers=headers),
+            await api.client.get(f"{EXPORTS}/1/download", headers=headers),
             await api.client.delete(f"{EXPORTS}/1", headers=headers),
-            await api.client.get(EXPORTS, headers=headers),
+            await api.client.get(f"{EXPORTS}/1/download", headers=headers),
         ]
-        assert [answer.status for answer in answers] == [404, 200, 404, 429]
-        assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
-        assert int(answers[3].headers["Retry-After"]) >= 1
+        assert [answer.status for answer in answers] == [404, 200, 404, 404, 429]
+        assert [answer.headers["X-RateLimit-Remaining"] for answer in answers] == ["3", "2", "1", "0", "0"]
+        assert int(answers[4].headers["Retry-After"]) >= 1
         assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
 
 

@@ -224,14 +224,13 @@ async def test_one_contact_and_its_merged_profiles_are_found_whatever_the_type_o
     assert (await shown(api, other, as_type(foreign, id_type)))[0] == 200
 
 
-@pytest.mark.parametrize("id_type", ["bigint", "uuid", "text"])
+@pytest.mark.parametrize("id_type", ["uuid", "text"])
 async def test_text_that_is_no_id_of_the_type_is_404_like_an_unknown_id(
     api: Site, sql: asyncpg.Connection, id_type: str
 ) -> None:
     headers = await api.caller()
     await add_seconds(sql, await space_of(sql, headers), 3)
-    if id_type != "bigint":
-        await change_ids(sql, id_type)
+    await change_ids(sql, id_type)
     number, uuid = "9223372036854775807", str(uuid4())
     malformed = ["x", "1.0", "01", "+1", "-0", str(2**63), "9" * 400, uuid[:-1], uuid.replace("-", ""), f"{{{uuid}}}"]
     for text in (number, uuid, *malformed, f"urn:uuid:{uuid}", "\N{ARABIC-INDIC DIGIT ONE}", "\0", "a\0", " 1", "1 ", "'"):

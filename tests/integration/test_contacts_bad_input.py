@@ -38,6 +38,22 @@ async def test_a_cursor_of_another_space_filter_or_list_is_422(api: Site, sql: a
     assert (status, list(body["errors"])) == (422, ["cursor"])
 
 
+async def test_a_cursor_is_valid_however_the_same_options_are_written(api: Site, sql: asyncpg.Connection) -> None:
+    headers = await api.caller()
+    await add_seconds(sql, await space_of(sql, headers), 3)
+    first = await listed(api, headers, per_page=1, include_comet_tokens=1)
+    second = await listed(
+        api,
+        headers,
+        per_page=2,
+        include_comet_tokens="true",
+        include_all_emails="false",
+        include_custom_fields=0,
+        cursor=first["next_cursor"],
+    )
+    assert len(ids(second)) == 2
+
+
 @pytest.mark.parametrize("value", ["0", "5001", "-1", "1.5", "01", "abc", "", "%D9%A1", "1e3", "10000", "9" * 400])
 async def test_per_page_must_be_a_whole_number_from_1_to_5000(api: Site, value: str) -> None:
     assert await refused(api, await api.caller(), f"per_page={value}") == {

@@ -5,6 +5,7 @@ needs calls here only for what its handler alone can answer: the errors that ope
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ PARAMETERS: dict[str, dict[str, str]] = {"listContacts": BODY}
 
 def path_of(route: Route) -> str:
     """The path of a route with an id that does not exist."""
-    return "/".join("999" if part.startswith("{") else part for part in route.path.split("/"))
+    return re.sub(r"\{[^}]*\}", "999", route.path)
 
 
 async def call(api: Site, route: Route, **options: Any) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import re
 import zlib
 from collections.abc import AsyncIterator, MutableMapping
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,17 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from service.errors import Starting
-from service.failures import SourceUnavailable, StorageFull, StorageUnavailable
+from service.failures import ExportFailure, SourceUnavailable, StorageFull, StorageUnavailable
 from service.model import Scope
+from service.web.routes import ROUTES
+from tests.support import docs
 from tests.support.web import BODY, EXPORTS, Site, site
 
 PENDING = "Export is being processed. Please check back in a few minutes."
 EXPORT_NOT_FOUND = b'{"message":"Export not found."}'
+PROTECTED = [
+    (route.method, re.sub(r"\{[^}]*\}", "1", route.path)) for route in ROUTES if route.scope is not None
+]  # method and address of every call that needs a key
 RATE_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "RateLimit-Policy", "RateLimit")
 
 
@@ -264,16 +270,45 @@ async def test_a_key_without_the_scope_is_403_and_the_message_names_the_scope(ap
     assert (show.status, await show.json()) == (403, {"message": "The API key does not have the scope exports:read."})
 
 
-async def test_every_call_of_a_suspended_space_is_403(api: Site) -> None:
+async def test_every_call_of_a_suspended_space_is_403_and_its_exports_go_on(api: Site) -> None:
     headers = await api.caller()
-    export_id = await api.create(headers)
+    running, queued = await api.create(headers), await api.create(headers)
+    claim = await api.claim()
     async with api.database.connection() as connection:
         await connection.execute("UPDATE spaces SET subscription_active = false")
-    for response in (
-        await api.client.post(EXPORTS, json=BODY, headers=headers),
-        await api.client.get(f"{EXPORTS}/{export_id}", headers=headers),
-    ):
+    for method, path in PROTECTED:
+        response = await api.client.request(method, path, json=BODY, headers=headers)
         assert (response.status, await response.json()) == (403, {"message": "The subscription of this Space is inactive."})
+    assert claim.export_id == running
+    await api.complete_claimed(claim, b"file")
+    assert (await api.complete(b"file")).export_id == queued
+    async with api.database.connection() as connection:
+        assert [row["status"] for row in await connection.fetch("SELECT status FROM export_jobs")] == ["completed"] * 2
+
+
+async def test_every_authenticated_response_has_the_headers_of_the_rate_limit(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path, create_export="1/minute") as api:
+        headers, no_scope = await api.caller(), await api.caller(Scope.EXPORTS_WRITE)
+        export_id = await api.create(headers)
+        await api.complete(b"file")
+        calls = [
+            ("POST", EXPORTS, headers, 429),
+            ("GET", f"{EXPORTS}/{export_id}", headers, 200),
+            ("GET", f"{EXPORTS}/{export_id}/download", headers, 302),
+            ("GET", f"{EXPORTS}?per_page=0", headers, 422),
+            ("DELETE", f"{EXPORTS}/{export_id}", headers, 202),
+            ("GET", f"{EXPORTS}/{export_id}/download", headers, 410),
+            ("GET", "/public-api/v1/contacts", headers, 422),
+            ("GET", "/public-api/v1/contacts/1", headers, 404),
+            ("GET", f"{EXPORTS}/1", no_scope, 403),
+        ]
+        for method, path, caller, status in calls:
+            response = await api.client.request(method, path, headers=caller, allow_redirects=False)
+            assert response.status == status, path
+            left, limit = (int(response.headers[f"X-RateLimit-{name}"]) for name in ("Remaining", "Limit"))
+            name, _, rest = response.headers["RateLimit"].partition(";")
+            assert rest.partition(";")[0] == f"r={left}"
+            assert response.headers["RateLimit-Policy"] == f"{name};q={limit};w=60"
 
 
 async def test_the_checks_run_in_the_order_of_the_contract(database_url: str, tmp_path: Path) -> None:
@@ -351,6 +386,23 @@ async def test_a_failed_export_is_200_with_a_message_and_a_code(api: Site) -> No
     assert body["message"] == "The file storage is full."
     assert "secret" not in await response.text()
     assert "Retry-After" not in response.headers
+
+
+async def test_the_error_codes_are_those_of_the_contract_and_the_database_accepts_no_other(api: Site) -> None:
+    kinds = [*ExportFailure.__subclasses__()]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    contract = {
+        *("source_unavailable", "source_data", "storage_unavailable", "storage_refused", "storage_full"),
+        *("too_large", "timed_out", "worker_lost", "internal"),
+    }
+    assert {kind.code for kind in kinds} == contract
+    async with api.database.connection() as connection:
+        check = await connection.fetchval(
+            "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'export_jobs_error_code_check'"
+        )
+    assert set(re.findall(r"'(\w+)'", check)) == contract
+    assert all(f"`{code}`" in docs.text_of("docs/consuming.md") for code in contract)
 
 
 async def test_cancelled_and_expired_exports_have_no_link(api: Site) -> None:

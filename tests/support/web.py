@@ -93,6 +93,11 @@ class Site:
     async def complete(self, data: bytes) -> Claim:
         """Claim and complete the queued export, with a file that contains `data`."""
         claim = await self.claim()
+        await self.complete_claimed(claim, data)
+        return claim
+
+    async def complete_claimed(self, claim: Claim, data: bytes) -> None:
+        """Complete a claimed export, with a file that contains `data`."""
         async with self.store.upload(claim.object_name, part_size=len(data), filename="", metadata={}) as upload:
             await upload.put_part(1, [data])
             await upload.complete()
@@ -102,7 +107,6 @@ class Site:
         # Not inside the assert: the call must run under `python -OO` too.
         completed = await self.claims.complete(claim, file, snapshot_at=at, complete_until=None, file_lifetime=lifetime)
         assert completed
-        return claim
 
     async def send(self, head: str | bytes, body: bytes = b"") -> RawResponse:
         """Send bytes that no client library would send, and read until the server closes the connection."""

@@ -49,6 +49,8 @@ def test_the_defaults_without_any_variable(monkeypatch: pytest.MonkeyPatch) -> N
     assert (settings.database_url, settings.storage_url) == (None, None)
     assert settings.state_dir == Path("/home/alice/.local/state/contact-exports")
     assert (settings.rate_limit_create, settings.rate_limit_status) == ("5/minute", "30/minute")
+    assert (settings.rate_limit_contacts, settings.rate_limit_contact) == ("15/minute", "30/minute")
+    assert (settings.rate_limit_other, settings.max_range_days) == ("30/minute", None)
     assert (settings.link_seconds, settings.grace_seconds, settings.part_size) == (900, 8, 8 * 1024 * 1024)
 
 

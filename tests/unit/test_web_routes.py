@@ -43,6 +43,11 @@ def test_the_route_for_files_exists_only_if_files_are_in_a_directory() -> None:
     assert built(open) - built(None) == {("GET", "/files/{object_name}"), ("HEAD", "/files/{object_name}")}
 
 
+def test_every_call_that_needs_a_key_is_below_the_base_path_and_no_other_is() -> None:
+    for route in ROUTES:
+        assert route.path.startswith("/public-api/v1/contacts") == (route.scope is not None)
+
+
 def test_every_declared_type_has_a_json_schema() -> None:
     for declared in declared_types():
         assert TypeAdapter(declared).json_schema()
