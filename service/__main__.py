@@ -8,6 +8,7 @@ from service.commands.keys import keys
 from service.commands.seed import seed
 from service.commands.spaces import spaces
 from service.commands.storage import storage
+from service.commands.webhooks import webhooks
 from service.demo import demo
 
 
@@ -28,6 +29,7 @@ for each in (
     spaces,
     keys,
     exports,
+    webhooks,
     storage,
     seed,
     demo,

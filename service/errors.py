@@ -177,6 +177,20 @@ class SpaceNotFound(ServiceError):
     message = "There is no such Space."
 
 
+class WebhookEndpointNotFound(ServiceError):
+    """A command named a Space that has no webhook endpoint."""
+
+    code = "webhook_endpoint_not_found"
+    message = "This Space has no webhook endpoint."
+
+
+class WebhookAddressRefused(ServiceError):
+    """A webhook must not be sent to this address; the message gives the rule and never the address."""
+
+    code = "webhook_address_refused"
+    message = "The address of the webhook is not allowed."
+
+
 class UnknownTimezone(ServiceError):
     """The timezone database of this machine has no such name; `timezone` is that name."""
 

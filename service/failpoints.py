@@ -28,6 +28,8 @@ POINTS = frozenset(
     # renewals and periodic tasks
     | {"before_renew", "renew_sent", "renewed", "rescued", "clean_aborted", "clean_deleted", "cleaned"}
     | {"expired", "file_deleted", "file_deletion_recorded"}
+    # webhooks
+    | {"webhook_claim_sent", "webhook_claimed", "webhook_sending", "webhook_responded", "webhook_result_sent"}
     # requests and shutdown
     | {"insert_committed", "shutdown_asked", "shutdown_handing_back"}
 )

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from service import database_urls
 from service.web.rate_limits import parse_limit
+from service.webhooks.allowed import parse_hosts, parse_networks
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 _SECRET_BYTES = 32
@@ -90,6 +91,25 @@ def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _allowed_hosts(value: str) -> str:
+    parse_hosts(value)
+    return value
+
+
+def _allowed_networks(value: str) -> str:
+    parse_networks(value)
+    return value
+
+
+def _proxy_url(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    parts = _split(text)
+    _http_url(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    if parts.path.strip("/"):
+        raise ValueError("must have no path")
+    return SecretStr(text.rstrip("/"))
+
+
 def _limit(value: str) -> str:
     parse_limit(value)
     return value
@@ -114,4 +134,8 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 StorageUrl = Annotated[str, AfterValidator(_storage_url)]
 RateLimitStorageUrl = Annotated[SecretStr, AfterValidator(_rate_limit_storage_url)]
 LinkSecret = Annotated[SecretStr, AfterValidator(_link_secret)]
+AllowedHosts = Annotated[str, AfterValidator(_allowed_hosts)]
+AllowedNetworks = Annotated[str, AfterValidator(_allowed_networks)]
+ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
+"""The address of an HTTP proxy, with a user name and password if it needs them."""
 Origins = Annotated[str, AfterValidator(_origins)]

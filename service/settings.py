@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service import failpoints
+from service import failpoints, setting_types
 from service.secret_files import read_secret_files
 from service.setting_types import (
     LONGEST,
@@ -25,7 +25,6 @@ from service.storage import MINIMUM_PART_SIZE
 T = TypeVar("T")
 MIB = 1024 * 1024
 _SMALLEST_PART_OF_TESTS = 16 * 1024
-_SECRETS = ("database_url", "database_direct_url", "contacts_database_url", "link_secret", "rate_limit_storage_url")
 
 
 class SettingsError(Exception):
@@ -132,7 +131,9 @@ class Settings(BaseSettings):
     space_slots: int = Field(2, ge=1, le=64, description="Exports of one Space that run concurrently, over all processes.")
     max_attempts: int = Field(5, ge=1, le=100, description="Number of attempts after which an export fails.")
     retry_seconds: Seconds = Field(5, description="Delay before the first retry. Doubles with each retry, up to 15 minutes.")
-    lease_seconds: Seconds = Field(30, description="Lease duration of a running export. Renewed every quarter of it.")
+    lease_seconds: Seconds = Field(
+        30, description="Lease of a running export, renewed every quarter of it. For a webhook its timeout is added."
+    )
     poll_seconds: Seconds = Field(5, description="How often an idle process polls for jobs that other processes queued.")
     sweep_seconds: Seconds = Field(
         10, description="How often each process checks for expired leases and deletes their leftovers."
@@ -162,6 +163,22 @@ class Settings(BaseSettings):
         le=LONGEST,
         allow_inf_nan=False,
         description="How long running exports continue after SIGTERM. Then they are handed back to the queue.",
+    )
+
+    webhook_slots: int = Field(
+        32, ge=0, le=1000, description="Webhooks that this process sends at once. With 0 it sends none."
+    )
+    webhook_timeout_seconds: Seconds = Field(15, le=60, description="Longest wait for the response to a webhook.")
+    webhook_allow_hosts: setting_types.AllowedHosts | None = Field(
+        None, description="Hosts (`host` or `host:port`, comma-separated) that webhooks may reach at any address and port."
+    )
+    webhook_allow_networks: setting_types.AllowedNetworks | None = Field(
+        None, description="Networks (such as 10.1.0.0/16, comma-separated) that webhooks may reach at any port."
+    )
+    webhook_ca_file: Path | None = Field(None, description="Further certificate authorities (PEM) that webhooks trust.")
+    webhook_proxy: setting_types.ProxyUrl | None = Field(
+        None,
+        description="HTTP proxy of webhooks, http://[user:password@]host:port. It must restrict which addresses they reach.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
@@ -213,7 +230,8 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
-    secrets, errors = read_secret_files(_SECRETS)
+    secret_names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
+    secrets, errors = read_secret_files(secret_names)
     settings = None
     try:
         settings = Settings(**secrets)

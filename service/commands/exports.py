@@ -10,6 +10,7 @@ from service.errors import ServiceError
 from service.model import ExportStatus
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.overview import Overview
+from service.postgres.webhook_deliveries import WebhookDeliveries
 
 
 @click.group()
@@ -33,7 +34,7 @@ async def exports_list(space_id: int | None, status: str | None, limit: int) -> 
 @click.argument("export_id", type=ID)
 @command
 async def exports_show(export_id: int) -> None:
-    """Show all fields of an export and of its attempts."""
+    """Show all fields of an export and of its attempts, and its webhooks."""
     async with database() as opened:
         overview = Overview(opened)
         row = await overview.one(export_id)
@@ -43,6 +44,9 @@ async def exports_show(export_id: int) -> None:
         for attempt in await overview.attempts(export_id):
             click.echo()
             _print_fields(attempt)
+        for delivery in await WebhookDeliveries(opened).of_export(export_id):
+            click.echo()
+            _print_fields(delivery)
 
 
 @exports.command("cancel")

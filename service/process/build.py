@@ -24,6 +24,7 @@ from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
+from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
@@ -38,6 +39,7 @@ _LIST_UPLOADS_EVERY = timedelta(minutes=10)
 _LIST_OBJECTS_EVERY = timedelta(days=1)
 _FORGET_EVERY = timedelta(minutes=10)
 _PRUNE_EVERY = timedelta(minutes=1)
+_END_WEBHOOKS_EVERY = timedelta(minutes=1)
 _POLL_FOR_WAITERS_EVERY = timedelta(seconds=1)
 _GRACE_LEASES = 2
 """Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
@@ -138,6 +140,7 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, wa
         PeriodicTask("orphans", leftovers.delete_orphans, _LIST_OBJECTS_EVERY),
         PeriodicTask("waiters", waiters.poll, _POLL_FOR_WAITERS_EVERY),
         PeriodicTask("forget", retention.forget, _FORGET_EVERY),
+        PeriodicTask("webhooks", WebhookDeliveries(resources.database).end_without_endpoint, _END_WEBHOOKS_EVERY),
         PeriodicTask("idempotency_keys", ExportJobs(resources.database).prune_idempotency_keys, _PRUNE_EVERY),
         PeriodicTask("rate_limits", resources.rate_limit_windows.prune, _PRUNE_EVERY),
     ]

@@ -21,8 +21,10 @@ from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
 from service.process.startup import Startup
+from service.process.webhooks import build_deliverer
 from service.settings import Settings
 from service.web.server import listen
+from service.webhooks.deliverer import Deliverer
 
 _RECORD_TIMEOUT = timedelta(seconds=15)
 """Longest that handing back may take after the grace period: abort uploads, write rows. Then the leases expire."""
@@ -61,6 +63,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         )
         waiters = Waiters(ExportJobs(resources.database), resources.priority)
         runner = build_runner(resources, settings, waiters)
+        deliverer = build_deliverer(resources, settings)
         health = Health(resources.database, resources.contacts, resources.store, startup, lambda: runner.stuck)
         app = build_web_app(resources, settings, startup=startup, health=health, runner=runner, waiters=waiters)
         connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
@@ -68,17 +71,18 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         with waiters.listening():
             async with serving as address, _watch_loop_lag(runner):
                 on_listening(address)
-                working = asyncio.create_task(_work(resources, startup, runner))
+                working = asyncio.create_task(_work(resources, startup, runner, deliverer))
                 stopping = asyncio.create_task(stop.asked.wait())
                 await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 stopping.cancel()
                 health.stop()
                 waiters.stop()
-                await _shut_down(working, runner, stop, timedelta(seconds=settings.grace_seconds))
+                grace = timedelta(seconds=settings.grace_seconds)
+                await _shut_down(working, runner, deliverer, stop, grace=grace)
 
 
-async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
-    """Start up, then run exports until the runner is stopped. The store is probed meanwhile, which may take a minute."""
+async def _work(resources: Resources, startup: Startup, runner: Runner, deliverer: Deliverer) -> None:
+    """Start up, then run exports and send webhooks until stopped. Meanwhile the store is probed, which may take a minute."""
     await startup.schema()
     if resources.local_store is not None:
         with contextlib.suppress(ExportFailure):  # the probe reports it
@@ -87,6 +91,7 @@ async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
     startup.finish()
     log.info("started")
     running = asyncio.create_task(runner.run())
+    delivering = asyncio.create_task(deliverer.run())
     probing = asyncio.create_task(startup.store())
     checking = None if reachable else asyncio.create_task(startup.contacts_later())
     try:
@@ -95,27 +100,32 @@ async def _work(resources: Resources, startup: Startup, runner: Runner) -> None:
             if checking.done():
                 checking.result()
         await running
+        await delivering
     finally:
-        tasks = [task for task in (running, probing, checking) if task is not None]
+        tasks = [task for task in (running, delivering, probing, checking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _shut_down(working: asyncio.Task[None], runner: Runner, stop: Stop, grace: timedelta) -> None:
-    """Let running exports continue for the grace period, then hand them back. Raises the error that ended the work early."""
+async def _shut_down(
+    working: asyncio.Task[None], runner: Runner, deliverer: Deliverer, stop: Stop, *, grace: timedelta
+) -> None:
+    """Let exports and webhooks continue for the grace period, then hand them back. Raises the error that ended the work."""
     runner.stop()
+    deliverer.stop()
     if not runner.started:
         working.cancel()
     elif not working.done():
-        log.info("stopping", running=runner.running)
+        log.info("stopping", running=runner.running, webhooks=deliverer.running)
         await failpoint("shutdown_asked")
         hurry = asyncio.create_task(stop.repeated.wait())
-        patience = grace.total_seconds() if runner.running else 0
+        patience = grace.total_seconds() if runner.running or deliverer.running else 0
         await asyncio.wait({working, hurry}, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         await failpoint("shutdown_handing_back")
         runner.hand_back()
+        deliverer.hand_back()
         await asyncio.wait({working}, timeout=_RECORD_TIMEOUT.total_seconds())
         working.cancel()
     with contextlib.suppress(asyncio.CancelledError):

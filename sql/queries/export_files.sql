@@ -21,10 +21,12 @@ SELECT id AS export_id, object_name FROM export_jobs
 UPDATE export_jobs SET file_deleted_at = now() WHERE id = $1 AND status = 'expired' AND file_deleted_at IS NULL;
 
 -- name: forget_exports
--- Delete rows of exports that ended more than $1 ago, once the store has neither their file nor leftovers of their attempts.
+-- Delete rows of exports that ended more than $1 ago, once the store has neither their file nor leftovers of their attempts, and
+-- no webhook of theirs waits.
 DELETE FROM export_jobs WHERE id IN (
   SELECT j.id FROM export_jobs j
    WHERE j.finished_at < now() - $1::interval AND (j.status IN ('failed', 'cancelled') OR j.file_deleted_at IS NOT NULL)
      AND NOT EXISTS (SELECT FROM export_attempts a WHERE a.job_id = j.id AND a.cleaned_at IS NULL)
+     AND NOT EXISTS (SELECT FROM webhook_deliveries w WHERE w.export_id = j.id AND w.outcome IS NULL)
    ORDER BY j.finished_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING id;

@@ -23,6 +23,7 @@ from tests.support.shell import shell
 from tests.support.waiting import until, until_ended, until_row
 
 README, OPERATING, CONSUMING, ADOPTING = "README.md", "docs/operating.md", "docs/consuming.md", "docs/adopting.md"
+WEBHOOKS = "docs/webhooks.md"
 _NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
 _TOO_HEAVY = "its library is too heavy for the ordinary run; tried by hand with the version that the page names"
 _RUN_BY: dict[tuple[str, str], str] = {
@@ -52,6 +53,10 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "SELECT"): "test_the_recipe_runs",
     (OPERATING, "--"): "test_the_recipe_runs",
     (ADOPTING, "CREATE"): "test_contacts_of_an_existing_schema_are_exported_through_the_views",
+    (WEBHOOKS, "contact-exports webhooks"): "tests/e2e/test_webhooks.py",
+    (WEBHOOKS, "from standardwebhooks"): "tests/e2e/test_webhooks.py",
+    (WEBHOOKS, "SELECT"): "test_the_recipe_runs",
+    (WEBHOOKS, "--"): "test_the_recipe_runs",
     ("docs/performance.md", "./run bench\n"): "tests/e2e/test_bench.py",
     ("docs/reliability.md", "./run chaos"): "tests/faults/test_chaos.py",
     ("docs/reliability.md", "./run mutants\n"): ".ci/run",
@@ -148,7 +153,9 @@ async def connection(database_url: str) -> asyncpg.Connection:
     return await asyncpg.connect(database_url)
 
 
-@pytest.mark.parametrize("recipe", [text for _, text in docs.blocks("sql", OPERATING) if "GRANT" not in text])
+@pytest.mark.parametrize(
+    "recipe", [text for page in (OPERATING, WEBHOOKS) for _, text in docs.blocks("sql", page) if "GRANT" not in text]
+)
 async def test_the_recipe_runs(recipe: str, database_url: str, connection: asyncpg.Connection) -> None:
     await tenant(database_url)
     await connection.execute(recipe)

@@ -36,6 +36,11 @@ def every_event(claim: Claim) -> list[events.Event]:
         events.ExportHandedBack(claim),
         events.AttemptCancelled(claim),
         events.ClaimLost(claim),
+        events.WebhookDelivered("msg_1", 1, 2, "contact.export.completed", 1, 200, 0.1),
+        events.WebhookFailed("msg_1", 1, 2, "contact.export.completed", 1, "503 Service Unavailable"),
+        events.WebhookGivenUp("msg_1", 1, 2, "contact.export.completed", 10, "503 Service Unavailable"),
+        events.WebhookEndpointDisabled("msg_1", 1, 2, "contact.export.completed", 1, "410 Gone"),
+        events.WebhookClaimLost("msg_1", 1),
     ]
 
 
@@ -47,7 +52,7 @@ def is_event(value: object) -> bool:
 def test_every_event_is_logged_once_under_its_own_name_with_plain_values() -> None:
     claim = claim_on()
     emitted = every_event(claim)
-    bases = {events.Event, events.AttemptEvent}
+    bases = {events.Event, events.AttemptEvent, events.WebhookEvent}
     assert {type(event) for event in emitted} == {each for each in vars(events).values() if is_event(each)} - bases
     for event in emitted:
         with structlog.testing.capture_logs() as logged:

@@ -17,7 +17,10 @@ from service.web.rate_limits import RateLimitBucket
 DATABASE = "postgresql://alice:pass-of-alice@db.test/contacts"
 GOOD = {"DATABASE_URL": DATABASE, "STORAGE_URL": "file:///var/lib/exports"}
 LINK_SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdeffedcba9876543210"
-SECRETS = ["DATABASE_URL", "DATABASE_DIRECT_URL", "CONTACTS_DATABASE_URL", "LINK_SECRET", "RATE_LIMIT_STORAGE_URL"]
+SECRETS = [
+    *("DATABASE_URL", "DATABASE_DIRECT_URL", "CONTACTS_DATABASE_URL"),
+    *("LINK_SECRET", "RATE_LIMIT_STORAGE_URL", "WEBHOOK_PROXY"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +153,13 @@ def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monke
         ("LEASE_SECONDS", "hunter2"),
         ("RATE_LIMIT_STORAGE_URL", "async+mongodb://alice:hunter2@db.test"),
         ("RATE_LIMIT_CREATE", "5/hunter2"),
+        ("WEBHOOK_PROXY", "http://alice:hunter2@proxy.test:x"),
+        ("WEBHOOK_PROXY", "http://alice:hunter2@proxy.test/path"),
+        ("WEBHOOK_PROXY", "socks5://alice:hunter2@proxy.test"),
+        ("WEBHOOK_ALLOW_HOSTS", "https://hunter2"),
+        ("WEBHOOK_ALLOW_HOSTS", "hunter2:99999"),
+        ("WEBHOOK_ALLOW_NETWORKS", "hunter2"),
+        ("WEBHOOK_ALLOW_NETWORKS", "10.1.0.1/16"),
         ("PART_SIZE", "8 hunter2"),
         ("LINK_SECRET_FILE", "/nowhere/hunter2"),
     ],
@@ -298,7 +308,11 @@ def test_the_state_directory_is_below_xdg_state_home_or_state_dir(monkeypatch: p
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_a_secret_can_be_read_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
-    values = {"LINK_SECRET": LINK_SECRET, "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test"}
+    values = {
+        "LINK_SECRET": LINK_SECRET,
+        "RATE_LIMIT_STORAGE_URL": "async+redis://:a@cache.test",
+        "WEBHOOK_PROXY": "http://alice:a@proxy.test:3128",
+    }
     value = values.get(name, DATABASE)
     (tmp_path / "secret").write_text(f"{value}\n")
     given(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})

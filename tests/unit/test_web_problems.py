@@ -18,6 +18,8 @@ INTERNAL_CODES = {
     "rate_limit_storage_unusable",
     "source_data",
     "space_not_found",
+    "webhook_endpoint_not_found",
+    "webhook_address_refused",
     "storage_full",
     "timed_out",
     "too_large",
