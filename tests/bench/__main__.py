@@ -14,7 +14,20 @@ from click.decorators import FC
 from service import logs
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres
-from tests.bench import comparison, latency, memory, narrow, object_store, queueing, replicas, report, stages, table, waiting
+from tests.bench import (
+    comparison,
+    latency,
+    memory,
+    narrow,
+    object_store,
+    queueing,
+    replicas,
+    report,
+    stages,
+    table,
+    waiting,
+    webhooks,
+)
 from tests.bench.bench import Bench, Figures, Plan
 from tests.bench.contents import WrongFile
 from tests.bench.dataset import PARAMETERS
@@ -30,6 +43,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Figures]]] = {
     "latency": latency.measure,
     "queue": queueing.measure,
     "waiting": waiting.measure,
+    "webhooks": webhooks.measure,
     "narrow": narrow.measure,
     "replicas": replicas.measure,
 }

@@ -1,9 +1,10 @@
 """The parts that every measurement needs: the server, a directory, the sizes, and a way to report progress."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from service.embedded.postgres import EmbeddedPostgres
@@ -54,11 +55,13 @@ class Bench:
         return self._opened[size]
 
     @asynccontextmanager
-    async def service(self, contacts: Contacts) -> AsyncIterator[Service]:
-        """Run the service on these contacts, with a directory as store."""
+    async def service(
+        self, contacts: Contacts, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Service]:
+        """Run the service on these contacts, with a directory as store and further settings."""
         files = self.directory / "files"
         async with (
             stores.directory_store(files) as store,
-            service(contacts.dsn, store.settings, self.server.pid, files=files) as running,
+            service(contacts.dsn, {**store.settings, **settings}, self.server.pid, files=files) as running,
         ):
             yield running

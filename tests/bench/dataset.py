@@ -90,7 +90,9 @@ async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
     dsn = server.dsn(size.database)
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.execute("TRUNCATE export_jobs, export_attempts, idempotency_keys, api_keys, rate_limit_windows")
+        await connection.execute(
+            "TRUNCATE export_jobs, export_attempts, webhook_deliveries, idempotency_keys, api_keys, rate_limit_windows"
+        )
         await connection.execute("DELETE FROM spaces WHERE id > $1", 1 + OTHER_SPACES)
         await connection.execute("CHECKPOINT")
     finally:

@@ -19,7 +19,7 @@ def show(result: Figures) -> None:
     console.print(f"[bold]{result['machine']}[/]\ncommit {result['commit']}, {result['date']}")
     for tool in result["missing"]:
         console.print(f"[yellow]missing: {tool}[/]")
-    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _narrow, _replicas):
+    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks, _narrow, _replicas):
         for table in part(result):
             console.print(table)
     for name, plan in (result["narrow_range_ms"].get("plan") or {}).items():
@@ -107,6 +107,12 @@ def _waiting(result: Figures) -> Iterable[Table]:
     figures = result["waiting"]
     if figures["end_to_response_p95_ms"] is not None:
         yield _pairs("Clients that wait for the end of an export", figures)
+
+
+def _webhooks(result: Figures) -> Iterable[Table]:
+    figures = result["webhooks"]
+    if figures["without"]["export_cpu_s_median"] is not None:
+        yield from _by_workload("Exports without webhooks, and while 1,000 endpoints hang", figures)
 
 
 def _narrow(result: Figures) -> Iterable[Table]:

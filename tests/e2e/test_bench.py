@@ -30,6 +30,8 @@ KEYS = [
     "queue.create_to_claim_p95_ms",
     "queue.claim_ms_at_10000",
     "waiting.end_to_response_p95_ms",
+    *(f"webhooks.{side}.export_cpu_s_{which}" for side in ("without", "hanging") for which in ("min", "median", "max")),
+    *(f"webhooks.{side}.create_to_claim_p95_ms_{which}" for side in ("without", "hanging") for which in ("min", "max")),
     "narrow_range_ms.small_table",
     "narrow_range_ms.large_table",
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),
