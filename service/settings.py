@@ -131,9 +131,7 @@ class Settings(BaseSettings):
     space_slots: int = Field(2, ge=1, le=64, description="Exports of one Space that run concurrently, over all processes.")
     max_attempts: int = Field(5, ge=1, le=100, description="Number of attempts after which an export fails.")
     retry_seconds: Seconds = Field(5, description="Delay before the first retry. Doubles with each retry, up to 15 minutes.")
-    lease_seconds: Seconds = Field(
-        30, description="Lease of a running export, renewed every quarter of it. For a webhook its timeout is added."
-    )
+    lease_seconds: Seconds = Field(30, description="Lease duration of a running export. Renewed every quarter of it.")
     poll_seconds: Seconds = Field(5, description="How often an idle process polls for jobs that other processes queued.")
     sweep_seconds: Seconds = Field(
         10, description="How often each process checks for expired leases and deletes their leftovers."
@@ -230,8 +228,8 @@ class Settings(BaseSettings):
 
 def load() -> Settings:
     """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
-    secret_names = [name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)]
-    secrets, errors = read_secret_files(secret_names)
+    fields = Settings.model_fields.items()
+    secrets, errors = read_secret_files(name for name, field in fields if "SecretStr" in str(field.annotation))
     settings = None
     try:
         settings = Settings(**secrets)

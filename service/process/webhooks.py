@@ -40,5 +40,9 @@ def build_deliverer(resources: Resources, settings: Settings) -> Deliverer:
     return Deliverer(
         WebhookDeliveries(resources.database),
         build_sender(settings),
-        DelivererOptions(settings.webhook_slots, poll=timedelta(seconds=settings.poll_seconds)),
+        DelivererOptions(
+            settings.webhook_slots,
+            poll=timedelta(seconds=settings.poll_seconds),
+            margin=timedelta(seconds=settings.lease_seconds),
+        ),
     )

@@ -21,8 +21,6 @@ from service.webhooks.schedule import DISABLE_AFTER, pause_after
 from service.webhooks.sending import OutOfResources, Response, Sender
 from service.webhooks.signing import signed_headers
 
-_BEYOND_DEADLINE = timedelta(seconds=30)
-"""How much longer than a request a lease lasts: for the claim, the record and its repetitions."""
 _RECORD_PAUSE = 1.0
 _RESOURCE_PAUSE = 5.0
 _POLL_SPREAD = 0.2
@@ -41,6 +39,8 @@ class DelivererOptions:
     slots: int
     poll: timedelta
     """Pause between two polls for deliveries that other processes wrote or that became due."""
+    margin: timedelta
+    """How much longer than a request a lease lasts: for the claim, the record and its repetitions."""
 
     @property
     def failing_slots(self) -> int:
@@ -55,7 +55,7 @@ class Deliverer:
         self._deliveries = deliveries
         self._sender = sender
         self._options = options
-        self._lease = timedelta(seconds=sender.seconds) + _BEYOND_DEADLINE
+        self._lease = timedelta(seconds=sender.seconds) + options.margin
         self._in_flight: dict[asyncio.Task[None], ClaimedDelivery] = {}
         self._interruptible: set[asyncio.Task[None]] = set()
         """Tasks that have no response yet. A response that was received is recorded, even at shutdown."""

@@ -22,6 +22,9 @@ _UNFINISHED = "SELECT count(*) FROM export_jobs WHERE status IN ('queued', 'proc
 
 _KICK = "SELECT kick_export(id) FROM export_jobs WHERE status = 'processing' ORDER BY random() LIMIT 1"
 
+_EXPIRE = "SELECT cancel_export(max(id)) FROM export_jobs WHERE status = 'completed'"
+"""Expires the latest export that completed: its webhook may not have been delivered yet."""
+
 
 class Actions:
     """The number next to each action is its relative frequency; `weights` replaces some of these numbers."""
@@ -46,6 +49,7 @@ class Actions:
             "poll": (12, self._poll),
             "cancel": (8, self._cancel),
             "kick": (3, self._kick),
+            "expire": (2, self._expire),
             "kill": (6, self._kill),
             "stop": (9, self._stop),
             "end": (5, self._end),
@@ -82,6 +86,10 @@ class Actions:
     async def _kick(self) -> None:
         async with self._world.connection() as session:
             await session.execute(_KICK)
+
+    async def _expire(self) -> None:
+        async with self._world.connection() as session:
+            await session.execute(_EXPIRE)
 
     async def _kill(self) -> None:
         if replica := self._replicas.any():

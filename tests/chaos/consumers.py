@@ -59,7 +59,7 @@ class Consumers:
         self._replicas = replicas
         self._findings = findings
         self._rng = rng
-        self._spaces = spaces
+        self.spaces = spaces
         self._session = aiohttp.ClientSession(timeout=_TIMEOUT, auto_decompress=False)
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -80,7 +80,7 @@ class Consumers:
             "include_all_emails": self._rng.randint(0, 1),
         }
         key = f"a key for wish {number}" if keyed else None
-        wish = Wish(f"wish-{number}", space or self._rng.choice(self._spaces.asking), body, key)
+        wish = Wish(f"wish-{number}", space or self._rng.choice(self.spaces.asking), body, key)
         self.wishes.append(wish)
         self.start(self._ask(wish))
         return wish

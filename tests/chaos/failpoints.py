@@ -14,7 +14,9 @@ _LAST_STEPS = ("upload_completed", "before_outcome", "outcome_committed")
 _OFTEN = (
     *("before_claim", "batch_read", "part_sending", "part_stored", "before_renew", "renew_sent", "renewed"),
     *("rescued", "clean_aborted", "clean_deleted", "cleaned", "expired", "file_deleted", "file_deletion_recorded"),
+    "webhook_claim_sent",
 )
+_WEBHOOK = ("webhook_claimed", "webhook_sending", "webhook_responded", "webhook_result_sent")
 _ENDS = ("insert_committed", "shutdown_asked", "shutdown_handing_back")
 
 
@@ -29,9 +31,11 @@ def specification(rng: random.Random, focus: Sequence[str] = ()) -> str:
         (_LAST_STEPS, 0.02, 0.06),
         (_OFTEN, 0.0006, 0.002),
         (_ENDS, 0.02, 0.02),
+        (_WEBHOOK, 0.004, 0.01),
     ):
         for name in names:
             seconds = rng.uniform(0.5, 2.5) * LEASE_SECONDS
             rules += [f"{name}:kill@{kill}", f"{name}:stall({seconds:.1f})@{stall}"]
+    rules += ["webhook_claim_sent:raise@0.005", "webhook_result_sent:raise@0.1"]
     rules += ["outcome_committed:raise@0.2", "claim_sent:raise@0.02", "renew_sent:raise@0.01", "insert_committed:raise@0.1"]
     return ",".join(rules)

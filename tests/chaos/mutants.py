@@ -27,6 +27,10 @@ _FOCUS = {
     "delete_when_the_finish_errors": Focus(),
     "one_object_name": Focus(("upload_completed:stall(3.5)@0.25",)),
     "renewal_without_the_claim": Focus(("before_renew:stall(3.5)@0.1",)),
+    # An export that expires while the webhook of its completion waits for a retry.
+    "webhooks_out_of_order": Focus(
+        actions={"ask": 60, "expire": 60, "kill": 2, "stop": 2, "end": 2, "terminate_backends": 2}
+    ),
 }
 """Raises the frequency of the failures that trigger each bug, so that 60 seconds suffice."""
 _HARM = {
@@ -34,6 +38,7 @@ _HARM = {
     "delete_when_the_finish_errors": ("I4", "I6", "I9"),
     "one_object_name": ("I4", "I6", "I9", "I11"),
     "renewal_without_the_claim": ("I8",),
+    "webhooks_out_of_order": ("I18",),
 }
 """The invariants that each bug violates. A run that violates only others has not found the bug."""
 MUTANTS = tuple(_FOCUS)

@@ -21,6 +21,7 @@ _END_SECONDS = 90.0
 _CRASHES = (
     *("claim_crashed", "attempt_crashed", "attempt_not_recorded"),
     *("outcome_refused", "loop_step_failed", "request_failed"),
+    *("webhook_claim_crashed", "webhook_not_recorded"),
 )
 
 

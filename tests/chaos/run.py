@@ -19,11 +19,12 @@ from tests.chaos.actions import Actions
 from tests.chaos.consumers import Consumers
 from tests.chaos.findings import Findings
 from tests.chaos.focus import NOWHERE, Focus
+from tests.chaos.hooks import Hooks, hooks
 from tests.chaos.invariants import Invariants
 from tests.chaos.leftovers import Leftovers
 from tests.chaos.replicas import Replicas, replicas
 from tests.chaos.sampling import Sampling
-from tests.chaos.spaces import Spaces, make_spaces
+from tests.chaos.spaces import make_spaces
 from tests.chaos.world import EXPORT_SLOTS, LEASE_SECONDS, SWEEP_SECONDS, World, world
 from tests.chaos.writers import WRITERS, Writer
 
@@ -34,6 +35,7 @@ _EVIDENCE = {
     "jobs": "SELECT * FROM export_jobs ORDER BY id",
     "attempts": "SELECT * FROM export_attempts ORDER BY started_at",
     "history": "SELECT * FROM chaos.history ORDER BY n",
+    "webhooks": "SELECT * FROM webhook_deliveries ORDER BY id",
     "sessions": "SELECT * FROM pg_stat_activity WHERE datname = current_database()",
 }
 
@@ -79,17 +81,19 @@ class Run:
     async def _in(self, made: World) -> None:
         rng = random.Random(self._plan.seed)
         # Each part has its own generator, so that the speed of one does not change the others.
-        seeds = [random.Random(rng.random()) for _ in range(4 + WRITERS)]
+        seeds = [random.Random(rng.random()) for _ in range(5 + WRITERS)]
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(made.connection())
             spaces = await make_spaces(session, made.url)
             live = spaces.live.space_id
-            writers = [Writer(made, seeds[4 + n], n + 1, live) for n in range(WRITERS)]
+            writers = [Writer(made, seeds[5 + n], n + 1, live) for n in range(WRITERS)]
             await asyncio.gather(*(writer.begun() for writer in writers))
             processes = await stack.enter_async_context(
                 replicas(made, self.findings, seeds[0], self._plan.replicas, self._plan.focus.failpoints)
             )
             await processes.all_ready()
+            received = await stack.enter_async_context(hooks(made, self.findings, seeds[4]))
+            await received.set_endpoints(session, [*spaces.still, spaces.live, spaces.quiet])
             consumers = Consumers(processes, self.findings, seeds[1], spaces)
             stack.push_async_callback(consumers.close)
             sampling = Sampling(made, self.findings)
@@ -100,7 +104,7 @@ class Run:
             actions = Actions(made, self.findings, seeds[3], processes, consumers, weights=self._plan.focus.actions)
             await actions.run(self._enough)
             if not self._stopped:
-                await self._heal(made, spaces, processes, consumers, writers, sampling)
+                await self._heal(made, processes, consumers, writers, sampling, received)
             async with made.connection() as last:
                 await self._evidence(made, last)
 
@@ -114,20 +118,21 @@ class Run:
     async def _heal(
         self,
         made: World,
-        spaces: Spaces,
         processes: Replicas,
         consumers: Consumers,
         writers: list[Writer],
         sampling: Sampling,
+        received: Hooks,
     ) -> None:
         self._say(f"faults stopped; {len(self.findings.violations)} violations so far")
         made.faults.heal()
+        received.heal()
         async with made.connection() as session:
             queued = await session.fetchval("SELECT count(*) FROM export_jobs WHERE status IN ('queued', 'processing')")
             self.findings.figures["backlog"] = queued
             await processes.heal()
             started = time.monotonic()
-            quiet = consumers.ask(spaces.quiet)
+            quiet = consumers.ask(consumers.spaces.quiet)
             await consumers.finished()
             await self._drain(session, queued, started)
             self._say(f"all exports ended after {self.findings.figures['drain_seconds']} s; checking")
@@ -137,7 +142,8 @@ class Run:
             await self._check_wait(session, quiet.export_id)
             leftovers = Leftovers(made, self.findings, session)
             await leftovers.check_store()
-            await Invariants(made, self.findings, session).check(consumers.wishes, spaces, writers)
+            await Invariants(made, self.findings, session).check(consumers.wishes, consumers.spaces, writers)
+            await received.check(session)
             await sampling.close()
             await sampling.oracle_violations(session)
             await sampling.published_files(session)

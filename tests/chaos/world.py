@@ -16,6 +16,7 @@ from service.embedded.postgres import EmbeddedPostgres, StopMode
 from service.storage import ObjectStore
 from service.storage.s3 import S3Settings, S3Store
 from tests.support.program import environment
+from tests.support.receiver import write_authority
 from tests.support.s3 import S3Access
 from tests.support.s3_faults import (
     S3Faults,
@@ -62,6 +63,8 @@ _SETTINGS = {
     "FETCH_TIMEOUT_SECONDS": "10",
     "RATE_LIMIT_CREATE": "100000/minute",
     "RATE_LIMIT_STATUS": "100000/minute",
+    "WEBHOOK_TIMEOUT_SECONDS": "1",
+    "WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
     "ALLOW_FAILPOINTS": "1",
 }
 
@@ -92,6 +95,7 @@ class World:
             "S3_PUBLIC_ENDPOINT_URL": self.s3.endpoint_url,
             "S3_REGION": self.s3.region,
             "S3_ADDRESSING_STYLE": "path",
+            "WEBHOOK_CA_FILE": str(write_authority(self.directory / "ca.pem")),
             **credentials(self.s3),
         }
         return environment(settings | ({"FAILPOINTS": failpoints} if failpoints else {}))

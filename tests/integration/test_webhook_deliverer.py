@@ -10,7 +10,7 @@ import pytest
 
 from service.webhooks.deliverer import Deliverer, DelivererOptions
 from service.webhooks.sending import OutOfResources, Response, Sender
-from tests.support.outbox import EXPIRED, USUAL, Outbox, outbox, sender
+from tests.support.outbox import EXPIRED, MARGIN, USUAL, Outbox, outbox, sender
 from tests.support.receiver import Receiver, close, drip, hang, receiver, reset, status
 from tests.support.waiting import until, until_row
 
@@ -196,7 +196,7 @@ async def test_a_process_that_slept_through_its_lease_sends_nothing(
     box: Outbox, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await box.ended((await box.space(hooks.url))[0])
-    made = Deliverer(box.deliveries, sender(), DelivererOptions(1, poll=timedelta(seconds=1)))
+    made = Deliverer(box.deliveries, sender(), DelivererOptions(1, poll=timedelta(seconds=1), margin=MARGIN))
     (claimed,) = await box.claim()
     ends = 1000.0
     monkeypatch.setattr("service.webhooks.deliverer.boot_clock", lambda: ends)

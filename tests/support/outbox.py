@@ -25,6 +25,7 @@ CANCELLED, EXPIRED = "contact.export.cancelled", "contact.export.expired"
 USUAL = (COMPLETED, FAILED, CANCELLED)
 LOOPBACK = AllowList(networks=(ipaddress.ip_network("127.0.0.0/8"),))
 LEASE = timedelta(minutes=1)
+MARGIN = timedelta(seconds=30)
 
 
 def sender(
@@ -104,7 +105,9 @@ class Outbox:
     @asynccontextmanager
     async def delivering(self, by: Sender | None = None, *, slots: int = 8) -> AsyncIterator[Deliverer]:
         """Run a deliverer inside the block. At its end deliveries in flight are handed back."""
-        made = Deliverer(self.deliveries, by or sender(), DelivererOptions(slots, poll=timedelta(seconds=0.05)))
+        made = Deliverer(
+            self.deliveries, by or sender(), DelivererOptions(slots, poll=timedelta(seconds=0.05), margin=MARGIN)
+        )
         running = asyncio.create_task(made.run())
         try:
             yield made

@@ -110,12 +110,16 @@ def drip(head: bytes, *, seconds: float) -> Answer:
 
 @dataclass
 class Receiver:
-    """`answers` are used in order, then `usual`. `messages` has every request, whatever the answer was."""
+    """`answers` are used in order, then `usual`. `messages` has every request, whatever the answer was.
+
+    `choose` replaces both: it gets the message and returns the answer.
+    """
 
     port: int
     usual: Answer = field(default_factory=lambda: status(204))
     answers: list[Answer] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    choose: Callable[[Message], Answer] | None = None
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -135,11 +139,17 @@ class Receiver:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             with suppress(OSError, asyncio.IncompleteReadError):
-                self.messages.append(await _read(reader))
-                await (self.answers.pop(0) if self.answers else self.usual)(writer)
+                message = await _read(reader)
+                self.messages.append(message)
+                await self._answer(message)(writer)
         finally:
             self.in_flight -= 1
             writer.close()
+
+    def _answer(self, message: Message) -> Answer:
+        if self.choose is not None:
+            return self.choose(message)
+        return self.answers.pop(0) if self.answers else self.usual
 
 
 async def _read(reader: asyncio.StreamReader) -> Message:
