@@ -8,24 +8,14 @@ import orjson
 from service.commands.arguments import ID
 from service.commands.environment import EXIT_FAILED, command, database
 from service.errors import ServiceError, WebhookAddressRefused
-from service.model import ExportStatus
 from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.postgres.webhook_endpoints import WebhookEndpoints
 from service.process.webhooks import allow_list, build_sender
 from service.settings import load
 from service.web.bodies import render_time
+from service.webhooks.event_types import BY_DEFAULT, EVENT_TYPES
 from service.webhooks.signing import secret_text, signed_headers
 
-EVENTS = {
-    f"contact.export.{status}": default
-    for status, default in {
-        ExportStatus.COMPLETED: True,
-        ExportStatus.FAILED: True,
-        ExportStatus.CANCELLED: True,
-        ExportStatus.EXPIRED: False,
-    }.items()
-}
-"""The events, and whether an endpoint gets them by default."""
 _STATES = ("waiting", "delivered", "given_up", "endpoint_gone")
 SPACE = click.option("--space", "space_id", type=ID, required=True, metavar="ID", help="Space of the endpoint.")
 
@@ -42,7 +32,7 @@ def webhooks() -> None:
     "--event",
     "events",
     multiple=True,
-    type=click.Choice(list(EVENTS)),
+    type=click.Choice(EVENT_TYPES),
     help="Event to send; repeatable.  [default: all but expired]",
 )
 @command
@@ -52,9 +42,8 @@ async def webhooks_set(space_id: int, url: str, events: tuple[str, ...]) -> None
         allow_list(load()).check_url(url)
     except WebhookAddressRefused as error:
         raise click.BadParameter(error.message, param_hint="URL") from None
-    chosen = events or [event for event, default in EVENTS.items() if default]
     async with database() as opened:
-        secret = await WebhookEndpoints(opened).set(space_id, url, sorted(set(chosen)))
+        secret = await WebhookEndpoints(opened).set(space_id, url, sorted(set(events or BY_DEFAULT)))
     if secret is None:
         click.echo("the secret is unchanged", err=True)
     else:

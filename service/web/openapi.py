@@ -23,6 +23,7 @@ from service.web.contact_lines import ContactLine
 from service.web.declarations import JSON, Route
 from service.web.openapi_responses import Responses, media
 from service.web.openapi_schemas import Schemas
+from service.web.openapi_webhooks import WebhookBody, webhooks
 from service.web.problems import ErrorBody, ProblemBody
 from service.web.rate_limits import RateLimitBucket
 
@@ -31,10 +32,12 @@ Quotas = Mapping[RateLimitBucket, tuple[int, int]]
 _SECURITY = "apiKey"
 _PATTERN_IN_PATH = re.compile(r"\{(\w+):[^}]*\}")
 _PUBLIC_TAG = "service"
+_WEBHOOKS_TAG = "webhooks"
 _TAGS = {
     "exports": "Create exports, wait for them and cancel them.",
     "contacts": "Read contacts without an export.",
     _PUBLIC_TAG: "Calls that need no key.",
+    _WEBHOOKS_TAG: "Messages that the service sends to the endpoint of a Space.",
 }
 _DESCRIPTION = """\
 Exports the contacts of a Space to one gzipped NDJSON file, whose lines have the schema `ContactLine`.
@@ -55,7 +58,7 @@ def describe(table: Collection[Route], quotas: Quotas, *, base_path: str = "") -
 
     `quotas` has the calls and the seconds of each rate limit. `base_path` is the path of PUBLIC_URL, in front of all paths.
     """
-    declared = [ErrorBody, ProblemBody, ContactLine]
+    declared = [ErrorBody, ProblemBody, ContactLine, WebhookBody]
     for route in table:
         declared += filter(None, [route.body, *(response.body for response in route.responses.values())])
     schemas = Schemas(declared)
@@ -68,7 +71,8 @@ def describe(table: Collection[Route], quotas: Quotas, *, base_path: str = "") -
         openapi="3.1.1",
         info=Info(title="Contact exports", version=version("contact-exports"), description=_DESCRIPTION),
         servers=[Server(url=base_path or "/")],
-        tags=[Tag(name=name, description=text) for name, text in _TAGS.items() if name in tags],
+        tags=[Tag(name=name, description=text) for name, text in _TAGS.items() if name in tags | {_WEBHOOKS_TAG}],
+        webhooks=dict(webhooks(schemas)),
         paths={path: PathItem.model_validate(operations) for path, operations in paths.items()},
         components=Components(
             schemas=schemas.components(),

@@ -11,6 +11,7 @@ from service.failures import StorageUnavailable
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.webhook_endpoints import WebhookEndpoints
+from tests.support.documented import validator
 from tests.support.jobs import FILE, holding
 from tests.support.outbox import CANCELLED, COMPLETED, EXPIRED, FAILED, USUAL, Outbox, outbox
 
@@ -121,6 +122,7 @@ async def test_the_payload_is_thin(
     ended = job["finished_at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     done = status == "completed"
     payload = json.loads((await box.row(export_id))["payload"])
+    validator({"$ref": "#/components/schemas/WebhookBody"}).validate(payload)
     assert payload == {
         "type": f"contact.export.{status}",
         "timestamp": ended,

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from service.model import Extra
 from service.web import openapi_examples
 from service.web.contact_lines import ContactLine
 from service.web.routes import ROUTES
+from service.webhooks.event_types import EVENT_TYPES
+from service.webhooks.signing import signed_headers
 from tests.support import docs
 from tests.support.documented import document, operations, validator
 
+NOW = datetime.now(UTC)
 BY_ID = {operation["operationId"]: operation for operation in operations().values()}
 
 
@@ -95,6 +99,17 @@ def test_examples_belong_to_operations_and_fit_their_schemas() -> None:
 
 def test_every_body_of_a_request_has_an_example() -> None:
     assert set(openapi_examples.BODIES) == {route.operation_id for route in ROUTES if route.body}
+
+
+def test_every_event_is_a_webhook_whose_example_fits_its_schema() -> None:
+    webhooks = document()["webhooks"]
+    assert list(webhooks) == list(EVENT_TYPES)
+    for item in webhooks.values():
+        media = item["post"]["requestBody"]["content"]["application/json"]
+        for example in media.get("examples", {}).values():
+            validator(media["schema"]).validate(example["value"])
+        assert {entry["name"] for entry in item["post"]["parameters"]} == set(signed_headers("msg_1", NOW, b"", []))
+    assert "examples" in webhooks[EVENT_TYPES[0]]["post"]["requestBody"]["content"]["application/json"]
 
 
 def test_every_error_is_described_in_both_formats() -> None:
