@@ -175,8 +175,7 @@ class Settings(BaseSettings):
     )
     webhook_ca_file: Path | None = Field(None, description="Further certificate authorities (PEM) that webhooks trust.")
     webhook_proxy: setting_types.ProxyUrl | None = Field(
-        None,
-        description="HTTP proxy of webhooks, http://[user:password@]host:port. It must restrict which addresses they reach.",
+        None, description="HTTP proxy of webhooks, http://[user:password@]host:port. It must restrict where they go."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")

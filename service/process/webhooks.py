@@ -30,7 +30,7 @@ def build_sender(settings: Settings) -> Sender:
     return Sender(
         allow_list(settings),
         tls,
-        seconds=settings.webhook_timeout_seconds,
+        timeout=timedelta(seconds=settings.webhook_timeout_seconds),
         proxy=None if proxy is None else URL(proxy.get_secret_value()),
     )
 

@@ -21,8 +21,8 @@ from service.webhooks.schedule import DISABLE_AFTER, pause_after
 from service.webhooks.sending import OutOfResources, Response, Sender
 from service.webhooks.signing import signed_headers
 
-_RECORD_PAUSE = 1.0
-_RESOURCE_PAUSE = 5.0
+_RECORD_PAUSE = timedelta(seconds=1)
+_RESOURCE_PAUSE = timedelta(seconds=5)
 _POLL_SPREAD = 0.2
 _DATABASE_CALLS = 2
 """Results are recorded at most two at a time, so that requests find free connections."""
@@ -55,7 +55,7 @@ class Deliverer:
         self._deliveries = deliveries
         self._sender = sender
         self._options = options
-        self._lease = timedelta(seconds=sender.seconds) + options.margin
+        self._lease = sender.timeout + options.margin
         self._in_flight: dict[asyncio.Task[None], ClaimedDelivery] = {}
         self._interruptible: set[asyncio.Task[None]] = set()
         """Tasks that have no response yet. A response that was received is recorded, even at shutdown."""
@@ -153,7 +153,7 @@ class Deliverer:
     async def _deliver(self, claimed: ClaimedDelivery, *, sent: float) -> None:
         """Send and record one delivery. `sent` is the boot clock before the claim was sent."""
         ends = sent + self._lease.total_seconds()
-        if boot_clock() + self._sender.seconds > ends:
+        if boot_clock() + self._sender.timeout.total_seconds() > ends:
             # The process was stopped for so long that another one may send this delivery before the request would end.
             events.emit(events.WebhookClaimLost(claimed.webhook_id, claimed.export_id))
             return
@@ -164,7 +164,7 @@ class Deliverer:
             raise
         except OutOfResources:
             log.warning("out_of_resources", webhook_id=claimed.webhook_id, export_id=claimed.export_id)
-            await asyncio.sleep(_RESOURCE_PAUSE)
+            await asyncio.sleep(_RESOURCE_PAUSE.total_seconds())
             await self._release(claimed)
         else:
             self._interruptible -= {task for task, each in self._in_flight.items() if each is claimed}
@@ -197,7 +197,7 @@ class Deliverer:
                 unknown = True
                 if boot_clock() > ends:
                     return
-                await asyncio.sleep(_RECORD_PAUSE)
+                await asyncio.sleep(_RECORD_PAUSE.total_seconds())
                 continue
             if recorded is not None:
                 events.emit(recorded)

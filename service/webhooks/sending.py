@@ -20,7 +20,7 @@ from service.webhooks.pinning import Lookup, PinnedResolver, look_up
 
 BODY_LIMIT = 4096
 """Bytes of a response's body that are read."""
-_BODY_SECONDS = 2.0
+_BODY_TIMEOUT = timedelta(seconds=2)
 """Longest wait for the body of a response. The status alone decides, so a slow body must not occupy a slot."""
 _LONGEST_REASON = 200
 _HEADERS = {"Content-Type": "application/json", "User-Agent": "contact-exports", "Accept-Encoding": "identity"}
@@ -72,14 +72,14 @@ class OutOfResources(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """`seconds` is the deadline of a request, from the name lookup to the headers of the response.
+    """`timeout` is the deadline of a request, from the name lookup to the headers of the response.
 
     With a `proxy` the proxy connects to the endpoint and must enforce where to; only the URL is checked here.
     """
 
     allow: AllowList
     tls: ssl.SSLContext
-    seconds: float
+    timeout: timedelta
     proxy: URL | None = None
     lookup: Lookup = field(default=look_up)
 
@@ -93,7 +93,7 @@ class Sender:
         host, port = url.raw_host or "", url.port or 0
         resolver = PinnedResolver(self.allow, host, port, self.lookup)
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.timeout.total_seconds()):
                 return await self._exchange(url, body, headers, resolver, started)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if lacks_resources(error):
@@ -135,7 +135,7 @@ class Sender:
     def _reason(self, error: Exception) -> str:
         match error:
             case TimeoutError():
-                return f"no response within {self.seconds:g} s"
+                return f"no response within {self.timeout.total_seconds():g} s"
             case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as refusal):
                 return f"certificate refused: {refusal.verify_message}"
             case aiohttp.ClientConnectorError() if not isinstance(error, _WITH_OWN_TEXT):
@@ -148,7 +148,7 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
     """The body, as far as it arrives in time and within the limit."""
     body = b""
     with suppress(aiohttp.ClientError, OSError):  # also TimeoutError
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(_BODY_TIMEOUT.total_seconds()):
             while len(body) < BODY_LIMIT and (more := await response.content.read(BODY_LIMIT - len(body))):
                 body += more
     response.close()

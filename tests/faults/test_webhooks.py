@@ -62,7 +62,7 @@ async def killed(scene: Scene, point: str) -> None:
 @pytest.mark.parametrize(
     ("point", "sent", "attempts"),
     [
-        ("settled", 0, 1),
+        ("outcome_recorded", 0, 1),
         ("webhook_claimed", 0, 2),
         ("webhook_sending", 0, 2),
         ("webhook_responded", 1, 2),

@@ -209,7 +209,7 @@ async def test_a_process_that_slept_through_its_lease_sends_nothing(
 async def test_a_lack_of_descriptors_counts_no_attempt(
     box: Outbox, hooks: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.webhooks.deliverer._RESOURCE_PAUSE", 0.01)
+    monkeypatch.setattr("service.webhooks.deliverer._RESOURCE_PAUSE", timedelta(seconds=0.01))
     (export_id,) = await box.ended((await box.space(hooks.url))[0])
     lacking = True
     post = Sender.post

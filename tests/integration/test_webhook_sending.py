@@ -20,6 +20,7 @@ from service.webhooks.sending import BODY_LIMIT, OutOfResources, Response, Sende
 from tests.support.outbox import LOOPBACK, sender
 from tests.support.receiver import HOST, Receiver, authority, drip, hang, lookup_of, receiver, status, trusting
 
+TIMEOUT = timedelta(seconds=10)
 NOT_ALLOWED = AllowList(parse_hosts(f"{HOST}:1"))
 """Allows nothing that a test reaches."""
 
@@ -77,7 +78,7 @@ async def test_at_most_4_kib_of_a_body_are_read(hooks: Receiver) -> None:
 
 
 async def test_the_status_counts_although_the_body_never_ends(hooks: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "_BODY_SECONDS", 0.3)
+    monkeypatch.setattr(sending, "_BODY_TIMEOUT", timedelta(seconds=0.3))
     hooks.usual = drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc", seconds=0.001)
     response = await post(sender(), hooks.url)
     assert (response.accepted, response.body) == (True, b"abc")
@@ -322,9 +323,9 @@ async def test_a_proxy_connects_and_the_certificate_of_the_endpoint_is_verified(
     requests: list[str] = []
     async with proxy(hooks.port, requests) as port:
         through = URL(f"http://alice:secret@127.0.0.1:{port}")
-        by = Sender(AllowList(), trusting(), 10, proxy=through)
+        by = Sender(AllowList(), trusting(), TIMEOUT, proxy=through)
         assert (await post(by, f"https://{HOST}/hooks")).accepted
-        untrusting = Sender(AllowList(), ssl.create_default_context(), 10, proxy=through)
+        untrusting = Sender(AllowList(), ssl.create_default_context(), TIMEOUT, proxy=through)
         assert (await post(untrusting, f"https://{HOST}/hooks")).reason.startswith("certificate refused")
         refused = await post(by, "https://10.0.0.1/hooks")
     assert refused.reason == "not sent: the address is not public"
@@ -334,5 +335,5 @@ async def test_a_proxy_connects_and_the_certificate_of_the_endpoint_is_verified(
 
 
 async def test_a_proxy_that_is_down_is_named() -> None:
-    by = Sender(AllowList(), trusting(), 10, proxy=URL("http://127.0.0.1:1"))
+    by = Sender(AllowList(), trusting(), TIMEOUT, proxy=URL("http://127.0.0.1:1"))
     assert (await post(by, f"https://{HOST}/")).reason == "no connection through the proxy"

@@ -36,7 +36,7 @@ def sender(
     lookup: Callable[[str, int], list[tuple[Any, ...]]] | None = None,
 ) -> Sender:
     """A sender that trusts the receivers of tests and finds them at the loopback address."""
-    return Sender(allow, tls or trusting(), seconds, lookup=lookup or lookup_of("127.0.0.1"))
+    return Sender(allow, tls or trusting(), timedelta(seconds=seconds), lookup=lookup or lookup_of("127.0.0.1"))
 
 
 @dataclass(frozen=True)

@@ -82,37 +82,36 @@ COMMENT ON COLUMN webhook_deliveries.ended_at IS 'When the delivery got its outc
 
 -- The outbox ------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION webhook_time(_at timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
-  SELECT to_char(_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-$$;
-COMMENT ON FUNCTION webhook_time IS 'Internal: a time as webhooks and the API show it, UTC in whole seconds.';
-
-CREATE FUNCTION webhook_payload(_job export_jobs, _event text) RETURNS text LANGUAGE sql STABLE AS $$
-  SELECT json_build_object(
-    'type', _event,
-    'timestamp', webhook_time(now()),
-    'data', json_build_object(
-      'export_id', _job.id, 'status', _job.status,
-      'row_count', _job.row_count, 'file_size', _job.file_size, 'sha256', _job.sha256,
-      'completed_at', CASE WHEN _job.object_name IS NOT NULL THEN webhook_time(_job.finished_at) END,
-      'error_code', CASE WHEN _job.status = 'failed' THEN _job.error_code END))::text
-$$;
-COMMENT ON FUNCTION webhook_payload IS 'Internal: the body of an event. It has no link and no personal data.';
-
 -- Runs with the rights of the owner of the tables: a role that may end exports needs no rights on the outbox. It locks no
--- endpoint, so neither a sender nor an operator's open transaction can delay the end of an export.
+-- endpoint, so neither a sender nor an operator's open transaction can delay the end of an export. The payload has no link and no
+-- personal data.
 CREATE FUNCTION export_jobs_write_webhook() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
+  _second constant text := 'YYYY-MM-DD"T"HH24:MI:SS"Z"';
   _event constant text := 'contact.export.' || NEW.status;
+  _disabled boolean;
 BEGIN
-  -- A delivery that must wait for an earlier one of its export becomes due with it, so that it is not found before.
-  INSERT INTO webhook_deliveries (export_id, space_id, event, payload, next_at, outcome, ended_at, last_reason)
-  SELECT NEW.id, NEW.space_id, _event, webhook_payload(NEW, _event),
-         greatest(now(), (SELECT max(d.next_at) FROM webhook_deliveries d WHERE d.export_id = NEW.id AND d.outcome IS NULL)),
-         CASE WHEN e.disabled_at IS NOT NULL THEN 'endpoint_gone' END,
-         CASE WHEN e.disabled_at IS NOT NULL THEN now() END,
-         CASE WHEN e.disabled_at IS NOT NULL THEN 'the endpoint was disabled' END
+  SELECT e.disabled_at IS NOT NULL INTO _disabled
     FROM webhook_endpoints e WHERE e.space_id = NEW.space_id AND _event = ANY (e.events);
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+  INSERT INTO webhook_deliveries (export_id, space_id, event, payload, next_at, outcome, ended_at, last_reason)
+  VALUES (
+    NEW.id, NEW.space_id, _event,
+    json_build_object(
+      'type', _event,
+      'timestamp', to_char(now() AT TIME ZONE 'UTC', _second),
+      'data', json_build_object(
+        'export_id', NEW.id, 'status', NEW.status,
+        'row_count', NEW.row_count, 'file_size', NEW.file_size, 'sha256', NEW.sha256,
+        'completed_at', CASE WHEN NEW.object_name IS NOT NULL THEN to_char(NEW.finished_at AT TIME ZONE 'UTC', _second) END,
+        'error_code', CASE WHEN NEW.status = 'failed' THEN NEW.error_code END)),
+    -- A delivery that must wait for an earlier one of its export becomes due with it, so that it is not found before.
+    greatest(now(), (SELECT max(d.next_at) FROM webhook_deliveries d WHERE d.export_id = NEW.id AND d.outcome IS NULL)),
+    CASE WHEN _disabled THEN 'endpoint_gone' END,
+    CASE WHEN _disabled THEN now() END,
+    CASE WHEN _disabled THEN 'the endpoint was disabled' END);
   RETURN NULL;
 END $$;
 COMMENT ON FUNCTION export_jobs_write_webhook IS 'Internal: writes the delivery of an event in the transaction of the event.';
