@@ -1,4 +1,4 @@
-"""The events that webhooks tell; the trigger in sql/migrations/main/0004_webhooks.sql writes them."""
+"""The events that webhooks tell; the trigger in sql/migrations/main/0002_webhooks.sql writes them."""
 
 from service.model import ExportStatus
 
