@@ -3,7 +3,7 @@
 The map. Two flows cross the package: a request (web → exports → postgres), and an export (exports → postgres and storage).
 
     __main__         the command line
-    commands/        what operators type: running, administration, environment
+    commands/        what operators and consumers type: running, administration, environment, export/
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
     web/             HTTP: routes, app, server, connections, gate, middleware, problems, …
@@ -16,10 +16,10 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     storage/         everything that speaks to a store: directory/ and s3/
     events           what happens to exports; the log listens
     embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
-    client/          the consumer's client
+    client/          the consumer's client: api, transport, fetch, target, …
     model, errors,
     failures         the vocabulary
-    settings, database_urls, logs, failpoints, exhaustion
+    settings, database_urls, listen_address, logs, failpoints, exhaustion
 
 Reading order: model → exports/use_cases → exports/runner → exports/attempt → exports/lease → exports/stream/file →
 postgres/claims with sql/migrations/main/0001_service.sql → web/routes → process/run.

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import logs
 from service.access import Access
-from service.client import ClientError, Download, ExportClient
+from service.client import ClientError, Download, Export, ExportClient, ExportRequest, ExportStatus, Extra
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
 from service.model import Scope
@@ -38,7 +38,8 @@ from service.settings import Settings
 TIMEZONE = "Europe/Berlin"
 """A timezone with daylight saving time, because local dates and UTC differ by one or two hours there."""
 FIRST_DAY = datetime(2024, 1, 1, tzinfo=UTC)
-START_DATE, END_DATE = "2024-01-01 00:00:00", "2024-12-31 23:59:59"
+REQUEST = ExportRequest(datetime(2024, 1, 1), datetime(2024, 12, 31, 23, 59, 59), (Extra.COMET_TOKENS, Extra.EMAILS))  # noqa: DTZ001 - local times of the Space
+_SECONDS_PER_STATUS = 2
 _PREFIX = "contact-exports-demo-"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -79,14 +80,14 @@ class _Demo:
             await client.ready()
             console.print(f"[bold]Service[/] at {address}\n")
             started = time.monotonic()
-            status = await self._export(client)
+            export = await self._export(client)
             seconds = time.monotonic() - started
-            path = self._directory / f"contacts-{status['export_id']}.ndjson.gz"
-            self._report(await client.download(status, path), seconds)
+            path = self._directory / f"contacts-{export.export_id}.ndjson.gz"
+            self._report(await client.download(export, path), seconds)
             if not self._keep:
                 console.print("\nThe service stops now. To try calls of your own: ./run demo --keep")
             else:
-                self._show_commands(address, key, status)
+                self._show_commands(address, key, export.export_id)
                 console.print("\n[bold]The service keeps running.[/] Ctrl-C stops it and removes all data.")
                 await asyncio.Event().wait()
 
@@ -129,36 +130,35 @@ class _Demo:
             self._stop.ask()
             await asyncio.gather(running, return_exceptions=True)
 
-    async def _export(self, client: ExportClient) -> dict[str, Any]:
+    async def _export(self, client: ExportClient) -> Export:
         bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
         )
         with bar:
             task = bar.add_task("queued", total=self._contacts)
-            export_id = await client.create(
-                start_date=START_DATE, end_date=END_DATE, include_comet_tokens=1, include_all_emails=1
-            )
-            async for status in client.statuses(export_id):
-                done = status.get("row_count", status.get("progress", {}).get("rows", 0))
-                bar.update(task, description=status["status"], completed=done, total=status.get("row_count", self._contacts))
-        if status["status"] != "completed":
-            raise ClientError(f"the export ended with status {status['status']}: {status['message']}")
-        return status
+            export_id = await client.create(REQUEST)
+            async for export in client.statuses(export_id, wait=_SECONDS_PER_STATUS):
+                rows = export.progress.rows if export.progress else 0
+                done, total = (export.file.row_count,) * 2 if export.file else (rows, self._contacts)
+                bar.update(task, description=export.status, completed=done, total=total)
+        if export.status is not ExportStatus.COMPLETED:
+            raise ClientError(f"the export ended with status {export.status}: {export.message}")
+        return export
 
     def _report(self, file: Download, seconds: float) -> None:
-        console.print(f"\n[bold green]Completed and verified[/] in {seconds:.1f} s: {file.lines / seconds:,.0f} rows/s")
-        console.print(f"  rows    {file.lines:,}\n  bytes   {file.size:,}\n  sha256  {file.sha256} [green](verified)[/]\n")
+        console.print(f"\n[bold green]Completed and verified[/] in {seconds:.1f} s: {file.rows / seconds:,.0f} rows/s")
+        console.print(f"  rows    {file.rows:,}\n  bytes   {file.size:,}\n  sha256  {file.sha256} [green](verified)[/]\n")
         with gzip.open(file.path, "rt", encoding="utf-8") as lines:
             for line in islice(lines, 3):
                 console.print(f"  {escape(line.strip())}")
 
-    def _show_commands(self, address: str, key: str, status: dict[str, Any]) -> None:
+    def _show_commands(self, address: str, key: str, export_id: int) -> None:
         url = f"{address}/public-api/v1/contacts/exports"
-        body = f'{{"start_date": "{START_DATE}", "end_date": "{END_DATE}"}}'
+        body = f'{{"start_date": "{REQUEST.start_date}", "end_date": "{REQUEST.end_date}"}}'
         console.print("\n[bold]Try it yourself[/]")
         for command in (
             f"curl -X POST {url} -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' -d '{body}'",
-            f"curl {url}/{status['export_id']} -H 'Authorization: Bearer {key}'",
+            f"curl {url}/{export_id} -H 'Authorization: Bearer {key}'",
             f"{shutil.which('psql') or psql_path(find_binaries())} '{self._dsn}' -x -c 'TABLE export_overview'",
         ):
             console.print(f"  {escape(command)}")

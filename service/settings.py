@@ -7,6 +7,7 @@ from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import failpoints, setting_types
+from service.listen_address import DEFAULT_HOST, DEFAULT_PORT
 from service.secret_files import read_secret_files
 from service.setting_types import (
     LONGEST,
@@ -103,8 +104,8 @@ class Settings(BaseSettings):
         None, description="Base URL at which consumers reach the service. Defaults to scheme and host of the request."
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
+    host: str = Field(DEFAULT_HOST, description="Address to listen on.")
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
     api_docs: bool = Field(True, description="Serve the description of the API at /openapi.json and /docs.")
     cors_origins: Origins | None = Field(
         None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."

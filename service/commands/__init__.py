@@ -1,1 +1,1 @@
-"""The commands that operators type. They print results to standard output and everything else to standard error."""
+"""The commands that operators and consumers type. They print results to standard output, all else to standard error."""

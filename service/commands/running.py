@@ -1,17 +1,13 @@
-"""The commands serve, migrate and health, for process supervisors."""
+"""The commands serve and migrate, for process supervisors."""
 
 import asyncio
 import signal
 
-import aiohttp
 import click
 
-from service.commands.environment import EXIT_FAILED, command, settings
+from service.commands.environment import command, settings
 from service.postgres.migrate import migrate as apply_migrations
 from service.process import run as program
-from service.settings import load
-
-_HEALTH_SECONDS = 4.0
 
 
 @click.command()
@@ -36,20 +32,3 @@ async def migrate() -> None:
     with settings() as given:
         applied = await apply_migrations(given.direct_dsn, own_contacts=given.contacts_database_url is None)
         click.echo("\n".join(f"applied {name}" for name in applied) or "up to date", err=True)
-
-
-@click.command()
-@command
-async def health() -> None:
-    """Check whether the service on this machine is alive. Exits with 0 if it is, else 1."""
-    given = load()
-    host = "127.0.0.1" if given.host in ("0.0.0.0", "::") else given.host  # noqa: S104 - compared, not bound
-    address = f"http://{f'[{host}]' if ':' in host else host}:{given.port}/healthz"
-    try:
-        async with aiohttp.request("GET", address, timeout=aiohttp.ClientTimeout(total=_HEALTH_SECONDS)) as response:
-            alive = response.ok
-    except (aiohttp.ClientError, TimeoutError):
-        alive = False
-    if not alive:
-        click.echo(f"no healthy service at {address}", err=True)
-        raise SystemExit(EXIT_FAILED)

@@ -24,6 +24,7 @@ from tests.bench import (
     replicas,
     report,
     stages,
+    startup,
     table,
     waiting,
     webhooks,
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Figures]]] = {
     "webhooks": webhooks.measure,
     "narrow": narrow.measure,
     "replicas": replicas.measure,
+    "startup": startup.measure,
 }
 
 

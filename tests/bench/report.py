@@ -32,6 +32,7 @@ _FIXED: Figures = {
     "webhooks": {side: dict.fromkeys(_OF_A_SIDE) for side in ("without", "hanging")},
     "narrow_range_ms": {"small_table": None, "large_table": None},
     "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
+    "startup": {"health_s": None, "export_help_s": None},
 }
 """Null means not measured; measurements may add keys."""
 

@@ -19,7 +19,7 @@ def show(result: Figures) -> None:
     console.print(f"[bold]{result['machine']}[/]\ncommit {result['commit']}, {result['date']}")
     for tool in result["missing"]:
         console.print(f"[yellow]missing: {tool}[/]")
-    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks, _narrow, _replicas):
+    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks, _narrow, _replicas, _startup):
         for table in part(result):
             console.print(table)
     for name, plan in (result["narrow_range_ms"].get("plan") or {}).items():
@@ -126,6 +126,12 @@ def _replicas(result: Figures) -> Iterable[Table]:
     figures = result["replicas"]["rows_per_second"]
     if figures["1"] is not None:
         yield _pairs("Rows per second, eight exports at once, by number of processes", figures)
+
+
+def _startup(result: Figures) -> Iterable[Table]:
+    figures = result["startup"]
+    if figures["health_s"] is not None:
+        yield _pairs("Commands that are started often", figures)
 
 
 def _by_workload(title: str, figures: Figures | None) -> Iterable[Table]:

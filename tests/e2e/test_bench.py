@@ -35,6 +35,8 @@ KEYS = [
     "narrow_range_ms.small_table",
     "narrow_range_ms.large_table",
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),
+    "startup.health_s",
+    "startup.export_help_s",
     *("machine", "commit", "date"),
 ]
 """The keys of all published results. A figure that is measured differently needs a new key."""

@@ -4,9 +4,9 @@ import aiohttp
 import asyncpg
 from yarl import URL
 
-from service.client import ExportClient
+from service.client import ExportClient, ExportStatus
 from tests.support.calls import cancel, create_with_tokens
-from tests.support.contacts import WHOLE_RANGE, Tenant
+from tests.support.contacts import Tenant, whole_range
 from tests.support.export_checks import NO_EXPORT_SESSION, blocked_reads
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
@@ -37,7 +37,7 @@ async def test_a_cancelled_export_stops_at_once_in_the_process_that_got_the_requ
     settings = {"DATABASE_URL": database_url, **store.settings, "LEASE_SECONDS": "300"}
     async with running(settings) as program, blocked_reads(database_url):
         export_id = await start_export(program, connection, space)
-        assert (await cancel(program.address, space, export_id))["status"] == "cancelled"
+        assert (await cancel(program.address, space, export_id)).status is ExportStatus.CANCELLED
         await until_logged(program, "attempt_cancelled")
         await until_nothing_is_left(connection, store)
     assert not program.events("claim_lost")
@@ -54,7 +54,7 @@ async def test_a_cancelled_export_stops_at_the_next_renewal_in_another_process(
         blocked_reads(database_url),
     ):
         export_id = await start_export(worker, connection, space)
-        assert (await cancel(asked.address, space, export_id))["status"] == "cancelled"
+        assert (await cancel(asked.address, space, export_id)).status is ExportStatus.CANCELLED
         await until_logged(worker, "claim_lost")
         await until_nothing_is_left(connection, store)
         await until_cleaned(connection)
@@ -70,11 +70,12 @@ async def test_an_expired_file_has_no_link_and_is_deleted_after_the_last_link_ex
         ExportClient(program.address, space.key) as client,
         aiohttp.ClientSession() as session,
     ):
-        status = await client.ended(await client.create(**WHOLE_RANGE))
-        link = URL(status["download_url"], encoded=True)
+        export = await client.wait(await client.create(whole_range()))
+        assert export.download_url is not None
+        link = URL(export.download_url, encoded=True)
         await connection.execute("UPDATE export_jobs SET file_expires_at = now()")
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE status = 'expired'")
-        assert "download_url" not in await client.ended(status["export_id"])
+        assert (await client.wait(export.export_id)).download_url is None
         async with session.get(link) as response:
             assert response.status == 200, "a link that was issued before works until it expires"
         await connection.execute("UPDATE export_jobs SET file_delete_after = now()")

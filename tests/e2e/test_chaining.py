@@ -2,33 +2,28 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import asyncpg
 
-from service.client import ExportClient
+from service.client import Export, ExportClient, ExportRequest
 from tests.support.contacts import Tenant, lines_of
 from tests.support.program import running
 from tests.support.stores import directory_store
 
 INSERT = "INSERT INTO contacts (space_id, email) VALUES ($1, $2) RETURNING id"
-END = "2999-12-31 23:59:59"
+END = datetime(2999, 12, 31, 23, 59, 59)
 
 
 async def test_a_contact_of_a_transaction_that_was_open_during_an_export_is_in_the_next_file(
     database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
 ) -> None:
-    async def export(start_date: str) -> tuple[dict[str, Any], set[int]]:
-        """Export everything created since `start_date`; return the status and the ids in the file."""
+    async def export(start: datetime) -> tuple[Export, set[int]]:
+        """Export everything created since the local time `start`; return the export and the ids in its file."""
         async with ExportClient(program.address, space.key) as client:
-            status = await client.ended(await client.create(start_date=start_date, end_date=END))
-            assert status["status"] == "completed"
-            file = await client.download(status, tmp_path / "file")
-        return status, {line["id"] for line in lines_of(file.path)}
-
-    def local(instant: str, zone: str) -> str:
-        return datetime.fromisoformat(instant).astimezone(ZoneInfo(zone)).strftime("%Y-%m-%d %H:%M:%S")
+            export = await client.wait(await client.create(ExportRequest(start, END)))
+            file = await client.download(export, tmp_path / "file")
+        return export, {line["id"] for line in lines_of(file.path)}
 
     late = await asyncpg.connect(database_url)
     async with (
@@ -40,13 +35,15 @@ async def test_a_contact_of_a_transaction_that_was_open_during_an_export_is_in_t
         hidden = await late.fetchval(INSERT, space.space_id, "hidden@example.org")
         # Created later than the hidden contact, and yet in the file that does not contain that one.
         seen = await connection.fetchval(INSERT, space.space_id, "seen@example.org")
-        first, found = await export("2024-01-01 00:00:00")
+        first, found = await export(datetime(2024, 1, 1))
         assert found == {before, seen}
         await late.execute("COMMIT")
         await late.close()
         created_at = await connection.fetchval("SELECT created_at FROM contacts WHERE id = $1", hidden)
-        assert datetime.fromisoformat(first["complete_until"]) <= created_at
+        assert first.complete_until is not None
+        assert first.complete_until <= created_at
         after = await connection.fetchval(INSERT, space.space_id, "after@example.org")
-        second, rest = await export(local(first["complete_until"], first["window"]["timezone"]))
+        second, rest = await export(first.complete_until.astimezone(ZoneInfo(first.timezone)).replace(tzinfo=None))
     assert rest - found == {hidden, after}
-    assert second["complete_until"] >= first["complete_until"]
+    assert second.complete_until is not None
+    assert second.complete_until >= first.complete_until

@@ -7,8 +7,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.client import ClientError, ExportClient
-from tests.support.contacts import WHOLE_RANGE, Tenant
+from service.client import ClientError, ExportClient, ExportStatus
+from tests.support.contacts import Tenant, whole_range
 from tests.support.program import running
 from tests.support.shell import contact_exports
 from tests.support.waiting import until_row
@@ -159,7 +159,7 @@ async def test_operators_list_and_show_exports(database_url: str, space: Tenant,
         running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        await client.ended(await client.create(**WHOLE_RANGE))
+        await client.wait(await client.create(whole_range()))
     listed = await contact_exports("exports", "list", "--status", "completed", DATABASE_URL=database_url)
     assert re.fullmatch(r"1\tTests\tcompleted\t0:00:\d\d\t0 contacts in \d+ bytes\n", listed.output)
     assert (await contact_exports("exports", "list", "--status", "failed", DATABASE_URL=database_url)).output == ""
@@ -176,8 +176,8 @@ async def test_operators_cancel_exports(
         running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        export_id = str(await client.create(**WHOLE_RANGE))
-        await client.ended(int(export_id))
+        export_id = str(await client.create(whole_range()))
+        await client.wait(int(export_id))
         removed = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
         assert (removed.code, removed.output, removed.errors) == (0, "expired\n", "a running service will delete the file\n")
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
@@ -191,10 +191,10 @@ async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url:
         running({"DATABASE_URL": database_url, "STORAGE_URL": (tmp_path / "files").as_uri()}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        export_id = await client.create(**WHOLE_RANGE)
+        export_id = await client.create(whole_range())
         await contact_exports("spaces", "suspend", str(space.space_id), DATABASE_URL=database_url)
         with pytest.raises(ClientError, match="403"):
-            await client.ended(export_id)
+            await client.wait(export_id)
         await contact_exports("spaces", "activate", str(space.space_id), DATABASE_URL=database_url)
         async with asyncio.timeout(20):
-            assert (await client.ended(export_id))["status"] == "completed"
+            assert (await client.wait(export_id)).status is ExportStatus.COMPLETED

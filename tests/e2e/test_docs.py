@@ -1,5 +1,6 @@
 """Every command of the README and of docs/ is run: by a test of this module, by another test, or by CI."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,20 +11,22 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.client import ExportClient
+from service.client import ExportClient, ExportStatus, Extra
 from service.embedded.postgres import find_binaries
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from tests.support import docs, stores
 from tests.support.calls import cancel, create_once
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, lines_of, tenant
+from tests.support.contacts import Tenant, add_contacts, lines_of, tenant, whole_range
 from tests.support.program import Program, running, started
 from tests.support.shell import shell
 from tests.support.waiting import until, until_ended, until_row
 
 README, OPERATING, CONSUMING, ADOPTING = "README.md", "docs/operating.md", "docs/consuming.md", "docs/adopting.md"
 WEBHOOKS = "docs/webhooks.md"
+CLIENT = "docs/client.md"
+_EXPORT = "test_the_export_command_and_the_client_work_as_the_page_shows"
 _NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
 _TOO_HEAVY = "its library is too heavy for the ordinary run; tried by hand with the version that the page names"
 _RUN_BY: dict[tuple[str, str], str] = {
@@ -43,6 +46,10 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
     (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
     (CONSUMING, "gunzip -c"): "test_the_reader_reads_exactly",
+    (CLIENT, "contact-exports export --from 2024-01-01 --to 2024-12-31 -o"): _EXPORT,
+    (CLIENT, "contact-exports export --from 2024-01-01 --to 2024-12-31 --emails"): _EXPORT,
+    (CLIENT, "contact-exports export --since-last"): _EXPORT,
+    (CLIENT, "import asyncio"): _EXPORT,
     (OPERATING, "./run serve\n"): _NEWCOMER,
     (OPERATING, "./run spaces create"): _NEWCOMER,
     (OPERATING, "python3 -m venv"): ".ci/package",
@@ -175,7 +182,7 @@ async def test_the_recipe_pauses_and_resumes_a_space(
         running({"DATABASE_URL": database_url, **store.settings}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        export_id = await client.create(**WHOLE_RANGE)
+        export_id = await client.create(whole_range())
         assert await connection.fetchval("SELECT summary FROM export_overview") == "waiting: the Space is paused"
         await connection.execute(pause.replace("= 0", "= NULL"))
         assert (await until_ended(connection, export_id))["status"] == "completed"
@@ -189,7 +196,7 @@ async def test_the_recipe_kicks_a_running_export(database_url: str, connection: 
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
             blocker = await asyncpg.connect(database_url)
             await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
-            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            export_id = await client.create(whole_range(Extra.COMET_TOKENS))
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             taken = await connection.fetchval("SELECT claim_id FROM export_jobs")
             await connection.execute(recipe("kick_export"))
@@ -210,10 +217,10 @@ async def test_the_recipes_cancel_and_retry_an_export(
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
             blocker = await asyncpg.connect(database_url)
             await blocker.execute("BEGIN; LOCK TABLE comet_tokens IN ACCESS EXCLUSIVE MODE")
-            export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            export_id = await client.create(whole_range(Extra.COMET_TOKENS))
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE upload_id IS NOT NULL")
             await connection.execute(recipe("cancel_export"))
-            assert (await client.ended(export_id))["status"] == "cancelled"
+            assert (await client.wait(export_id)).status is ExportStatus.CANCELLED
             await until(lambda: logged(program, "claim_lost"))
             await blocker.close()
             again = await connection.fetchval(recipe("retry_export"))
@@ -250,13 +257,12 @@ async def test_the_service_works_with_the_documented_grants_and_no_more(
             settings = {"DATABASE_URL": limited, "MIGRATE_ON_START": "false", **store.settings}
             settings.pop("LINK_SECRET")
             async with running(settings) as program, ExportClient(program.address, space.key) as client:
-                export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
-                status = await client.ended(export_id)
-                assert status["status"] == "completed"
-                assert status["complete_until"] is not None
-                await client.download(status, tmp_path / "file")
+                export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
+                export = await client.wait(export_id)
+                assert export.complete_until is not None
+                await client.download(export, tmp_path / "file")
                 await create_once(program.address, space, "a key")
-                assert (await cancel(program.address, space, export_id))["status"] == "expired"
+                assert (await cancel(program.address, space, export_id)).status is ExportStatus.EXPIRED
             async with Database(limited, application_name="tests", size=1) as database:
                 files, jobs = ExportFiles(database), ExportJobs(database)
                 await files.expire(links_live=timedelta(0))
@@ -301,8 +307,8 @@ async def test_contacts_of_an_existing_schema_are_exported_through_the_views(
             "INSERT INTO sightings VALUES (1, 'x', '2024-05-01Z'), (2, 'x', '2024-05-04Z'), (2, 'y', '2024-05-03Z')"
         )
         async with ExportClient(program.address, space.key) as client:
-            export_id = await client.create(**WHOLE_RANGE, include_all_emails=1, include_comet_tokens=1)
-            file = await client.download(await client.ended(export_id), tmp_path / "file")
+            export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
+            file = await client.download(await client.wait(export_id), tmp_path / "file")
     await sql.close()
     assert lines_of(file.path) == [
         {
@@ -325,16 +331,40 @@ async def test_a_restored_backup_works(database_url: str, empty_database_url: st
             running({"DATABASE_URL": database_url, **store.settings}) as program,
             ExportClient(program.address, space.key) as client,
         ):
-            export_id = await client.create(**WHOLE_RANGE)
-            await client.ended(export_id)
+            export_id = await client.create(whole_range())
+            await client.wait(export_id)
         await shell(programs + docs.block("sh", OPERATING, "pg_dump"), {"DATABASE_URL": database_url})
         await shell(programs + docs.block("sh", OPERATING, "pg_restore"), {"DATABASE_URL": empty_database_url})
         async with (
             running({"DATABASE_URL": empty_database_url, **store.settings}) as program,
             ExportClient(program.address, space.key) as client,
         ):
-            await client.download(await client.ended(export_id), tmp_path / "file")
-            assert (await client.ended(await client.create(**WHOLE_RANGE)))["status"] == "completed"
+            await client.download(await client.wait(export_id), tmp_path / "file")
+            assert (await client.wait(await client.create(whole_range()))).status is ExportStatus.COMPLETED
+
+
+async def test_the_export_command_and_the_client_work_as_the_page_shows(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    await add_contacts(connection, space.space_id, 20)
+    await connection.close()
+    packed, piped, following = (block.text for block in docs.blocks("sh", CLIENT))
+    (tmp_path / "script.py").write_text(docs.block("python", CLIENT, "ExportClient"))
+    async with (
+        stores.directory_store(tmp_path / "files") as store,
+        running({"DATABASE_URL": database_url, **store.settings}) as program,
+    ):
+        calls = {"CONTACT_EXPORTS_URL": program.address, "CONTACT_EXPORTS_API_KEY": space.key}
+        await shell(f"cd {tmp_path}\n{packed}", calls)
+        assert (await shell(piped, calls)).strip() == "21"
+        await shell(f"cd {tmp_path}\n{following}", calls)
+        name, rows, sha256 = (await shell(f"cd {tmp_path}; {sys.executable} script.py", calls)).split()
+    assert len(lines_of(tmp_path / "contacts.ndjson.gz")) == int(rows) == 20
+    assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == sha256
+    assert await shell(f"gunzip -c {tmp_path}/contacts-*.gz", {}) == await shell(
+        f"gunzip -c {tmp_path}/contacts.ndjson.gz", {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -359,7 +389,7 @@ async def test_the_reader_reads_exactly(
         running({"DATABASE_URL": database_url, **store.settings}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        status = await client.ended(await client.create(**WHOLE_RANGE))
+        status = await client.wait(await client.create(whole_range()))
         await client.download(status, tmp_path / "contacts.ndjson.gz")
     await connection.close()
     (tmp_path / "block").write_text(docs.block(language, CONSUMING, beginning))

@@ -10,7 +10,8 @@ import pytest
 
 from service.client import ExportClient
 from tests.support import docs
-from tests.support.contacts import WHOLE_RANGE, Tenant
+from tests.support.calls import EXPORTS, call
+from tests.support.contacts import Tenant, whole_range
 from tests.support.program import running
 from tests.support.receiver import Receiver, receiver, status, write_authority
 from tests.support.shell import contact_exports, shell
@@ -58,12 +59,12 @@ async def test_the_commands_of_the_page_bring_a_signed_message_to_the_receiver(
     names: dict[str, Any] = {}
     exec(docs.block("python", PAGE, "standardwebhooks"), names)
     async with running(given) as program, ExportClient(program.address, space.key) as client:
-        export_id = await client.create(**WHOLE_RANGE)
-        status_body = await client.ended(export_id)
+        export = await client.wait(await client.create(whole_range()))
+        _, status_body, _ = await call(program, "GET", f"{EXPORTS}/{export.export_id}", space)
         (message,) = await hooks.until(1)
         event = names["receive"](secret, message.body, message.headers)
         renewed = (await shell(command("contact-exports webhooks rotate"), given)).strip()
-        await client.ended(await client.create(**WHOLE_RANGE))
+        await client.wait(await client.create(whole_range()))
         later = (await hooks.until(2))[1]
         for each in (secret, renewed):
             later.verify(each)

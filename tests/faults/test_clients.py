@@ -13,19 +13,27 @@ import aiohttp
 import asyncpg
 from yarl import URL
 
-from service.client import ExportClient
+from service.client import Export, ExportClient, ExportStatus
 from tests.support.calls import EXPORTS, cancel, create, create_once, create_with_tokens
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, add_wide_contacts, expected_lines, lines_of
+from tests.support.contacts import (
+    WHOLE_RANGE,
+    Tenant,
+    add_contacts,
+    add_wide_contacts,
+    expected_lines,
+    lines_of,
+    whole_range,
+)
 from tests.support.export_checks import blocked_reads
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_cleaned, until_ended, until_row, until_true
 
 
-async def ended(program: Program, space: Tenant, export_id: int) -> dict[str, Any]:
-    """Wait until the export has ended and return its last status."""
+async def ended(program: Program, space: Tenant, export_id: int) -> Export:
+    """Wait until the export has ended and return it."""
     async with ExportClient(program.address, space.key) as client:
-        return await client.ended(export_id)
+        return await client.wait(export_id)
 
 
 async def send_and_disconnect(program: Program, request: bytes, *, seconds: float) -> None:
@@ -93,7 +101,7 @@ async def test_exports_cancelled_at_any_moment_end_in_one_state_and_leave_no_fil
         async def create_and_cancel() -> tuple[int, str]:
             export_id = await create(program, space)
             await asyncio.sleep(rng.uniform(0, 0.3))
-            return export_id, (await cancel(program.address, space, export_id))["status"]
+            return export_id, (await cancel(program.address, space, export_id)).status
 
         statuses = dict(await asyncio.gather(*(create_and_cancel() for _ in range(40))))
         await until_row(connection, "SELECT 1 FROM export_attempts HAVING bool_and(ended_at IS NOT NULL)")
@@ -123,9 +131,9 @@ async def test_an_export_recreated_after_its_cancellation_runs_at_once_and_is_th
             second = await create_with_tokens(program, space)
             await until_row(connection, "SELECT 1 FROM export_attempts WHERE job_id = $1 AND upload_id IS NOT NULL", second)
         async with ExportClient(program.address, space.key) as client:
-            file = await client.download(await client.ended(second), tmp_path / "file")
+            file = await client.download(await client.wait(second), tmp_path / "file")
         assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
-        assert cancelled["status"] == (await ended(program, space, first))["status"] == "cancelled"
+        assert cancelled.status is (await ended(program, space, first)).status is ExportStatus.CANCELLED
         published = await connection.fetchval("SELECT object_name FROM export_jobs WHERE id = $1", second)
 
         async def only_its_file_is_left() -> bool:
@@ -142,8 +150,10 @@ async def test_a_download_continues_while_its_file_expires(
     settings = {"DATABASE_URL": database_url, **store.settings}
     connector = aiohttp.TCPConnector(socket_factory=_small_socket)
     async with running(settings) as program, aiohttp.ClientSession(connector=connector, read_bufsize=4096) as session:
-        status = await ended(program, space, await create(program, space))
-        async with session.get(URL(status["download_url"], encoded=True), auto_decompress=False) as download:
+        export = await ended(program, space, await create(program, space))
+        assert export.file is not None
+        assert export.download_url is not None
+        async with session.get(URL(export.download_url, encoded=True), auto_decompress=False) as download:
             assert download.status == 200
             received = len(await download.content.readexactly(1000))
             await connection.execute("UPDATE export_jobs SET file_expires_at = now()")
@@ -151,12 +161,12 @@ async def test_a_download_continues_while_its_file_expires(
             stays = await connection.fetchval("SELECT file_delete_after - now() FROM export_jobs")
             assert stays > timedelta(minutes=55), "a download that started with the last link needs time to finish"
             received += len(await download.content.read())
-        assert received == status["file_size"] > 8_000_000
+        assert received == export.file.size > 8_000_000
         await connection.execute("UPDATE export_jobs SET file_delete_after = now()")
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
-        async with session.get(URL(status["download_url"], encoded=True)) as late:
+        async with session.get(URL(export.download_url, encoded=True)) as late:
             assert late.status in (403, 404)
-        assert (await ended(program, space, status["export_id"]))["status"] == "expired"
+        assert (await ended(program, space, export.export_id)).status is ExportStatus.EXPIRED
         assert await store.objects() == []
 
 
@@ -165,18 +175,19 @@ async def test_a_file_missing_in_the_store_is_a_dead_link_until_it_expires_and_a
 ) -> None:
     async with running({"DATABASE_URL": database_url, **store.settings}) as program:
         lost = await create(program, space)
-        status = await ended(program, space, lost)
+        export = await ended(program, space, lost)
         (name,) = await store.objects()
         await store.store.delete(name)
-        async with aiohttp.request("GET", URL(status["download_url"], encoded=True)) as response:
+        assert export.download_url is not None
+        async with aiohttp.request("GET", URL(export.download_url, encoded=True)) as response:
             assert response.status == 404
-        status = await ended(program, space, lost)
-        assert status["status"] == "completed"
-        assert "download_url" in status
-        assert (await cancel(program.address, space, lost))["status"] == "expired"
+        export = await ended(program, space, lost)
+        assert export.status is ExportStatus.COMPLETED
+        assert export.download_url is not None
+        assert (await cancel(program.address, space, lost)).status is ExportStatus.EXPIRED
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
         async with ExportClient(program.address, space.key) as client:
-            await client.download(await client.ended(await client.create(**WHOLE_RANGE)), tmp_path / "file")
+            await client.download(await client.wait(await client.create(whole_range())), tmp_path / "file")
 
 
 def _small_socket(address: tuple[Any, ...]) -> socket.socket:

@@ -48,8 +48,9 @@ async def test_replicas_with_clocks_hours_apart_take_no_lease_from_each_other(
         for program in (ahead, late):
             async with ExportClient(program.address, space.key) as client:
                 for export_id in export_ids:
-                    status = await client.ended(export_id)
-                    assert status["row_count"] == 100
+                    file = (await client.wait(export_id)).file
+                    assert file is not None
+                    assert file.row_count == 100
     assert {(row["status"], row["attempts"], row["lost_leases"]) for row in rows} == {("completed", 1, 0)}
     assert await files.objects() == sorted(row["object_name"] for row in rows)
     now = await connection.fetchval("SELECT now()")

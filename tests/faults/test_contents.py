@@ -9,14 +9,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from service.client import ExportClient
+from service.client import Export, ExportClient, ExportRequest, Extra
 from service.failures import SourceData
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, expected_lines, lines_of
+from tests.support.contacts import Tenant, add_contacts, expected_lines, lines_of, whole_range
 from tests.support.export_checks import blocked_reads, until_reading
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
 
 _ADD = "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, $2, $3) RETURNING id"
+
+WHOLE = whole_range()
 
 
 @pytest.fixture
@@ -26,13 +28,13 @@ async def program(database_url: str, files: StoreUnderTest) -> AsyncIterator[Pro
         yield program
 
 
-async def export(program: Program, space: Tenant, path: Path, **body: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run an export; return its last status and the lines of its file (none if it did not complete)."""
+async def export(
+    program: Program, space: Tenant, path: Path, request: ExportRequest = WHOLE
+) -> tuple[Export, list[dict[str, Any]]]:
+    """Run an export; return it and the lines of its file (none if it did not complete)."""
     async with ExportClient(program.address, space.key) as client:
-        status = await client.ended(await client.create(**(WHOLE_RANGE | body)))
-        if status["status"] != "completed":
-            return status, []
-        return status, lines_of((await client.download(status, path)).path)
+        export = await client.wait(await client.create(request))
+        return export, lines_of((await client.download(export, path)).path) if export.file else []
 
 
 async def test_a_contact_of_100_mb_is_exported_in_one_attempt_with_less_than_1_gb_of_memory(
@@ -43,9 +45,10 @@ async def test_a_contact_of_100_mb_is_exported_in_one_attempt_with_less_than_1_g
     await connection.execute(
         "UPDATE contacts SET name = repeat('long ', $1::int) WHERE id = (SELECT min(id) + 4 FROM contacts)", size // 5
     )
-    status, lines = await export(program, space, tmp_path / "file")
+    found, lines = await export(program, space, tmp_path / "file")
     assert [len(line["name"]) for line in lines] == [6] * 4 + [size] + [6] * 4 + [7]
-    assert status["row_count"] == 10
+    assert found.file is not None
+    assert found.file.row_count == 10
     assert await connection.fetchval("SELECT attempts FROM export_jobs") == 1
     assert _peak_memory(program) < 1_000_000_000
 
@@ -59,7 +62,7 @@ async def test_a_contact_with_100000_email_addresses_is_one_line_with_all_of_the
         " SELECT min(id), format('%s@example.net', n), '2024-06-01'::timestamptz + n * interval '1 s'"
         " FROM contacts, generate_series(1, 100000) n GROUP BY n"
     )
-    _, lines = await export(program, space, tmp_path / "file", include_all_emails=1)
+    _, lines = await export(program, space, tmp_path / "file", whole_range(Extra.EMAILS))
     assert [len(line["emails"]) for line in lines] == [100_001, 1, 1]
     assert lines[0]["emails"][:2] == ["100000@example.net", "99999@example.net"]
 
@@ -72,7 +75,7 @@ async def test_a_value_that_looks_like_json_stays_a_string(
     for value in (deep, wide, "NaN", "-Infinity", "1e999"):
         contact = await connection.fetchval(_ADD, space.space_id, datetime(2024, 5, 5, tzinfo=UTC), value)
         await connection.execute("INSERT INTO comet_tokens (contact_id, token) VALUES ($1, $2)", contact, value[-1000:])
-    _, lines = await export(program, space, tmp_path / "file", include_comet_tokens=1)
+    _, lines = await export(program, space, tmp_path / "file", whole_range(Extra.COMET_TOKENS))
     assert [line["name"] for line in lines] == [deep, wide, "NaN", "-Infinity", "1e999"]
     assert all(line["comet_tokens"] == [line["name"][-1000:]] for line in lines)
 
@@ -102,13 +105,13 @@ async def test_timestamps_outside_the_years_1_to_9999_do_not_fail_an_export(
     await connection.execute(
         "UPDATE contact_emails SET last_seen_at = 'infinity'; UPDATE comet_tokens SET last_seen_at = '-infinity'"
     )
-    status, lines = await export(program, space, tmp_path / "file", include_comet_tokens=1, include_all_emails=1)
-    assert status["row_count"] == len(lines) == 3
+    found, lines = await export(program, space, tmp_path / "file", whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
+    assert found.file is not None
+    assert found.file.row_count == len(lines) == 3
     assert [len(line["comet_tokens"]) for line in lines] == [3, 3, 3]
-    status, _ = await export(
-        program, space, tmp_path / "file", start_date="0001-01-02 00:00:00", end_date="9999-12-30 00:00:00"
-    )
-    assert status["row_count"] == 3
+    found, _ = await export(program, space, tmp_path / "file", ExportRequest(datetime(1, 1, 2), datetime(9999, 12, 30)))
+    assert found.file is not None
+    assert found.file.row_count == 3
 
 
 async def test_an_export_of_unreadable_contacts_fails_after_one_attempt_with_a_message(
@@ -121,9 +124,9 @@ async def test_an_export_of_unreadable_contacts_fails_after_one_attempt_with_a_m
         "CREATE VIEW contacts AS SELECT id, space_id, created_at, email, name, phone, merged_into,"
         " CASE WHEN location = 'a secret' THEN location::int::text ELSE location END AS location FROM people"
     )
-    status, _ = await export(program, space, tmp_path / "file")
-    assert (status["status"], status["error_code"]) == ("failed", "source_data")
-    assert status["message"] == SourceData.message
+    found, _ = await export(program, space, tmp_path / "file")
+    assert (found.status, found.error_code) == ("failed", "source_data")
+    assert found.message == SourceData.message
     row = await connection.fetchrow("SELECT attempts, error_detail FROM export_jobs")
     assert row is not None
     assert row["attempts"] == 1
@@ -138,7 +141,7 @@ async def test_a_file_is_one_snapshot_while_contacts_are_inserted_merged_and_del
     ids = [line["id"] for line in before]
     # The lock stops the export after it has taken its snapshot.
     async with blocked_reads(database_url) as gate, ExportClient(program.address, space.key) as client:
-        export_id = await client.create(**WHOLE_RANGE, include_comet_tokens=1, include_all_emails=1)
+        export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
         await until_reading(connection)
         await gate.execute(
             "INSERT INTO contacts (space_id, created_at, name) VALUES ($1, '2024-03-02', 'new')", space.space_id
@@ -146,7 +149,7 @@ async def test_a_file_is_one_snapshot_while_contacts_are_inserted_merged_and_del
         await gate.execute("SELECT merge_contacts($1, $2), merge_contacts($3, $4)", ids[5], ids[2900], ids[2901], ids[6])
         await gate.execute("DELETE FROM contacts WHERE id = ANY ($1)", [ids[7], ids[2902]])
         await gate.execute("COMMIT")
-        file = await client.download(await client.ended(export_id), tmp_path / "file")
+        file = await client.download(await client.wait(export_id), tmp_path / "file")
     assert lines_of(file.path) == before
 
 

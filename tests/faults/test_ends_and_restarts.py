@@ -6,8 +6,8 @@ import signal
 import aiohttp
 import pytest
 
-from service.client import ExportClient
-from tests.support.contacts import WHOLE_RANGE
+from service.client import ExportClient, ExportStatus, Extra
+from tests.support.contacts import whole_range
 from tests.support.export_checks import expire_leases
 from tests.support.program import started
 from tests.support.scene import READING, Scene
@@ -37,7 +37,7 @@ async def test_a_stopping_process_serves_requests_finishes_running_exports_and_c
         program.send(signal.SIGTERM)
         await until_logged(program, "stopping")
         async with ExportClient(program.address, scene.space.key) as client:
-            second = await client.create(**WHOLE_RANGE, include_comet_tokens=1)
+            second = await client.create(whole_range(Extra.COMET_TOKENS))
         async with aiohttp.request("GET", f"{program.address}/healthz") as alive:
             assert alive.status == 200
         async with aiohttp.request("GET", f"{program.address}/readyz") as ready:
@@ -97,8 +97,8 @@ async def test_repeated_deploys_use_up_no_attempt_and_short_exports_complete(sce
             async with scene.running(GRACE_SECONDS="0") as program:
                 await until_row(scene.sql, READING, 1)
                 async with ExportClient(program.address, scene.space.key) as client:
-                    short = await client.ended(await client.create(**WHOLE_RANGE))
-                assert short["status"] == "completed"
+                    short = await client.wait(await client.create(whole_range()))
+                assert short.status is ExportStatus.COMPLETED
                 assert await program.end() == 0
     async with scene.running() as program:
         await scene.assert_completed(program, long, handed_back=deploys)

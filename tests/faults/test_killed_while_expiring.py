@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.client import ExportClient
-from tests.support.contacts import WHOLE_RANGE, Tenant
+from tests.support.contacts import Tenant, whole_range
 from tests.support.program import running, started
 from tests.support.stores import directory_store
 from tests.support.waiting import until_row
@@ -22,7 +22,7 @@ async def test_an_expiry_is_finished_by_another_process_after_a_kill_between_two
     async with directory_store(tmp_path / "files") as store:
         settings = {"DATABASE_URL": database_url, **store.settings}
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
-            await client.ended(await client.create(**WHOLE_RANGE))
+            await client.wait(await client.create(whole_range()))
         await connection.execute("UPDATE export_jobs SET file_expires_at = now()")
         if point != "expired":
             await connection.execute(
@@ -37,6 +37,6 @@ async def test_an_expiry_is_finished_by_another_process_after_a_kill_between_two
         assert (await store.objects() == []) == (point != "expired")
         await connection.execute("UPDATE export_jobs SET file_delete_after = now()")
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
-            assert "download_url" not in await client.ended(row["id"])
+            assert (await client.wait(row["id"])).download_url is None
             await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
         assert await store.objects() == []

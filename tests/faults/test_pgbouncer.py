@@ -36,13 +36,13 @@ async def test_replicas_work_through_a_transaction_pooler_and_use_no_session_sta
             once = set(await asyncio.gather(*(create_once(each.address, other, "a key") for each in programs)))
             assert len(once) == 1
             ended = await cancel(second.address, other, once.pop())
-            assert ended["status"] in ("cancelled", "expired")
+            assert ended.status in ("cancelled", "expired")
             for _, body, _ in others:
                 assert (await until_ended(connection, body["export_id"]))["status"] == "completed"
             _, listed, _ = await call(second, "GET", EXPORTS, other)
             assert len(listed["data"]) == len(programs) + 1
             async with ExportClient(second.address, space.key) as client:
-                file = await client.download(await client.ended(export_id), tmp_path / "file")
+                file = await client.download(await client.wait(export_id), tmp_path / "file")
             assert lines_of(file.path) == await expected_lines(connection, space.space_id, tokens=True)
             assert await connection.fetchval("SELECT count(*) FROM export_jobs WHERE attempts > 1 OR lost_leases > 0") == 0
             # Only the transactions of the pool use the pooler; whatever needs a session connects directly.

@@ -96,7 +96,7 @@ async def test_after_a_failover_with_lost_commits_no_row_names_a_missing_file_an
                 wanted = await expected_lines(connection, space.space_id, tokens=True)
                 async with ExportClient(program.address, space.key) as client:
                     for export_id in (kept, interrupted, again):
-                        file = await client.download(await client.ended(export_id), tmp_path / f"file {export_id}")
+                        file = await client.download(await client.wait(export_id), tmp_path / f"file {export_id}")
                         assert lines_of(file.path) == wanted
                 named = await promoted.fetch("SELECT object_name FROM export_jobs ORDER BY object_name")
             assert unexpected_errors(program) == []

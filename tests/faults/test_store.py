@@ -76,7 +76,7 @@ async def test_exports_complete_while_any_store_call_may_fail(
         expected = await expected_lines(connection, space.space_id)
         async with ExportClient(program.address, space.key) as client:
             for export_id in export_ids:
-                file = await client.download(await client.ended(export_id), tmp_path / "file")
+                file = await client.download(await client.wait(export_id), tmp_path / "file")
                 assert lines_of(file.path) == expected
 
         async def only_the_files_are_left() -> bool:
@@ -93,9 +93,9 @@ async def test_an_export_fails_with_a_message_and_leaves_nothing_when_the_store_
         faults.always("UploadPart", s3_faults.respond(503, "SlowDown"))
         export_id = await create(program, space)
         async with ExportClient(program.address, space.key) as client:
-            status = await client.ended(export_id)
-        assert (status["status"], status["error_code"]) == ("failed", "storage_unavailable")
-        assert status["message"] == StorageUnavailable.message
+            export = await client.wait(export_id)
+        assert (export.status, export.error_code) == ("failed", "storage_unavailable")
+        assert export.message == StorageUnavailable.message
         assert (await files.uploads(), await files.objects()) == ([], [])
 
 

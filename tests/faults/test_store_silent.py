@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from service.client import ExportClient
+from service.client import ExportClient, ExportStatus
 from tests.support import s3_faults, stores
 from tests.support.contacts import WHOLE_RANGE, Tenant
 from tests.support.object_stores import use_credentials
@@ -39,8 +39,7 @@ async def test_create_requests_are_accepted_while_the_store_does_not_respond(pro
                 assert response.status == 503
             await asyncio.sleep(0.05)
     async with ExportClient(program.address, space.key) as client:
-        status = await anext(client.statuses(1))
-    assert status["status"] == "queued"
+        assert (await client.status(1)).status is ExportStatus.QUEUED
     assert await program.end() == 0
 
 

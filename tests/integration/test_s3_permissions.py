@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from service.client import ExportClient
+from service.client import ExportClient, ExportStatus
 from service.exports.leftovers import Leftovers
 from service.exports.rescue import Rescue
 from service.failures import ExportFailure
@@ -22,7 +22,7 @@ from service.storage.s3 import S3Settings, S3Store
 from tests.e2e.conftest import connection, space
 from tests.support import docs, stores
 from tests.support.calls import cancel
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts
+from tests.support.contacts import Tenant, add_contacts, whole_range
 from tests.support.object_stores import PART, fetch, use_credentials
 from tests.support.program import running
 from tests.support.s3 import S3Access
@@ -203,9 +203,9 @@ async def test_with_the_policy_the_program_carries_an_export_through_its_whole_l
     enforce(faults, GRANTED)
     settings = {"DATABASE_URL": database_url, **life.every.settings, "S3_ENDPOINT_URL": faults.endpoint_url}
     async with running(settings) as program, ExportClient(program.address, life.space.key) as client:
-        export_id = await client.create(**WHOLE_RANGE)
-        assert (await client.download(await client.ended(export_id), tmp_path / "file")).lines == 100
-        assert (await cancel(program.address, life.space, export_id))["status"] == "expired"
+        export_id = await client.create(whole_range())
+        assert (await client.download(await client.wait(export_id), tmp_path / "file")).rows == 100
+        assert (await cancel(program.address, life.space, export_id)).status is ExportStatus.EXPIRED
         await until_row(life.sql, "SELECT 1 FROM export_jobs WHERE id = $1 AND file_deleted_at IS NOT NULL", export_id)
         await until_row(life.sql, "SELECT 1 FROM export_attempts WHERE object_name = $1 AND cleaned_at IS NOT NULL", dead)
     assert await life.every.uploads() == []

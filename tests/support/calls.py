@@ -4,8 +4,8 @@ from typing import Any
 
 import aiohttp
 
-from service.client import ExportClient
-from tests.support.contacts import WHOLE_RANGE, Tenant
+from service.client import Export, ExportClient, Extra
+from tests.support.contacts import Tenant, whole_range
 from tests.support.program import Program
 
 EXPORTS = "/public-api/v1/contacts/exports"
@@ -21,27 +21,24 @@ async def call(
         return response.status, await response.json(), response.headers.get("Retry-After", "")
 
 
-async def create(program: Program, space: Tenant, **body: object) -> int:
+async def create(program: Program, space: Tenant, *extras: Extra) -> int:
     """Create an export of all contacts and return its id."""
     async with ExportClient(program.address, space.key) as client:
-        return await client.create(**(WHOLE_RANGE | body))
+        return await client.create(whole_range(*extras))
 
 
 async def create_with_tokens(program: Program, space: Tenant) -> int:
     """Create an export of all contacts with their tokens and return its id."""
-    return await create(program, space, include_comet_tokens=1)
+    return await create(program, space, Extra.COMET_TOKENS)
 
 
-async def cancel(address: str, space: Tenant, export_id: int) -> dict[str, Any]:
-    """Cancel an export, which must be accepted, and return the body of the response."""
-    async with aiohttp.request("DELETE", f"{address}{EXPORTS}/{export_id}", headers=space.headers) as response:
-        assert response.status == 202, await response.text()
-        return dict(await response.json())
+async def cancel(address: str, space: Tenant, export_id: int) -> Export:
+    """Cancel an export and return it."""
+    async with ExportClient(address, space.key) as client:
+        return await client.cancel(export_id)
 
 
 async def create_once(address: str, space: Tenant, key: str) -> int:
     """Create an export with this Idempotency-Key and return its id."""
-    headers = {**space.headers, "Idempotency-Key": key}
-    async with aiohttp.request("POST", f"{address}{EXPORTS}", json=WHOLE_RANGE, headers=headers) as response:
-        assert response.status == 202, await response.text()
-        return int((await response.json())["export_id"])
+    async with ExportClient(address, space.key) as client:
+        return await client.create(whole_range(), idempotency_key=key)

@@ -13,12 +13,17 @@ from typing import Any
 import asyncpg
 
 from service.access import Access
-from service.model import Extra, Extras, Scope
+from service.model import ExportRequest, Extra, Extras, Scope
 from service.postgres.access import AccessTables
 from service.postgres.pool import Database
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 WHOLE_RANGE = {"start_date": "2024-01-01 00:00:00", "end_date": "2024-12-31 23:59:59"}
+
+
+def whole_range(*extras: Extra) -> ExportRequest:
+    """Return a request for the contacts of WHOLE_RANGE."""
+    return ExportRequest(datetime(2024, 1, 1), datetime(2024, 12, 31, 23, 59, 59), extras)
 
 
 def chosen_extras(*, tokens: bool = False, emails: bool = False, custom_fields: bool = False) -> Extras:

@@ -64,7 +64,7 @@ async def assert_file_is_correct(
 ) -> None:
     """Check the file, and that no other object, no upload and no database session of an export remains."""
     async with ExportClient(program.address, space.key) as client:
-        file = await client.download(await client.ended(export_id), path)
+        file = await client.download(await client.wait(export_id), path)
     row = await connection.fetchrow("SELECT * FROM export_jobs WHERE id = $1", export_id)
     assert row is not None
     assert row["sha256"] == file.sha256

@@ -99,7 +99,7 @@ class Scene:
         assert found == ("completed", attempts, lost_leases, handed_back), row["error_detail"]
         assert (await self.outcomes(export_id)).count("completed") == 1
         async with ExportClient(program.address, space.key) as client:
-            file = await client.download(await client.ended(export_id), self.directory / "file")
+            file = await client.download(await client.wait(export_id), self.directory / "file")
         assert lines_of(file.path) == await expected_lines(self.sql, space.space_id, tokens=True)
 
     async def assert_nothing_is_left(self) -> None:

@@ -40,7 +40,11 @@ async def shell(script: str, settings: dict[str, str]) -> str:
 async def _run(command: list[str], settings: dict[str, str]) -> Ended:
     environ = environment(settings) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     process = await asyncio.create_subprocess_exec(
-        *command, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command,
+        env=environ,
+        stdin=asyncio.subprocess.DEVNULL,  # a terminal would be asked for what is missing
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(_SECONDS):

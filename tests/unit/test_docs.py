@@ -1,11 +1,14 @@
 """The README and the pages of docs/ agree with the code."""
 
 import re
+import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from service.commands.export.command import export
+from service.commands.export.exit_codes import ExitCode
 from tests.support import docs
 
 _PAGES = [page.relative_to(docs.ROOT).as_posix() for page in docs.PAGES]
@@ -20,6 +23,17 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_settings_page_has_the_table_of_the_code() -> None:
     assert docs.settings_table() in docs.text_of("docs/settings.md")
+
+
+def test_the_page_of_the_export_command_has_its_exit_codes() -> None:
+    rows = re.findall(r"^\| ([0-9, ]+) \| ", docs.text_of("docs/client.md"), re.MULTILINE)
+    signals = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    assert {int(code) for row in rows for code in row.split(",")} == {*ExitCode, *signals}
+
+
+def test_the_page_of_the_export_command_has_its_options() -> None:
+    options = {option for parameter in export.params for option in parameter.opts if option.startswith("--")}
+    assert {option for option in options if f"`{option}" not in docs.text_of("docs/client.md")} == {"--url", "--output"}
 
 
 def test_the_readme_is_short() -> None:

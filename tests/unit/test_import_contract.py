@@ -25,9 +25,14 @@ FORBIDDEN = {
     "web in exports": ("service/exports/new_13.py", "from service.web import problems"),
     "web in postgres": ("service/postgres/new_14.py", "import service.web.app"),
     "postgres in the stream": ("service/exports/stream/new_15.py", "from service.postgres.pool import Database"),
+    "the web in the client": ("service/client/new_17.py", "from service.web.preferences import PREFER"),
+    "asyncpg in the command of consumers": (
+        "service/commands/export/new_18.py",
+        "from service.postgres.pool import Database",
+    ),
     "service in sql": ("sql/new_16.py", "from service.model import Claim"),
 }
-WITHOUT_LAYER = ("new_17.py", "new_18/__init__.py")
+WITHOUT_LAYER = ("new_19.py", "new_20/__init__.py")
 
 
 def copy_of_the_tree(directory: Path) -> Path:

@@ -1,0 +1,1 @@
+"""The command `contact-exports export`. Its modules import the client only once the command runs."""
