@@ -22,6 +22,13 @@ def test_the_settings_page_has_the_table_of_the_code() -> None:
     assert docs.settings_table() in docs.text_of("docs/settings.md")
 
 
+@pytest.mark.parametrize("reader", ["pandas", "Polars", "pyarrow", "DuckDB"])
+def test_the_page_for_consumers_names_the_version_that_is_tested(reader: str) -> None:
+    pinned = re.findall(rf"^{reader.lower()}==(.+)$", docs.text_of("constraints.txt"), re.MULTILINE)
+    named = re.findall(rf"{reader} (\d[\d.]*\d)", docs.text_of("docs/consuming.md"))
+    assert named == pinned * 2
+
+
 def test_the_readme_is_short() -> None:
     assert len(docs.text_of("README.md").splitlines()) <= _README_LINES
 
