@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Self
 from uuid import UUID
@@ -101,6 +101,8 @@ def instant(local: datetime, zone: ZoneInfo, *, later: bool) -> datetime:
 
 def exists(local: datetime, zone: ZoneInfo) -> bool:
     """Whether a naive local time is an instant within the years 1 to 9999 of UTC."""
+    if MINYEAR < local.year < MAXYEAR:
+        return True
     try:
         instant(local, zone, later=False), instant(local, zone, later=True)
     except (OverflowError, ValueError):

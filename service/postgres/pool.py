@@ -6,7 +6,7 @@ fail with errors of every class, and a half-open connection would hang in its ow
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.errors import DatabaseUnavailable
 from service.failpoints import failpoint
 from service.postgres.driver_errors import database_errors, unavailable
+from service.postgres.free_connections import FreeConnections
 from service.postgres.session import lift_transaction_timeout
 from service.postgres.shares import Shares
 from sql import statement
@@ -26,7 +27,7 @@ CALL_TIMEOUT = timedelta(seconds=5)
 _SERVER_SHARE = 0.9
 """The server's statement timeout as a share of ours. A server-side timeout proves that the statement was rolled back. A
 client-side timeout does not: a statement waiting for a lock could still commit later."""
-_RELEASE_TIMEOUT = timedelta(seconds=3)
+_CLOSE_TIMEOUT = timedelta(seconds=3)
 _SESSION = {
     "default_transaction_isolation": "read committed",
     "idle_session_timeout": "0",
@@ -69,6 +70,7 @@ class Database:
             statement_cache_size=0 if pooler else 100,
             server_settings=None if pooler else {**own, **session},
         )
+        self._free = FreeConnections(self._pool, timeout=timeout, lifetime=_IDLE_TIME)
 
     async def __aenter__(self) -> Self:
         await self._pool
@@ -78,7 +80,8 @@ class Database:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            async with asyncio.timeout(_RELEASE_TIMEOUT.total_seconds()):
+            async with asyncio.timeout(_CLOSE_TIMEOUT.total_seconds()):
+                await self._free.close()
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -86,28 +89,18 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
         """A connection for a few statements. Raises DatabaseUnavailable; a rejected statement raises the driver's error."""
-        async with self._call():
-            connection = await self._pool.acquire(timeout=self._timeout.total_seconds())
-            usable = False
-            try:
-                yield connection
-                usable = True
-            except asyncpg.PostgresError as error:
-                usable = not unavailable(error)
-                raise
-            finally:
-                # The result stands even if the release fails: the driver terminates a connection that it cannot reset, and
-                # has already removed one that it knows to be closed.
-                with suppress(Exception):
-                    if not usable:
-                        connection.terminate()
-                    await self._pool.release(connection, timeout=_RELEASE_TIMEOUT.total_seconds())
-
-    @asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
         with database_errors():
             async with self._shares.turn(self._timeout):
-                yield
+                connection = await self._free.take()
+                usable = False
+                try:
+                    yield connection
+                    usable = True
+                except asyncpg.PostgresError as error:
+                    usable = not unavailable(error)
+                    raise
+                finally:
+                    await self._free.give_back(connection, usable=usable)
 
     async def fetch(self, name: str, *arguments: Any, point: str | None = None) -> list[asyncpg.Record]:
         """All rows of a named statement. `point` is the failpoint between its commit and its response."""

@@ -34,8 +34,11 @@ class Shares:
         semaphore, users = self._turns.get(caller) or (asyncio.Semaphore(self._most), 0)
         self._turns[caller] = semaphore, users + 1
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                await semaphore.acquire()
+            if not semaphore.locked():
+                await semaphore.acquire()  # does not wait, so it needs no timer
+            else:
+                async with asyncio.timeout(timeout.total_seconds()):
+                    await semaphore.acquire()
             try:
                 yield
             finally:

@@ -16,6 +16,8 @@ from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres
 from tests.bench import (
     comparison,
+    contact_pages,
+    custom_fields,
     latency,
     memory,
     narrow,
@@ -26,6 +28,7 @@ from tests.bench import (
     stages,
     startup,
     table,
+    throughput,
     waiting,
     webhooks,
 )
@@ -45,6 +48,9 @@ PARTS: dict[str, Callable[[Bench], Awaitable[Figures]]] = {
     "queue": queueing.measure,
     "waiting": waiting.measure,
     "webhooks": webhooks.measure,
+    "contact_pages": contact_pages.measure,
+    "throughput": throughput.measure,
+    "custom_fields": custom_fields.measure,
     "narrow": narrow.measure,
     "replicas": replicas.measure,
     "startup": startup.measure,

@@ -44,11 +44,18 @@ class Bench:
     missing: set[str] = field(default_factory=set)
     _opened: dict[Size, Contacts] = field(default_factory=dict)
 
-    async def contacts(self, measured: int | None = None, others: int | None = None, extras: int | None = None) -> Contacts:
+    async def contacts(
+        self,
+        measured: int | None = None,
+        others: int | None = None,
+        extras: int | None = None,
+        *,
+        custom_fields: bool = False,
+    ) -> Contacts:
         """Return the database of this size (by default the plan's) and create it on first use."""
         measured = self.plan.contacts if measured is None else measured
         others = self.plan.others if others is None else others
-        size = Size(measured, others, extras or 2 * (measured + others))
+        size = Size(measured, others, extras or 2 * (measured + others), custom_fields)
         if size not in self._opened:
             self.say(f"contacts: {measured:,} and {others:,} of other Spaces")
             self._opened[size] = await open_contacts(self.server, size)

@@ -25,6 +25,8 @@ PARAMETERS = {"shared_buffers": "1GB", "maintenance_work_mem": "256MB", "max_wal
 """Server parameters that differ from the defaults: tables are read from memory, and checkpoints are rare."""
 
 OTHER_SPACES = 4
+_LAYOUT = "extras in runs"
+"""Part of the names of databases; changes when rows or indexes change in a way that the statements do not show."""
 _LAST = YEAR.end - timedelta(days=1)
 _MERGED_EVERY = 50
 """The sample data merges every 50th profile into another, so this many more profiles give the requested lines."""
@@ -32,16 +34,29 @@ _MERGED_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Contacts of the measured Space and of all other Spaces; the first `with_extras` have tokens and email addresses."""
+    """Contacts of the measured Space and of all other Spaces.
+
+    `with_extras` of them have tokens and email addresses: a third each at the start, in the middle and at the end.
+    """
 
     measured: int
     others: int
     with_extras: int
+    custom_fields: bool = False
 
     @property
     def database(self) -> str:
         """A name that changes whenever the rows or their indexes change."""
-        return f"contacts_{self.measured}_{self.others}_{self.with_extras}_{_version()}"
+        filled = "_fields" * self.custom_fields
+        return f"contacts_{self.measured}_{self.others}_{self.with_extras}{filled}_{_version()}"
+
+    def runs(self, total: int) -> list[tuple[int, int]]:
+        """The first id and the number of each run of contacts with extras, among `total` with ids from 1 on."""
+        if self.with_extras >= total:
+            return [(1, total)]
+        # The sample data gives most values to one in 50 contacts, counted from the first id.
+        length = self.with_extras // 3 // _MERGED_EVERY * _MERGED_EVERY
+        return [(start // _MERGED_EVERY * _MERGED_EVERY + 1, length) for start in (0, total // 2, total - length)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,12 @@ CREATE TRIGGER bench_share BEFORE INSERT ON contacts
   FOR EACH ROW WHEN ((NEW.id - 1) / 2 * {others} % {total} < {others}) EXECUTE FUNCTION bench_share();
 """
 """Assigns some contacts to other Spaces, in pairs, because a merged profile must stay with its survivor."""
+
+
+_CUSTOM_FIELDS = """
+UPDATE contacts SET custom_fields = jsonb_build_object(
+  'plan', 'plan ' || id % 5, 'score', id % 1000, 'tags', jsonb_build_array('tag ' || id % 7, 'tag ' || id % 11))
+"""
 
 
 async def open_contacts(server: EmbeddedPostgres, size: Size) -> Contacts:
@@ -126,7 +147,7 @@ async def empty_database(server: EmbeddedPostgres, name: str) -> str:
 def _version() -> str:
     texts = [migration.text for migration in migrations("main") + migrations("contacts")]
     texts += [statement(name) for name in ("sample_contacts", "sample_emails", "sample_tokens")]
-    return hashlib.sha256("".join([*texts, _SHARE]).encode()).hexdigest()[:8]
+    return hashlib.sha256("".join([*texts, _SHARE, _CUSTOM_FIELDS, _LAYOUT]).encode()).hexdigest()[:8]
 
 
 async def _make(server: EmbeddedPostgres, size: Size) -> None:
@@ -162,8 +183,12 @@ async def _fill(dsn: str, size: Size) -> None:
         await connection.execute(share)
         await connection.execute(statement("sample_contacts"), 1, total, 1, YEAR.start, _LAST, 0)
         await connection.execute("DROP FUNCTION bench_share CASCADE")
-        for name in ("sample_emails", "sample_tokens"):
-            await connection.execute(statement(name), 1, min(total, size.with_extras), _LAST, 0)
+        for first, count in size.runs(total):
+            for name in ("sample_emails", "sample_tokens"):
+                await connection.execute(statement(name), first, count, _LAST, 0)
+        if size.custom_fields:
+            await connection.execute(_CUSTOM_FIELDS)
+            await connection.execute("VACUUM FULL contacts")
         for index in indexes:
             await connection.execute(index["indexdef"])
         await connection.execute(statement("sample_vacuum"))

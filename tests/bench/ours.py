@@ -13,7 +13,7 @@ import aiohttp
 
 from service.settings import Settings
 from tests.bench.processes import cpu_seconds, cpu_seconds_of_postgres
-from tests.bench.workloads import Dates, Workload
+from tests.bench.workloads import YEAR, Dates, Workload
 from tests.support.contacts import Tenant
 from tests.support.program import Program, running
 
@@ -23,7 +23,8 @@ _POLL_SECONDS = 0.002
 _LONGEST_SECONDS = 1800.0
 _AS_SHIPPED = ("lease_seconds", "sweep_seconds", "poll_seconds", "retry_seconds")
 """Settings that the tests shorten; the benchmark uses the defaults."""
-_PATH = "/public-api/v1/contacts/exports"
+CONTACTS_PATH = "/public-api/v1/contacts"
+EXPORTS_PATH = f"{CONTACTS_PATH}/exports"
 
 
 class ExportFailed(Exception):
@@ -60,7 +61,7 @@ class Service:
     @property
     def url(self) -> str:
         """The URL of the exports."""
-        return self.program.address + _PATH
+        return self.program.address + EXPORTS_PATH
 
     async def create(self, space: Tenant, dates: Dates, workload: Workload) -> int:
         """Create an export and return its id."""
@@ -83,6 +84,21 @@ class Service:
         """Poll every `pause` seconds until the export has completed; return its status."""
         while (body := await self.status(space, export_id))["status"] != "completed":
             await asyncio.sleep(pause)
+        return body
+
+    async def page(self, space: Tenant, workload: Workload, *, size: int, cursor: str | None = None) -> bytes:
+        """The body of one page of the Space's contacts, as received. Raises RuntimeError if the status is not 200."""
+        query: dict[str, str | int] = {
+            **YEAR.body,
+            **workload.body,
+            "per_page": size,
+            **({"cursor": cursor} if cursor else {}),
+        }
+        address = self.program.address + CONTACTS_PATH
+        async with self._session.get(address, params=query, headers=space.headers) as response:
+            body = await response.read()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {body.decode()}")
         return body
 
     async def export(
@@ -139,7 +155,7 @@ async def service(
     """Run the service with this database and store, without effective rate limits; `files` is the directory of the store."""
     shipped = {name.upper(): str(Settings.model_fields[name].default) for name in _AS_SHIPPED}
     # Per second, so that the row of a rate-limit window stays as small as in ordinary use.
-    limits = {"RATE_LIMIT_CREATE": "1000/second", "RATE_LIMIT_STATUS": "1000/second"}
+    limits = {f"RATE_LIMIT_{bucket}": "1000/second" for bucket in ("CREATE", "STATUS", "OTHER", "CONTACTS")}
     settings = {"DATABASE_URL": dsn, **shipped, **limits, **store}
     async with running(settings) as program, aiohttp.ClientSession() as session:
         yield Service(program, session, files, postmaster)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench import memory
+from tests.bench import contact_pages, latency, memory, throughput
 from tests.bench.bench import Bench, Figures
 from tests.bench.dataset import PARAMETERS
 from tests.bench.rivals import ALL
@@ -18,18 +18,30 @@ _OF_A_WORKLOAD = ("seconds", "rows_per_second", "cpu_client_s", "cpu_server_s", 
 _OF_A_SIDE = tuple(
     f"{name}_{which}" for name in ("export_cpu_s", "create_to_claim_p95_ms") for which in ("min", "median", "max")
 )
+_PAGES: Figures = {
+    "ms": {str(size): dict.fromkeys(contact_pages.PLACES) for size in contact_pages.SIZES},
+    "last_vs_first": {str(size): None for size in contact_pages.SIZES},
+}
 _FIXED: Figures = {
     "workloads": {name: {**dict.fromkeys(_OF_A_WORKLOAD), "ratios": dict.fromkeys(ALL)} for name in WORKLOADS},
     "geomean": {"psql_igzip1": None},
     "memory": {"rss_mib": {str(size): None for size in memory.SIZES}},
     "latency": {
-        "status_p50_ms": dict.fromkeys(("idle", "exports_1", "exports_2", "exports_4")),
-        "status_p99_ms": dict.fromkeys(("idle", "exports_1", "exports_2", "exports_4")),
+        "status_p50_ms": dict.fromkeys(latency.LEVELS),
+        "status_p99_ms": dict.fromkeys(latency.LEVELS),
+        "status_max_ms": {"first_openapi": None},
         "longest_stall_ms": None,
     },
     "queue": {"create_to_claim_p95_ms": None, "claim_ms_at_10000": None},
     "waiting": {"end_to_response_p50_ms": None, "end_to_response_p95_ms": None},
     "webhooks": {side: dict.fromkeys(_OF_A_SIDE) for side in ("without", "hanging")},
+    "contact_pages": copy.deepcopy(_PAGES),
+    "contact_pages_large": copy.deepcopy(_PAGES),
+    "throughput": {
+        **{key: dict.fromkeys(throughput.CALLS) for key in ("per_second", "p99_ms", "cpu_ms")},
+        "rate_vs_bare": dict.fromkeys(throughput.WITH_RIVAL),
+    },
+    "custom_fields": {"filled_vs_null": None},
     "narrow_range_ms": {"small_table": None, "large_table": None},
     "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
     "startup": {"health_s": None, "export_help_s": None},

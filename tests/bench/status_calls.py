@@ -1,18 +1,19 @@
-"""Status calls at a constant rate, sent by a separate process so that no other work delays them.
+"""Status calls at a constant rate, sent by a process of their own.
 
-The process reads lines of JSON from standard input: first the calls to make in turn, [[url, key], …], then lines with a rate
-(calls per second) and a duration (seconds). It responds to each line with the milliseconds of every call, as a JSON array.
+A line has the calls to make in turn, {"calls": [[url, key], …]}, or the calls per second and the duration,
+{"rate", "seconds"}. The response is the milliseconds of every call.
 """
 
 import asyncio
 import gc
-import json
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
+
+from tests.bench.measuring_process import MeasuringProcess, measuring_process, respond
 
 _CONNECTIONS = 16
 """Kept alive. More than are ever in use, because a call that waits for a connection would distort the measurement."""
@@ -21,51 +22,35 @@ _CONNECTIONS = 16
 class StatusCalls:
     """A handle of the process."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: MeasuringProcess) -> None:
         self._process = process
 
     async def measure(self, *, rate: float, seconds: float) -> list[float]:
         """Make calls for `seconds`; return milliseconds, ascending. Raises RuntimeError if a status is not 200."""
-        return sorted(json.loads(await self._ask([rate, seconds])))
-
-    async def _ask(self, line: object) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(line).encode() + b"\n")
-        await self._process.stdin.drain()
-        reply = await self._process.stdout.readline()
-        if not reply:
-            raise RuntimeError("the status calls failed; the reason is printed above")
-        return reply
+        return sorted(await self._process.ask(rate=rate, seconds=seconds))
 
 
 @asynccontextmanager
 async def status_calls(calls: list[tuple[str, str]]) -> AsyncIterator[StatusCalls]:
     """Start the process; each call has been made once when the block begins."""
-    pipe = asyncio.subprocess.PIPE
-    command = [sys.executable, "-m", "tests.bench.status_calls"]
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=2**24)
-    try:
-        status = StatusCalls(process)
-        await status._ask(calls)
-        yield status
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    async with measuring_process("tests.bench.status_calls") as process:
+        await process.ask(calls=calls)
+        yield StatusCalls(process)
 
 
 async def main() -> None:
     """Respond to each line until standard input ends."""
     gc.disable()
-    calls = json.loads(await asyncio.to_thread(sys.stdin.readline))
+    calls: list[tuple[str, str]] = []
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)) as session:
-        for url, key in calls:
-            await _call(session, url, key)
-        _respond([])
-        while line := await asyncio.to_thread(sys.stdin.readline):
-            rate, seconds = json.loads(line)
-            _respond(await _calls(session, calls, rate, seconds))
+
+        async def handle(line: dict[str, Any]) -> list[float]:
+            if "calls" in line:
+                calls[:] = line["calls"]
+                return [await _call(session, *call) for call in calls]
+            return await _calls(session, calls, line["rate"], line["seconds"])
+
+        await respond(handle)
 
 
 async def _calls(session: aiohttp.ClientSession, calls: list[tuple[str, str]], rate: float, seconds: float) -> list[float]:
@@ -85,11 +70,6 @@ async def _call(session: aiohttp.ClientSession, url: str, key: str) -> float:
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {body.decode()}")
     return (time.perf_counter() - started) * 1000
-
-
-def _respond(durations: list[float]) -> None:
-    sys.stdout.write(json.dumps(durations) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.bench import Figures
+from tests.bench.contact_pages import PLACES
 
 _MIB = 2**20
 _LEAST_WIDTH = 130
@@ -19,7 +20,7 @@ def show(result: Figures) -> None:
     console.print(f"[bold]{result['machine']}[/]\ncommit {result['commit']}, {result['date']}")
     for tool in result["missing"]:
         console.print(f"[yellow]missing: {tool}[/]")
-    for part in (_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks, _narrow, _replicas, _startup):
+    for part in _PARTS:
         for table in part(result):
             console.print(table)
     for name, plan in (result["narrow_range_ms"].get("plan") or {}).items():
@@ -94,7 +95,11 @@ def _latency(result: Figures) -> Iterable[Table]:
         percentiles = (figures[name][level] for name in ("status_p50_ms", "status_p99_ms", "status_max_ms"))
         table.add_row(level, *map(_number, percentiles))
     yield table
-    yield _pairs("Logged by the service", {"longest event-loop lag, ms": figures["longest_stall_ms"]})
+    others = {
+        "longest status call at the first /openapi.json, ms": figures["status_max_ms"]["first_openapi"],
+        "longest event-loop lag, logged by the service, ms": figures["longest_stall_ms"],
+    }
+    yield _pairs("Once", others)
 
 
 def _queue(result: Figures) -> Iterable[Table]:
@@ -134,6 +139,41 @@ def _startup(result: Figures) -> Iterable[Table]:
         yield _pairs("Commands that are started often", figures)
 
 
+def _contact_pages(result: Figures) -> Iterable[Table]:
+    for figures in (result["contact_pages"], result["contact_pages_large"]):
+        if figures["last_vs_first"]["200"] is not None:
+            table = _table(
+                f"Pages of {figures['contacts']:,} contacts with both options, ms", ("per page", *PLACES, "last/first")
+            )
+            for size, places in figures["ms"].items():
+                table.add_row(size, *map(_number, places.values()), _number(figures["last_vs_first"][size]))
+            yield table
+
+
+def _throughput(result: Figures) -> Iterable[Table]:
+    figures = result["throughput"]
+    if figures["per_second"]["status"] is None:
+        return
+    table = _table(
+        "One process under load", ("", "requests/s", "p99 ms", "CPU ms per request", "of the bare handler's rate")
+    )
+    for name in figures["per_second"]:
+        measured = (figures[key][name] for key in ("per_second", "p99_ms", "cpu_ms"))
+        table.add_row(name, *map(_number, measured), _number(figures["rate_vs_bare"].get(name)))
+    yield table
+
+
+def _custom_fields(result: Figures) -> Iterable[Table]:
+    figures = result["custom_fields"]
+    if figures["filled_vs_null"] is None:
+        return
+    table = _table("Exports that do not ask for custom fields", ("custom fields", "s", "CPU s server"))
+    for kind, seconds in figures["seconds"].items():
+        table.add_row(kind, _number(seconds), _number(figures["cpu_server_s"][kind]))
+    table.add_row("filled in relation to null", _number(figures["filled_vs_null"]), "")
+    yield table
+
+
 def _by_workload(title: str, figures: Figures | None) -> Iterable[Table]:
     if not figures:
         return
@@ -162,3 +202,9 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+_PARTS = (
+    *(_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks),
+    *(_contact_pages, _throughput, _custom_fields, _narrow, _replicas, _startup),
+)

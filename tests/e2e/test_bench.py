@@ -25,13 +25,23 @@ KEYS = [
     ),
     "geomean.psql_igzip1",
     *(f"memory.rss_mib.{contacts}" for contacts in (10_000, 100_000, 1_000_000)),
-    *(f"latency.status_p99_ms.{level}" for level in ("idle", "exports_1", "exports_2", "exports_4")),
+    *(f"latency.status_p99_ms.{level}" for level in ("idle", "exports_1", "exports_2", "exports_4", "exports_2_lists_2")),
+    "latency.status_max_ms.first_openapi",
     "latency.longest_stall_ms",
     "queue.create_to_claim_p95_ms",
     "queue.claim_ms_at_10000",
     "waiting.end_to_response_p95_ms",
     *(f"webhooks.{side}.export_cpu_s_{which}" for side in ("without", "hanging") for which in ("min", "median", "max")),
     *(f"webhooks.{side}.create_to_claim_p95_ms_{which}" for side in ("without", "hanging") for which in ("min", "max")),
+    *(f"contact_pages.ms.{size}.{place}" for size in (200, 5000) for place in ("first", "middle", "last")),
+    *(f"{part}.last_vs_first.{size}" for part in ("contact_pages", "contact_pages_large") for size in (200, 5000)),
+    *(
+        f"throughput.{key}.{call}"
+        for key in ("per_second", "p99_ms")
+        for call in ("status", "list", "contacts", "contacts_both")
+    ),
+    *(f"throughput.rate_vs_bare.{call}" for call in ("contacts", "contacts_both")),
+    "custom_fields.filled_vs_null",
     "narrow_range_ms.small_table",
     "narrow_range_ms.large_table",
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),
@@ -43,6 +53,8 @@ KEYS = [
 MAY_BE_NULL = {
     "memory.rss_mib.100000",  # a quick run has fewer contacts
     "memory.rss_mib.1000000",
+    "contact_pages_large.last_vs_first.200",  # only with --large
+    "contact_pages_large.last_vs_first.5000",
     "latency.longest_stall_ms",  # null if the service logs none
     "commit",  # null outside a clone
 }

@@ -28,7 +28,7 @@ WEBHOOKS = "docs/webhooks.md"
 CLIENT = "docs/client.md"
 _EXPORT = "test_the_export_command_and_the_client_work_as_the_page_shows"
 _NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
-_TOO_HEAVY = "its library is too heavy for the ordinary run; tried by hand with the version that the page names"
+_CONSUMERS = "tests/foreign/test_consumers.py"
 _RUN_BY: dict[tuple[str, str], str] = {
     # The page and the beginning of a block, and what runs it: a test of this module, or a file.
     (README, "./run demo\n"): "tests/e2e/test_demo.py",
@@ -50,6 +50,10 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (CLIENT, "contact-exports export --from 2024-01-01 --to 2024-12-31 --emails"): _EXPORT,
     (CLIENT, "contact-exports export --since-last"): _EXPORT,
     (CLIENT, "import asyncio"): _EXPORT,
+    (CONSUMING, "import pandas"): _CONSUMERS,
+    (CONSUMING, "import polars"): _CONSUMERS,
+    (CONSUMING, "import pyarrow"): _CONSUMERS,
+    (CONSUMING, "import duckdb"): _CONSUMERS,
     (OPERATING, "./run serve\n"): _NEWCOMER,
     (OPERATING, "./run spaces create"): _NEWCOMER,
     (OPERATING, "python3 -m venv"): ".ci/package",
@@ -73,10 +77,6 @@ _RUN_BY: dict[tuple[str, str], str] = {
     ("CONTRIBUTING.md", "./run check\n"): ".ci/run",
 }
 _NOT_RUN: dict[tuple[str, str], str] = {
-    (CONSUMING, "import pandas"): _TOO_HEAVY,
-    (CONSUMING, "import polars"): _TOO_HEAVY,
-    (CONSUMING, "import pyarrow"): _TOO_HEAVY,
-    (CONSUMING, "import duckdb"): _TOO_HEAVY,
     ("CONTRIBUTING.md", "./run lock"): "its result depends on the newest releases, and a test must not change the pins",
 }
 _READERS = {

@@ -14,12 +14,14 @@ from service.exports.stream.lines import encoder
 from service.failures import SourceData
 from service.model import END_OF_TIME, Claim, Extra, Window
 from service.postgres.migrate import check_schema
+from service.postgres.session import APPLICATION_NAME
 from tests.support.contact_api import CONTACTS, START, YEAR, add, fetched, listed, space_of
 from tests.support.snapshots import batches_of, claim_on
 from tests.support.web import Site
 
 ALL = {extra.option: 1 for extra in Extra}
 EVER = Window(START, END_OF_TIME)
+_STATEMENT = "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1"
 HOSTILE = [
     '},{"id":',
     '"},{"id":1,"email":"',
@@ -126,6 +128,29 @@ async def test_every_combination_of_extras_gives_the_lines_of_the_file(
         lines = (await file_of(database_url, claim)).split(b"\n")[:-1]
         query = {"include_comet_tokens": tokens, "include_all_emails": emails, "include_custom_fields": fields}
         assert await items_of(api, headers, per_page=5000, **query) == b",".join(lines[::-1])
+
+
+@pytest.mark.parametrize("extras", [{}, {"tokens": True, "emails": True}])
+async def test_an_export_that_does_not_ask_for_custom_fields_runs_as_if_the_column_were_absent(
+    api: Site, sql: asyncpg.Connection, database_url: str, extras: dict[str, bool]
+) -> None:
+    space_id = await space_of(sql, await api.caller())
+    await add(sql, space_id, START, START, custom_fields='{"a": 1}')
+    claim = claim_on(space_id=space_id, window=EVER, **extras)
+    statements, files, encoders = [], [], []
+    for change in ("SELECT 1", "ALTER TABLE contacts DROP COLUMN custom_fields"):
+        await sql.execute(change)
+        async with batches_of(database_url, claim) as batches:
+            await anext(batches)
+            statements.append(await sql.fetchval(_STATEMENT, APPLICATION_NAME))
+        encoders.append(encoder(claim.extras))
+        files.append(await file_of(database_url, claim))
+    assert statements[0] == statements[1]
+    assert "custom_fields" not in statements[0]
+    assert "FROM contacts c" in statements[0]
+    assert encoders[0] is encoders[1]
+    assert files[0] == files[1]
+    assert files[0].count(b"\n") == 2
 
 
 # No object -----------------------------------------------------------------------------------------------------------

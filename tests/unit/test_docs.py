@@ -36,6 +36,13 @@ def test_the_page_of_the_export_command_has_its_options() -> None:
     assert {option for option in options if f"`{option}" not in docs.text_of("docs/client.md")} == {"--url", "--output"}
 
 
+@pytest.mark.parametrize("reader", ["pandas", "Polars", "pyarrow", "DuckDB"])
+def test_the_page_for_consumers_names_the_version_that_is_tested(reader: str) -> None:
+    pinned = re.findall(rf"^{reader.lower()}==(.+)$", docs.text_of("constraints.txt"), re.MULTILINE)
+    named = re.findall(rf"{reader} (\d[\d.]*\d)", docs.text_of("docs/consuming.md"))
+    assert named == pinned * 2
+
+
 def test_the_readme_is_short() -> None:
     assert len(docs.text_of("README.md").splitlines()) <= _README_LINES
 

@@ -14,7 +14,7 @@ PYTHON = f"""#!/bin/sh
 case "$1 $2" in
 "-m venv")
     mkdir -p "$3/bin"
-    for name in python pip contact-exports; do
+    for name in python pip uv contact-exports; do
         cp "$(dirname "$0")/program" "$3/bin/$name"
     done
     ;;
@@ -25,6 +25,9 @@ PROGRAM = """#!/bin/sh
 echo "$(basename "$0") in $PWD: $*"
 env | grep -E '^(CDPATH|PYTHONHOME|PYTHONPATH|PIP_USER|PIP_TARGET)=' || true
 """
+
+
+PINS = "tests/foreign/consumers.txt"
 
 
 def executable(path: Path, text: str) -> Path:
@@ -40,8 +43,9 @@ def checkout(tmp_path: Path) -> Path:
     directory = tmp_path / "my checkout"
     (directory / "service").mkdir(parents=True)
     (directory / "service" / "__main__.py").touch()
-    for name in ("run", "setup.cfg", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, directory)
+    (directory / "tests" / "foreign").mkdir(parents=True)
+    for name in ("run", "setup.cfg", "pyproject.toml", "constraints.txt", PINS):
+        shutil.copy(ROOT / name, directory / name)
     executable(tmp_path / "python", PYTHON)
     executable(tmp_path / "program", PROGRAM)
     return directory
@@ -73,6 +77,18 @@ def test_changed_requirements_make_a_new_environment(checkout: Path, name: str) 
     assert not (checkout / ".venv" / "old").exists()
 
 
+def test_foreign_consumers_get_an_environment_of_their_own_and_a_new_one_when_their_versions_change(checkout: Path) -> None:
+    consumers = checkout / ".venv" / "consumers"
+    first, second = (call("./run", "foreign", "-x", cwd=checkout, PYTHON="../python") for _ in range(2))
+    assert f"uv in {checkout}: pip install --quiet --python {consumers}/bin/python -r {PINS}\n" in first.stdout
+    assert second.stdout == f"python in {checkout}: -m pytest -m foreign -x\nPIP_USER=0\n"
+    (consumers / "old").touch()
+    with (checkout / PINS).open("a") as file:
+        file.write("# changed\n")
+    assert "uv in" in call("./run", "foreign", cwd=checkout, PYTHON="../python").stdout
+    assert not (consumers / "old").exists()
+
+
 def test_a_symbolic_link_and_cdpath_lead_to_the_checkout(checkout: Path, tmp_path: Path) -> None:
     decoy = tmp_path / "decoy"
     (decoy / "bin" / ".venv").mkdir(parents=True)
@@ -100,7 +116,7 @@ def test_arguments_are_passed_on(checkout: Path) -> None:
 @pytest.mark.parametrize("arguments", [(), ("help",)])
 def test_help_lists_the_words_and_then_the_commands(checkout: Path, arguments: tuple[str, ...]) -> None:
     ended = call("./run", *arguments, cwd=checkout, PYTHON="../python")
-    for word in ("demo", "serve", "test", "check", "bench", "chaos", "mutants", "lock"):
+    for word in ("demo", "serve", "test", "foreign", "check", "bench", "chaos", "mutants", "lock"):
         assert f"\n  ./run {word} " in ended.stdout
     assert f"contact-exports in {checkout}: --help" in ended.stdout
     assert "set -eu" not in ended.stdout
