@@ -80,7 +80,7 @@ async def test_the_commands_of_the_page_bring_a_signed_message_to_the_receiver(
     shown = await shell(command("contact-exports webhooks show"), given)
     assert "state                  enabled" in shown
     assert secret not in shown
-    story = (await contact_exports("exports", "show", str(export_id), **given)).output
+    story = (await contact_exports("exports", "show", str(export.export_id), **given)).output
     assert f"webhook_id             {message.webhook_id}" in story
     assert "delivered at attempt 1: 204 No Content" in story
 
