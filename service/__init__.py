@@ -7,6 +7,8 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
     web/             HTTP: routes, app, server, connections, gate, middleware, problems, …
+    admin/           the operator's port: app
+    metrics/         what Prometheus reads: scrape, instruments, transitions, store_calls, database_figures, last_known
     exports/         use_cases (the API's), windows, waiting, runner, attempt, lease, rescue, leftovers, retention, periodic,
                      priority
       stream/        rows to a file: lines, compress, parts, file
@@ -14,7 +16,7 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     access           who calls, and what they may do
     postgres/        everything that speaks to Postgres
     storage/         everything that speaks to a store: directory/ and s3/
-    events           what happens to exports; the log listens
+    events           what happens to exports; the log and the metrics listen
     embedded/        a Postgres for the demonstration, for `serve` without settings, and for tests
     client/          the consumer's client: api, transport, fetch, target, …
     model, errors,

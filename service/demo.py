@@ -116,7 +116,12 @@ class _Demo:
     async def _service(self) -> AsyncIterator[str]:
         files = self._directory / "files"
         settings = Settings(
-            database_url=SecretStr(self._dsn), storage_url=files.as_uri(), port=0, poll_seconds=1, grace_seconds=2
+            database_url=SecretStr(self._dsn),
+            storage_url=files.as_uri(),
+            port=0,
+            admin_port=0,
+            poll_seconds=1,
+            grace_seconds=2,
         )
         files.mkdir()
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -49,6 +49,14 @@ class ExportCancelled(Event):
 
 
 @dataclass(frozen=True)
+class ExportKicked(Event):
+    """An operator requeued the export. `claim_id` is the attempt that it was taken from; None if it waited for a retry."""
+
+    export_id: int
+    claim_id: UUID | None
+
+
+@dataclass(frozen=True)
 class ExportRescued(Event):
     """The lease of an attempt had expired; the export is queued again."""
 
@@ -90,6 +98,28 @@ class ExportsForgotten(Event):
     """Rows of exports that ended long ago were deleted."""
 
     count: int
+
+
+@dataclass(frozen=True)
+class AttemptCleaned(Event):
+    """The store contains nothing more of an attempt that ended without a file."""
+
+    export_id: int
+    claim_id: UUID
+
+
+@dataclass(frozen=True)
+class AbandonedUploadAborted(Event):
+    """An old upload that no running attempt wrote was aborted."""
+
+    object_name: str
+
+
+@dataclass(frozen=True)
+class OrphanDeleted(Event):
+    """An old object that no row named was deleted."""
+
+    object_name: str
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from service.web.rate_limits import parse_limit
 from service.webhooks.allowed import parse_hosts, parse_networks
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
+_SHORTEST_TOKEN = 16
 _SECRET_BYTES = 32
 _SECRET_VALUES = 16
 """Different byte values in a link secret. 32 random bytes have fewer once in 10^11 times; a repeated word does."""
@@ -85,6 +86,13 @@ def _decoded(text: str) -> bytes:
     return b""
 
 
+def _admin_token(value: SecretStr) -> SecretStr:
+    token = value.get_secret_value()
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("must be at least 16 visible ASCII characters; make one with: openssl rand -hex 32")
+    return value
+
+
 def _rate_limit_storage_url(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(("async+postgres://", "async+redis://", "async+memory://")):
         raise ValueError("must be async+postgres://, async+redis://… or async+memory://")
@@ -127,6 +135,7 @@ def state_dir() -> Path:
 LONGEST = 2_000_000
 """Longest time in seconds, 23 days: the server counts its timeouts in milliseconds, in 32 bits."""
 Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
+SecondsFromZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
 Limit = Annotated[str, AfterValidator(_limit)]
 """A rate limit such as `5/minute`."""
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
@@ -138,4 +147,5 @@ AllowedHosts = Annotated[str, AfterValidator(_allowed_hosts)]
 AllowedNetworks = Annotated[str, AfterValidator(_allowed_networks)]
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 """The address of an HTTP proxy, with a user name and password if it needs them."""
+AdminToken = Annotated[SecretStr, AfterValidator(_admin_token)]
 Origins = Annotated[str, AfterValidator(_origins)]

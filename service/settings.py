@@ -10,7 +10,6 @@ from service import failpoints, setting_types
 from service.listen_address import DEFAULT_HOST, DEFAULT_PORT
 from service.secret_files import read_secret_files
 from service.setting_types import (
-    LONGEST,
     HttpUrl,
     Limit,
     LinkSecret,
@@ -106,6 +105,11 @@ class Settings(BaseSettings):
 
     host: str = Field(DEFAULT_HOST, description="Address to listen on.")
     port: int = Field(DEFAULT_PORT, ge=0, le=65535, description="Port to listen on. 0 selects a free port.")
+    admin_host: str = Field("127.0.0.1", description="Address of the operator's port: metrics, health checks and a page.")
+    admin_port: int = Field(8082, ge=0, le=65535, description="The operator's port. 0 switches it off.")
+    admin_token: setting_types.AdminToken | None = Field(
+        None, description="Password of the operator's page. Without it the page is read-only and needs a loopback name."
+    )
     api_docs: bool = Field(True, description="Serve the description of the API at /openapi.json and /docs.")
     cors_origins: Origins | None = Field(
         None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."
@@ -156,12 +160,8 @@ class Settings(BaseSettings):
     history_days: float = Field(
         90, gt=0, le=36500, allow_inf_nan=False, description="How long the rows of ended exports are kept."
     )
-    grace_seconds: float = Field(
-        8,
-        ge=0,
-        le=LONGEST,
-        allow_inf_nan=False,
-        description="How long running exports continue after SIGTERM. Then they are handed back to the queue.",
+    grace_seconds: setting_types.SecondsFromZero = Field(
+        8, description="How long running exports continue after SIGTERM. Then they are handed back to the queue."
     )
 
     webhook_slots: int = Field(

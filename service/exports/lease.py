@@ -125,6 +125,10 @@ class Leases:
         """Pause between two renewals."""
         return self._duration / RENEWALS_PER_LEASE
 
+    def phases(self) -> list[str]:
+        """The phase of each attempt of this process."""
+        return [lease.progress.phase for lease in self._held.values()]
+
     @contextmanager
     def hold(self, claim: Claim, *, sent: float) -> Iterator[Lease]:
         """Keep a claim alive inside the block. `sent` is the boot clock before the claim was sent."""

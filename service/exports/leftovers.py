@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from service import events
 from service.failpoints import failpoint
 from service.failures import ExportFailure, StorageUnavailable
 from service.postgres.claims import Claims, Leftover
@@ -44,6 +45,7 @@ class Leftovers:
             else:
                 await self._claims.record_cleaned(leftover)
                 await failpoint("cleaned")
+                events.emit(events.AttemptCleaned(leftover.export_id, leftover.claim_id))
 
     async def abort_abandoned(self) -> None:
         """Abort old uploads that no running attempt writes. Raises DatabaseUnavailable, ExportFailure.
@@ -76,7 +78,7 @@ class Leftovers:
             if found.object_name not in used:
                 async with _one_of_many(found.object_name):
                     await self._store.delete(found.object_name)
-                    log.info("orphan_deleted", object_name=found.object_name)
+                    events.emit(events.OrphanDeleted(found.object_name))
 
     async def _abort_unused(self, uploads: list[UnfinishedUpload]) -> None:
         used = await self._claims.objects_being_written(upload.object_name for upload in uploads)
@@ -84,7 +86,7 @@ class Leftovers:
             if upload.object_name not in used:
                 async with _one_of_many(upload.object_name):
                     await self._store.abort_upload(upload.object_name, upload.upload_id)
-                    log.info("abandoned_upload_aborted", object_name=upload.object_name)
+                    events.emit(events.AbandonedUploadAborted(upload.object_name))
 
     async def _remove(self, leftover: Leftover) -> None:
         # Abort before delete: then nothing stays even if the attempt's own completion arrives in between. The listing finds

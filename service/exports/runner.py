@@ -112,6 +112,10 @@ class Runner:
         """How many attempts run in this process."""
         return len(self._running)
 
+    def phases(self) -> list[str]:
+        """The phase of each attempt that runs in this process."""
+        return self._leases.phases()
+
     @property
     def stuck(self) -> str | None:
         """A step that did not return long after its deadline, so that only a restart helps; None if there is none."""

@@ -91,6 +91,11 @@ class ContactReads:
     ) -> None:
         await self._database.__aexit__(kind, error, trace)
 
+    @property
+    def pool(self) -> Database:
+        """The pool itself, to measure its use."""
+        return self._database
+
     async def read(self, extras: Extras, work: Callable[[ContactReader], Awaitable[T]]) -> T:
         """The result of `work`. It is retried once if the connection had died, as after a restart of the database.
 

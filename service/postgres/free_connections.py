@@ -30,6 +30,10 @@ class FreeConnections:
         self._expiry: asyncio.TimerHandle | None = None
         self._closed = False
 
+    def __len__(self) -> int:
+        """How many connections are free."""
+        return len(self._free)
+
     async def take(self) -> "PoolConnectionProxy[asyncpg.Record]":
         """A connection for the caller alone. Raises TimeoutError, and what the driver raises when it cannot connect."""
         while self._free:

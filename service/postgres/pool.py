@@ -5,7 +5,8 @@ fail with errors of every class, and a half-open connection would hang in its ow
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
@@ -53,6 +54,9 @@ class Database:
         timeout: timedelta = CALL_TIMEOUT,
         session: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
+        self.size = size
+        self.on_acquired: Callable[[float], object] = _ignore
+        """Called with the seconds that a call waited for its connection, also if it got none."""
         self._timeout = timeout
         self._shares = Shares(size)
         seconds = timeout.total_seconds()
@@ -86,12 +90,26 @@ class Database:
         except TimeoutError:
             self._pool.terminate()
 
+    @property
+    def used(self) -> int:
+        """How many connections are in use."""
+        return self._pool.get_size() - self.idle
+
+    @property
+    def idle(self) -> int:
+        """How many connections are open and not in use."""
+        return self._pool.get_idle_size() + len(self._free)
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["PoolConnectionProxy[asyncpg.Record]"]:
         """A connection for a few statements. Raises DatabaseUnavailable; a rejected statement raises the driver's error."""
         with database_errors():
             async with self._shares.turn(self._timeout):
-                connection = await self._free.take()
+                started = time.perf_counter()
+                try:
+                    connection = await self._free.take()
+                finally:
+                    self.on_acquired(time.perf_counter() - started)
                 usable = False
                 try:
                     yield connection
@@ -128,6 +146,10 @@ class Database:
     async def ping(self) -> None:
         """Check that the database responds. Raises DatabaseUnavailable."""
         await self.read_row("ping")
+
+
+def _ignore(_: float) -> None:
+    """Nobody measures the waits."""
 
 
 async def _leave_as_it_is(_: asyncpg.Connection) -> None:

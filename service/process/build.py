@@ -32,6 +32,7 @@ from service.settings import Settings
 from service.storage.directory import DirectoryStore, LocalFile
 from service.web.app import WebServices, build_app
 from service.web.files import OpenLink
+from service.web.middleware import OnResponse
 from service.web.paging import Cursors
 from service.web.rate_limits import RateLimitBucket, Throttle
 
@@ -46,17 +47,9 @@ _GRACE_LEASES = 2
 
 
 def build_web_app(
-    resources: Resources, settings: Settings, *, startup: Startup, health: Health, runner: Runner, waiters: Waiters
+    resources: Resources, settings: Settings, exports: Exports, *, startup: Startup, health: Health, on_response: OnResponse
 ) -> web.Application:
     """The HTTP application."""
-    exports = Exports(
-        ExportJobs(resources.database),
-        ExportFiles(resources.database),
-        resources.store,
-        ExportRules(settings.max_attempts, settings.max_range_days),
-        waiters,
-        ProcessHooks(runner.wake, runner.cancel, resources.priority.paused),
-    )
     rate_limits = {bucket: getattr(settings, bucket.setting) for bucket in RateLimitBucket}
     services = WebServices(
         access=Access(AccessTables(resources.database)),
@@ -74,12 +67,25 @@ def build_web_app(
         alive=health.alive,
         ready=health.ready,
         open_link=_open_link(resources.local_store, settings, startup) if resources.local_store else None,
+        on_response=on_response,
     )
     return build_app(
         services,
         public_url=settings.public_url,
         api_docs=settings.api_docs,
         cors_origins=settings.cors_origins.split(",") if settings.cors_origins else (),
+    )
+
+
+def build_exports(resources: Resources, settings: Settings, runner: Runner, waiters: Waiters) -> Exports:
+    """The use cases of the export API."""
+    return Exports(
+        ExportJobs(resources.database),
+        ExportFiles(resources.database),
+        resources.store,
+        ExportRules(settings.max_attempts, settings.max_range_days),
+        waiters,
+        ProcessHooks(runner.wake, runner.cancel, resources.priority.paused),
     )
 
 

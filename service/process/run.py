@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,8 +15,10 @@ from service.exports.runner import Runner
 from service.exports.waiting import Waiters
 from service.failpoints import failpoint
 from service.failures import ExportFailure
+from service.metrics.scrape import Metrics
 from service.postgres.export_jobs import ExportJobs
-from service.process.build import build_runner, build_web_app
+from service.process.admin import open_admin
+from service.process.build import build_exports, build_runner, build_web_app
 from service.process.descriptors import connections_allowed
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
@@ -53,7 +56,9 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
     if settings.failpoints is not None:
         failpoints.arm(settings.failpoints)
         log.warning("failpoints_armed", failpoints=settings.failpoints)
-    async with open_resources(settings) as resources:
+    metrics = Metrics()
+    async with open_resources(settings) as opened, metrics.listening():
+        resources = dataclasses.replace(opened, store=metrics.measured(opened.store))
         startup = Startup(
             settings.direct_dsn,
             resources.contacts,
@@ -65,11 +70,13 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         runner = build_runner(resources, settings, waiters)
         deliverer = build_deliverer(resources, settings)
         health = Health(resources.database, resources.contacts, resources.store, startup, lambda: runner.stuck)
-        app = build_web_app(resources, settings, startup=startup, health=health, runner=runner, waiters=waiters)
+        exports = build_exports(resources, settings, runner, waiters)
+        app = build_web_app(resources, settings, exports, startup=startup, health=health, on_response=metrics.count_response)
         connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
         serving = listen(app, settings.host, settings.port, connections=connections)
+        administering = open_admin(resources, settings, metrics, health, runner)
         with waiters.listening():
-            async with serving as address, _watch_loop_lag(runner):
+            async with administering, serving as address, _watch_loop_lag(runner, metrics):
                 on_listening(address)
                 working = asyncio.create_task(_work(resources, startup, runner, deliverer))
                 stopping = asyncio.create_task(stop.asked.wait())
@@ -134,9 +141,9 @@ async def _shut_down(
 
 
 @asynccontextmanager
-async def _watch_loop_lag(runner: Runner) -> AsyncIterator[None]:
-    """Measure event-loop lag inside the block while exports run."""
-    watching = asyncio.create_task(LoopLag().watch(lambda: runner.running > 0))
+async def _watch_loop_lag(runner: Runner, metrics: Metrics) -> AsyncIterator[None]:
+    """Measure event-loop lag inside the block."""
+    watching = asyncio.create_task(LoopLag(metrics.observe_loop_lag).watch(lambda: runner.running > 0))
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from service.web.files import OPEN_LINK, OpenLink
 from service.web.gate import PRIORITY, Gate
 from service.web.health import ALIVE, READY, Readiness
 from service.web.limits import MAXIMUM_BODY
-from service.web.middleware import finish_response, identify, render_errors
+from service.web.middleware import ON_RESPONSE, OnResponse, finish_response, identify, render_errors
 from service.web.origin import PUBLIC_URL
 from service.web.page_turns import PageTurns
 from service.web.paging import Cursors
@@ -44,6 +44,7 @@ class WebServices:
     alive: Callable[[], bool]
     ready: Callable[[], Awaitable[Readiness]]
     open_link: OpenLink | None = None
+    on_response: OnResponse | None = None
 
 
 def build_app(
@@ -70,6 +71,8 @@ def build_app(
     app[READY] = services.ready
     if services.open_link is not None:
         app[OPEN_LINK] = services.open_link
+    if services.on_response is not None:
+        app[ON_RESPONSE] = services.on_response
     if public_url is not None:
         app[PUBLIC_URL] = public_url
     if api_docs:

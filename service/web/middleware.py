@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -20,6 +21,11 @@ _PROBES = frozenset({"/healthz", "/readyz"})
 """Routes that are called every few seconds: their log lines have the level debug."""
 _CONTINUE = "100-continue"
 _STARTED = web.RequestKey("started", float)
+
+OnResponse = Callable[[str | None, str, int, float, str | None], None]
+"""Gets the route (None for an unknown address), the method, the status, the seconds, and the rate limit that was read."""
+ON_RESPONSE: web.AppKey[OnResponse] = web.AppKey("on_response")
+"""Called for each response, if the application has it."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
@@ -50,12 +56,16 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
         # The client may send the body that it announced, or not: the next bytes have no certain meaning.
         response.force_close()
         response.headers["Connection"] = "close"
+    seconds = time.perf_counter() - request[_STARTED]
+    if ON_RESPONSE in request.app:
+        bucket = allowance.bucket if allowance else None
+        request.app[ON_RESPONSE](route, request.method, response.status, seconds, bucket)
     (log.debug if route in _PROBES else log.info)(
         "request",
         method=request.method,
         route=route,
         status=response.status,
-        duration_ms=round((time.perf_counter() - request[_STARTED]) * 1000, 1),
+        duration_ms=round(seconds * 1000, 1),
         request_id=request_id,
         space_id=caller.space_id if caller else None,
     )

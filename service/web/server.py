@@ -108,10 +108,11 @@ class GuardedRunner(web.AppRunner):
 
 
 @asynccontextmanager
-async def listen(app: web.Application, host: str, port: int, *, connections: int) -> AsyncIterator[str]:
+async def listen(app: web.Application, host: str, port: int, *, connections: int, prefix: str = "") -> AsyncIterator[str]:
     """Accept requests inside the block, over at most this many connections at once.
 
-    Yields the address, such as `http://127.0.0.1:8080`; port 0 takes a free port.
+    Yields the address, such as `http://127.0.0.1:8080`; port 0 takes a free port. `prefix`, such as `ADMIN_`, is that of the
+    settings HOST and PORT in an error, and of the log line.
 
     Raises CannotListen.
     """
@@ -122,10 +123,11 @@ async def listen(app: web.Application, host: str, port: int, *, connections: int
             await web.TCPSite(runner, host, port, backlog=ACCEPT_BURST).start()
         except OSError as error:
             reason = error.strerror or os.strerror(error.errno or 0)
-            raise CannotListen(detail=f"HOST={host} PORT={port}: {reason}") from None
+            raise CannotListen(detail=f"{prefix}HOST={host} {prefix}PORT={port}: {reason}") from None
         bound_host, bound_port = runner.addresses[0][:2]
         address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"
-        log.info("listening", address=address)
+        event = f"{prefix.lower()}listening"
+        log.info(event, address=address)
         yield address
     finally:
         await runner.cleanup()

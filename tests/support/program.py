@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +24,7 @@ _FOR_TESTS = {
     "RATE_LIMIT_CREATE": "1000/minute",
     "RATE_LIMIT_STATUS": "10000/minute",
     "PORT": "0",
+    "ADMIN_PORT": "0",
 }
 
 
@@ -32,6 +34,8 @@ class Program:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self.address = ""
+        self.admin = ""
+        """The address of the operator's port; empty while it does not listen."""
         self.log: list[dict[str, Any]] = []
         self._listening = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
@@ -95,6 +99,8 @@ class Program:
             except ValueError:
                 entry = {"event": "text", "text": line.decode(errors="replace")}
             self.log.append(entry)
+            if entry.get("event") == "admin_listening":
+                self.admin = entry["address"]
             if entry.get("event") == "listening":
                 self.address = entry["address"]
                 self._listening.set()
@@ -124,6 +130,13 @@ async def running(settings: dict[str, str]) -> AsyncIterator[Program]:
         await program.listening()
         await program.ready()
         yield program
+
+
+def free_port() -> str:
+    """A port of loopback that nothing uses now, for a setting that needs one in advance."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:

@@ -25,7 +25,11 @@ def every_event(claim: Claim) -> list[events.Event]:
     return [
         events.ExportQueued(1, 2),
         events.ExportCancelled(1, 2, ExportStatus.QUEUED, ExportStatus.CANCELLED),
+        events.ExportKicked(1, claim.claim_id),
         events.ExportRescued(1, claim.claim_id, "a worker"),
+        events.AttemptCleaned(1, claim.claim_id),
+        events.AbandonedUploadAborted("1/2/an upload"),
+        events.OrphanDeleted("1/2/an object"),
         events.ExportExpired(1),
         events.FileDeleted(1),
         events.ExportsForgotten(3),

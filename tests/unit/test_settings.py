@@ -19,7 +19,7 @@ GOOD = {"DATABASE_URL": DATABASE, "STORAGE_URL": "file:///var/lib/exports"}
 LINK_SECRET = "0f1e2d3c4b5a69788796a5b4c3d2e1f00123456789abcdeffedcba9876543210"
 SECRETS = [
     *("DATABASE_URL", "DATABASE_DIRECT_URL", "CONTACTS_DATABASE_URL"),
-    *("LINK_SECRET", "RATE_LIMIT_STORAGE_URL", "WEBHOOK_PROXY"),
+    *("LINK_SECRET", "RATE_LIMIT_STORAGE_URL", "WEBHOOK_PROXY", "ADMIN_TOKEN"),
 ]
 
 
@@ -151,6 +151,8 @@ def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monke
         ("LOG_FORMAT", "hunter2"),
         ("S3_SIGN_PAYLOAD", "hunter2"),
         ("LEASE_SECONDS", "hunter2"),
+        ("ADMIN_TOKEN", "hunter2"),
+        ("ADMIN_TOKEN", "hunter2 hunter2 hunter2"),
         ("RATE_LIMIT_STORAGE_URL", "async+mongodb://alice:hunter2@db.test"),
         ("RATE_LIMIT_CREATE", "5/hunter2"),
         ("WEBHOOK_PROXY", "http://alice:hunter2@proxy.test:x"),
