@@ -10,6 +10,7 @@ from tests.support import stores
 from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts
 from tests.support.metrics import families, scrape, value
 from tests.support.program import free_port, running, started
+from tests.support.promql import expressions
 
 _OF_PROCESS = {"version", "python", "pool", "phase", "le"}
 _LABELS = _OF_PROCESS | {
@@ -68,6 +69,20 @@ async def test_an_export_and_its_requests_appear_in_the_metrics(
     assert space.key not in text
     labels = {label for family in families(text) for sample in family.samples for label in sample.labels}
     assert labels <= _LABELS
+    check_expressions(text)
+
+
+def check_expressions(text: str) -> None:
+    """Every expression of the dashboard and of the alerts names metrics and labels of this scrape."""
+    labels_of: dict[str, set[str]] = {"up": {"job", "instance"}}
+    for family in families(text):
+        for sample in family.samples:
+            labels_of.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
+    for expression in expressions():
+        assert expression.metrics
+        for name in expression.metrics:
+            assert name in labels_of, f"{expression.place}: there is no metric {name}"
+            assert expression.labels <= labels_of[name], f"{expression.place}: {expression.labels - labels_of[name]}"
 
 
 async def test_a_taken_admin_port_ends_the_program_with_one_sentence(database_url: str, tmp_path: Path) -> None:
