@@ -7,10 +7,11 @@ The map. Two flows cross the package: a request (web → exports → postgres), 
     demo             the demonstration
     process/         the running process: run, build, resources, startup, health, loop_lag
     web/             HTTP: routes, app, server, connections, gate, middleware, problems, …
-    admin/           the operator's port: app
+    admin/           the operator's port: app, guard, sessions, login, exports, spaces, fields, situation, plots, rendering,
+                     errors
     metrics/         what Prometheus reads: scrape, instruments, transitions, store_calls, database_figures, last_known
-    exports/         use_cases (the API's), windows, waiting, runner, attempt, lease, rescue, leftovers, retention, periodic,
-                     priority
+    exports/         use_cases (the API's), acts (of operators), windows, waiting, runner, attempt, lease, rescue, leftovers,
+                     retention, periodic, priority
       stream/        rows to a file: lines, compress, parts, file
     contacts/        use_cases (the API's), pages
     access           who calls, and what they may do

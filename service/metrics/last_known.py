@@ -1,4 +1,4 @@
-"""A figure that is read from the database now and then, however often it is asked for."""
+"""A value that is read from the database now and then, however often it is asked for."""
 
 import asyncio
 import time

@@ -59,10 +59,11 @@ class AccessTables:
 
     async def spaces(self) -> list[Space]:
         """All Spaces, by id."""
-        return [
-            Space(row["id"], row["name"], row["timezone"], row["subscription_active"])
-            for row in await self._database.fetch("list_spaces")
-        ]
+        return [_space(row) for row in await self._database.fetch("list_spaces")]
+
+    async def spaces_from(self, after: int, *, limit: int) -> list[Space]:
+        """A page of Spaces: those with ids above `after`, by id."""
+        return [_space(row) for row in await self._database.fetch("spaces_from", after, limit)]
 
     async def add_key(
         self, key_id: str, space_id: int, key_sha256: bytes, scopes: list[str], lifetime: timedelta | None
@@ -88,6 +89,10 @@ class AccessTables:
     async def revoke_key(self, key_id: str) -> bool:
         """Revoke a key; False if there is none with this id."""
         return await self._database.fetch_row("revoke_api_key", key_id) is not None
+
+
+def _space(row: asyncpg.Record) -> Space:
+    return Space(row["id"], row["name"], row["timezone"], row["subscription_active"])
 
 
 def _credential(row: asyncpg.Record) -> Credential:

@@ -1,5 +1,6 @@
-"""Exports for operators: rows of the public view and of the attempts, as dictionaries in the order of the columns."""
+"""Exports for operators: rows of the public views and of the attempts, as dictionaries in the order of the columns."""
 
+from datetime import timedelta
 from typing import Any
 
 from service.postgres.pool import Database
@@ -25,3 +26,19 @@ class Overview:
     async def attempts(self, export_id: int) -> list[Row]:
         """The attempts of an export, oldest first."""
         return [dict(row) for row in await self._database.fetch("attempts_of_export", export_id)]
+
+    async def running(self, *, limit: int) -> list[Row]:
+        """Running exports of all processes, as in the view exports_running, the one that has run longest first."""
+        return [dict(row) for row in await self._database.fetch("running_exports", limit)]
+
+    async def waiting(self, *, limit: int) -> list[Row]:
+        """Spaces with queued exports, as in the view exports_waiting, the one that has waited longest first."""
+        return [dict(row) for row in await self._database.fetch("waiting_spaces", limit)]
+
+    async def failed(self, *, limit: int) -> list[Row]:
+        """Exports that failed in the last 24 hours, newest first."""
+        return [dict(row) for row in await self._database.fetch("recent_failures", limit)]
+
+    async def history(self, *, step: timedelta, span: timedelta) -> list[Row]:
+        """For each interval of length `step` in `span`: start, contacts, completed, failed, waited (s); the oldest first."""
+        return [dict(row) for row in await self._database.fetch("export_history", step, span)]

@@ -3,9 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from service.access import Access
 from service.admin.app import CONNECTIONS, AdminServices, build_admin_app
+from service.admin.situation import Situation
+from service.exports.acts import OperatorActs, OperatorHooks
 from service.exports.runner import Runner
 from service.metrics.scrape import Metrics
+from service.postgres.access import AccessTables
+from service.postgres.acts import ExportActs
+from service.postgres.overview import Overview
 from service.process.health import Health
 from service.process.resources import Resources
 from service.settings import Settings
@@ -20,14 +26,26 @@ async def open_admin(
     if not settings.admin_port:
         yield
         return
-    metrics.watch_pools(
-        {"main": resources.database, "renewals": resources.renewals, "contacts": resources.contact_reads.pool}
-    )
+    database = resources.database
+    metrics.watch_pools({"main": database, "renewals": resources.renewals, "contacts": resources.contact_reads.pool})
     metrics.watch_attempts(settings.export_slots, runner.phases)
-    figures = metrics.watch_figures(resources.database)
-    app = build_admin_app(AdminServices(metrics, health.alive, health.ready))
+    figures = metrics.watch_figures(database)
+    overview, tables = Overview(database), AccessTables(database)
+    situation = Situation(overview, figures)
+    services = AdminServices(
+        metrics=metrics,
+        alive=health.alive,
+        ready=health.ready,
+        situation=situation,
+        overview=overview,
+        acts=OperatorActs(ExportActs(database), OperatorHooks(runner.wake, runner.cancel)),
+        access=Access(tables),
+        tables=tables,
+    )
+    app = build_admin_app(services, token=settings.admin_token.get_secret_value() if settings.admin_token else None)
     try:
         async with listen(app, settings.admin_host, settings.admin_port, connections=CONNECTIONS, prefix="ADMIN_"):
             yield
     finally:
+        await situation.stop()
         await figures.stop()

@@ -30,3 +30,7 @@ UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE key_id = $1 R
 SELECT k.key_sha256, k.scopes, s.id AS space_id, s.timezone, s.subscription_active
   FROM api_keys k JOIN spaces s ON s.id = k.space_id
  WHERE k.key_id = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+
+-- name: spaces_from
+-- Spaces with ids above $1, by id, at most $2.
+SELECT id, name, timezone, subscription_active FROM spaces WHERE id > $1 ORDER BY id LIMIT $2;
