@@ -21,8 +21,8 @@ from tests.support.contacts import Tenant
 LEVELS = {"idle": (0, 0), "exports_1": (1, 0), "exports_2": (2, 0), "exports_4": (4, 0), "exports_2_lists_2": (2, 2)}
 """Exports that run, and clients that read lists of contacts, at each level."""
 _PAGE = 5000
-_SPACES = 100
-_RATE = 50.0
+SPACES = 100
+RATE = 50.0
 _CHECK_SECONDS = 0.02
 _WARM_UP_SECONDS = 1.0
 
@@ -33,17 +33,17 @@ async def measure(bench: Bench) -> Figures:
     seconds = bench.plan.shorter(20, 1)
     figures: Figures = {"status_p50_ms": {}, "status_p99_ms": {}, "status_max_ms": {}}
     async with bench.service(contacts) as service:
-        spaces = await new_spaces(contacts.dsn, bench.plan.shorter(_SPACES, 10))
-        calls = [(await _completed(service, space), space.key) for space in spaces]
+        spaces = await new_spaces(contacts.dsn, bench.plan.shorter(SPACES, 10))
+        calls = [(await completed(service, space), space.key) for space in spaces]
         async with status_calls(calls) as status:
             figures["status_max_ms"]["first_openapi"] = await _first_openapi(service, status)
             for level, (exports, lists) in LEVELS.items():
                 bench.say(f"latency: {level}")
-                async with _repeated(
-                    *(partial(_export, service, space) for space in contacts.spaces[:exports]),
+                async with repeated(
+                    *(partial(exported, service, space) for space in contacts.spaces[:exports]),
                     *[partial(service.page, contacts.spaces[0], BOTH, size=_PAGE)] * lists,
                 ):
-                    durations = await status.measure(rate=_RATE, seconds=seconds)
+                    durations = await status.measure(rate=RATE, seconds=seconds)
                 figures["status_p50_ms"][level] = percentile(durations, 50)
                 figures["status_p99_ms"][level] = percentile(durations, 99)
                 figures["status_max_ms"][level] = durations[-1]
@@ -54,20 +54,21 @@ async def measure(bench: Bench) -> Figures:
 
 async def _first_openapi(service: Service, status: StatusCalls) -> float:
     """The longest status call while the service loads what builds /openapi.json, and builds it."""
-    measuring = asyncio.create_task(status.measure(rate=_RATE, seconds=_WARM_UP_SECONDS))
+    measuring = asyncio.create_task(status.measure(rate=RATE, seconds=_WARM_UP_SECONDS))
     async with aiohttp.request("GET", f"{service.program.address}/openapi.json") as response:
         await response.read()
     return (await measuring)[-1]
 
 
-async def _completed(service: Service, space: Tenant) -> str:
+async def completed(service: Service, space: Tenant) -> str:
+    """The URL of a completed export of a Space."""
     export_id = await service.create(space, EMPTY, BOTH)
     await service.ended(space, export_id, pause=0.05)
     return f"{service.url}/{export_id}"
 
 
 @asynccontextmanager
-async def _repeated(*works: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
+async def repeated(*works: Callable[[], Awaitable[object]]) -> AsyncIterator[None]:
     """Do each of these inside the block, again and again."""
     enough = asyncio.Event()
 
@@ -85,7 +86,8 @@ async def _repeated(*works: Callable[[], Awaitable[object]]) -> AsyncIterator[No
             enough.set()
 
 
-async def _export(service: Service, space: Tenant) -> None:
+async def exported(service: Service, space: Tenant) -> None:
+    """Run an export and delete its file."""
     export = await service.export(space, YEAR, BOTH, check=_CHECK_SECONDS)
     assert export.file is not None
     export.file.unlink()

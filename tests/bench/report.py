@@ -22,6 +22,7 @@ _PAGES: Figures = {
     "ms": {str(size): dict.fromkeys(contact_pages.PLACES) for size in contact_pages.SIZES},
     "last_vs_first": {str(size): None for size in contact_pages.SIZES},
 }
+_COMPARED = ("without", "without_min", "without_max", "with", "with_min", "with_max", "within_spread")
 _FIXED: Figures = {
     "workloads": {name: {**dict.fromkeys(_OF_A_WORKLOAD), "ratios": dict.fromkeys(ALL)} for name in WORKLOADS},
     "geomean": {"psql_igzip1": None},
@@ -42,6 +43,7 @@ _FIXED: Figures = {
         "rate_vs_bare": dict.fromkeys(throughput.WITH_RIVAL),
     },
     "custom_fields": {"filled_vs_null": None},
+    "monitoring": {"export_cpu_s": dict.fromkeys(_COMPARED), "status_p99_ms": dict.fromkeys(_COMPARED)},
     "narrow_range_ms": {"small_table": None, "large_table": None},
     "replicas": {"rows_per_second": {"1": None, "2": None, "4": None}},
     "startup": {"health_s": None, "export_help_s": None},

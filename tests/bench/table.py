@@ -120,6 +120,12 @@ def _webhooks(result: Figures) -> Iterable[Table]:
         yield from _by_workload("Exports without webhooks, and while 1,000 endpoints hang", figures)
 
 
+def _monitoring(result: Figures) -> Iterable[Table]:
+    for name, figures in result["monitoring"].items():
+        if figures["with"] is not None:
+            yield _pairs(f"Metrics read every second and the page open: {name}", figures)
+
+
 def _narrow(result: Figures) -> Iterable[Table]:
     figures = result["narrow_range_ms"]
     if figures["small_table"] is not None:
@@ -205,6 +211,6 @@ def _number(value: float | None) -> str:
 
 
 _PARTS = (
-    *(_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks),
+    *(_workloads, _s3, _stages, _memory, _latency, _queue, _waiting, _webhooks, _monitoring),
     *(_contact_pages, _throughput, _custom_fields, _narrow, _replicas, _startup),
 )

@@ -42,6 +42,7 @@ KEYS = [
     ),
     *(f"throughput.rate_vs_bare.{call}" for call in ("contacts", "contacts_both")),
     "custom_fields.filled_vs_null",
+    *(f"monitoring.{figure}.{kind}" for figure in ("export_cpu_s", "status_p99_ms") for kind in ("without", "with")),
     "narrow_range_ms.small_table",
     "narrow_range_ms.large_table",
     *(f"replicas.rows_per_second.{count}" for count in (1, 2, 4)),
