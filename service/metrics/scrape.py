@@ -4,6 +4,7 @@ import asyncio
 import platform
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -40,15 +41,18 @@ class Metrics:
         self._pools: dict[str, Database] = {}
         self._phases: Callable[[], Iterable[str]] = tuple
         self._figures: LastKnown[QueueFigures] | None = None
+        # A thread of its own: those of exports may all wait for a disk, and many scrapes at once must not occupy them.
+        self._thread = ThreadPoolExecutor(1, "metrics")
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Count transitions inside the block."""
+        """Count transitions inside the block; after it there is no text any more."""
         unsubscribe = events.subscribe(self._transitions)
         try:
             yield
         finally:
             unsubscribe()
+            self._thread.shutdown(wait=False)
 
     def measured(self, store: ObjectStore) -> ObjectStore:
         """The same store; every call is measured."""
@@ -94,7 +98,7 @@ class Metrics:
         for name, pool in self._pools.items():
             self._count.pool_connections.labels(name, "used").set(pool.used)
             self._count.pool_connections.labels(name, "idle").set(pool.idle)
-        return await asyncio.to_thread(generate_latest, self._registry)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, generate_latest, self._registry)
 
 
 def service_version() -> str:
