@@ -62,7 +62,6 @@ class Settings(BaseSettings):
     migrate_on_start: bool = Field(
         True, description="Apply missing migrations when `serve` starts. If false, run `contact-exports migrate`."
     )
-
     allow_failpoints: bool = Field(False, description="For tests: accept FAILPOINTS and a PART_SIZE down to 16KiB.")
     failpoints: str | None = Field(
         None,

@@ -21,6 +21,7 @@ from service.exports.acts import OperatorActs
 from service.metrics.scrape import CONTENT_TYPE, Metrics
 from service.postgres.access import AccessTables
 from service.postgres.overview import Overview
+from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.web.health import ALIVE, READY, Readiness, show_liveness, show_readiness
 from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import REQUEST_ID, identify
@@ -47,6 +48,7 @@ class AdminServices:
     ready: Callable[[], Awaitable[Readiness]]
     situation: Situation
     overview: Overview
+    deliveries: WebhookDeliveries
     acts: OperatorActs
     access: Access
     tables: AccessTables
@@ -61,6 +63,7 @@ def build_admin_app(services: AdminServices, *, token: str | None) -> web.Applic
     app[READY] = services.ready
     app[exports.SITUATION] = services.situation
     app[exports.OVERVIEW] = services.overview
+    app[exports.DELIVERIES] = services.deliveries
     app[exports.ACTS] = services.acts
     app[spaces.ACCESS] = services.access
     app[spaces.TABLES] = services.tables

@@ -10,9 +10,11 @@ from service.admin.situation import Situation
 from service.exports.acts import Act, OperatorActs
 from service.model import ExportStatus
 from service.postgres.overview import Overview, Row
+from service.postgres.webhook_deliveries import WebhookDeliveries
 
 SITUATION = web.AppKey("situation", Situation)
 OVERVIEW = web.AppKey("overview", Overview)
+DELIVERIES = web.AppKey("deliveries", WebhookDeliveries)
 ACTS = web.AppKey("acts", OperatorActs)
 _NEWEST = 50
 
@@ -50,9 +52,10 @@ async def show_export(request: web.Request) -> web.StreamResponse:
     """GET /exports/{export_id}"""
     row = await _find(request)
     attempts = await request.app[OVERVIEW].attempts(row["export_id"])
+    deliveries = await request.app[DELIVERIES].of_export(row["export_id"])
     said = {**{act.value: text for act, text in DONE.items()}, "changed": CHANGED}.get(request.query.get("said", ""))
     acts = Act.possible(ExportStatus(row["status"])) if SESSION in request else ()
-    return page(request, "export.html", export=row, attempts=attempts, acts=acts, said=said)
+    return page(request, "export.html", export=row, attempts=attempts, deliveries=deliveries, acts=acts, said=said)
 
 
 async def confirm_act(request: web.Request) -> web.StreamResponse:

@@ -65,6 +65,11 @@ class Instruments:
         )
         self.export_rate = histogram("export_rows_per_second", "Contacts per second of a completed export.", RATE_BUCKETS)
 
+        self.webhooks = counter("webhook_attempts", "Requests to endpoints of webhooks by this process.", "result")
+        self.webhook_seconds = histogram(
+            "webhook_duration_seconds", "Requests to endpoints that accepted the webhook.", STORE_BUCKETS
+        )
+
         self.store_seconds = histogram(
             "store_call_duration_seconds", "Calls to the object store.", STORE_BUCKETS, "operation", "result"
         )

@@ -7,6 +7,7 @@ from service.model import ExportStatus
 
 _OUTCOMES = ("completed", "error", "lost", "handed_back", "cancelled")
 _LEFTOVERS = ("attempt", "abandoned_upload", "orphan")
+_WEBHOOKS = ("delivered", "failed", "given_up", "endpoint_disabled", "claim_lost")
 _ENDED = ("completed", "cancelled", "expired")
 
 
@@ -24,6 +25,8 @@ class TransitionCounter:
             instruments.retries.labels(code)
         for kind in _LEFTOVERS:
             instruments.removed.labels(kind)
+        for result in _WEBHOOKS:
+            instruments.webhooks.labels(result)
         for result in ("queued", "failed"):
             instruments.rescues.labels(result)
 
@@ -32,6 +35,7 @@ class TransitionCounter:
         self._count_of_exports(event)
         self._count_of_attempts(event)
         self._count_of_cleanup(event)
+        self._count_of_webhooks(event)
 
     def _count_of_exports(self, event: events.Event) -> None:
         match event:
@@ -98,6 +102,22 @@ class TransitionCounter:
                 self._count.files_deleted.inc()
             case events.ExportsForgotten():
                 self._count.rows_forgotten.inc(event.count)
+            case _:
+                pass
+
+    def _count_of_webhooks(self, event: events.Event) -> None:
+        match event:
+            case events.WebhookDelivered():
+                self._count.webhooks.labels("delivered").inc()
+                self._count.webhook_seconds.observe(event.seconds)
+            case events.WebhookGivenUp():
+                self._count.webhooks.labels("given_up").inc()
+            case events.WebhookEndpointDisabled():
+                self._count.webhooks.labels("endpoint_disabled").inc()
+            case events.WebhookFailed():
+                self._count.webhooks.labels("failed").inc()
+            case events.WebhookClaimLost():
+                self._count.webhooks.labels("claim_lost").inc()
             case _:
                 pass
 

@@ -12,6 +12,7 @@ from service.metrics.scrape import Metrics
 from service.postgres.access import AccessTables
 from service.postgres.acts import ExportActs
 from service.postgres.overview import Overview
+from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.process.health import Health
 from service.process.resources import Resources
 from service.settings import Settings
@@ -38,6 +39,7 @@ async def open_admin(
         ready=health.ready,
         situation=situation,
         overview=overview,
+        deliveries=WebhookDeliveries(database),
         acts=OperatorActs(ExportActs(database), OperatorHooks(runner.wake, runner.cancel)),
         access=Access(tables),
         tables=tables,

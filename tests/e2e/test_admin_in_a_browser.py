@@ -18,7 +18,7 @@ from service.client import ExportClient
 from service.failures import StorageFull
 from tests.support import stores
 from tests.support.browser import SECONDS, chromium, click, requested_hosts, text
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts, tenant
+from tests.support.contacts import Tenant, add_contacts, tenant, whole_range
 from tests.support.jobs import job_table
 from tests.support.program import Program, free_port, running
 from tests.support.waiting import until_ended, until_row
@@ -177,7 +177,7 @@ async def test_an_operator_watches_and_cancels_an_export_and_creates_a_key(
         await connection.execute(
             "UPDATE export_jobs SET run_after = now() - interval '50 minutes' WHERE id = $1", await queue(program, paused)
         )
-        export_id = await client.create(**WHOLE_RANGE)
+        export_id = await client.create(whole_range())
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE id = $1 AND phase = 'reading'", export_id)
         with chromium(tmp_path / "profile") as driver:
             await asyncio.to_thread(use_page, driver, program.admin, export_id)
@@ -186,7 +186,7 @@ async def test_an_operator_watches_and_cancels_an_export_and_creates_a_key(
             console = await asyncio.to_thread(driver.get_log, "browser")
             hosts = await asyncio.to_thread(requested_hosts, driver)
         async with ExportClient(program.address, key) as other:
-            assert (await other.ended(export_id))["status"] == "cancelled"
+            assert (await other.status(export_id)).status == "cancelled"
     assert [line for line in console if "/nothing" not in line["message"]] == []
     assert hosts == {urlsplit(program.admin).netloc}
     acts = [(line["act"], line.get("export_id")) for line in program.events("admin_act")]
@@ -196,7 +196,7 @@ async def test_an_operator_watches_and_cancels_an_export_and_creates_a_key(
 async def queue(program: Program, of: Tenant) -> int:
     """Queue an export of a Space; returns its id."""
     async with ExportClient(program.address, of.key) as client:
-        return await client.create(**WHOLE_RANGE)
+        return await client.create(whole_range())
 
 
 def lose_and_find_the_service(driver: webdriver.Chrome, address: str, stop: "asyncio.Future[None]") -> None:

@@ -7,7 +7,7 @@ import asyncpg
 
 from service.client import ExportClient
 from tests.support import stores
-from tests.support.contacts import WHOLE_RANGE, Tenant, add_contacts
+from tests.support.contacts import Tenant, add_contacts, whole_range
 from tests.support.metrics import families, scrape, value
 from tests.support.program import free_port, running, started
 from tests.support.promql import expressions
@@ -40,8 +40,7 @@ async def test_an_export_and_its_requests_appear_in_the_metrics(
             "RATE_LIMIT_CREATE": "1/minute",
         }
         async with running(settings) as program, ExportClient(program.address, space.key) as client:
-            export_id = await client.create(**WHOLE_RANGE)
-            await client.ended(export_id)
+            await client.wait(await client.create(whole_range()))
             async with aiohttp.ClientSession(headers=space.headers) as session:
                 async with session.post(f"{program.address}/public-api/v1/contacts/exports") as refused:
                     assert refused.status == 429

@@ -9,7 +9,8 @@ import pytest
 
 from service.admin.app import CONNECTIONS
 from service.embedded.postgres import EmbeddedPostgres
-from tests.support.contacts import WHOLE_RANGE, Tenant, tenant
+from tests.support.calls import create
+from tests.support.contacts import tenant
 from tests.support.jobs import connect
 from tests.support.metrics import samples, scrape, value
 from tests.support.program import Program, free_port, running, started
@@ -34,20 +35,10 @@ async def page(program: Program, path: str = "/") -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def queued(program: Program, space: Tenant) -> int:
-    """Queue an export, which nothing runs; returns its id."""
-    url = f"{program.address}/public-api/v1/contacts/exports"
-    async with (
-        aiohttp.ClientSession(headers=space.headers) as session,
-        session.post(url, json=WHOLE_RANGE) as response,
-    ):
-        return int((await response.json())["export_id"])
-
-
 async def test_the_page_and_the_metrics_keep_their_last_figures_while_the_database_is_down(
     program: Program, own_postgres: EmbeddedPostgres
 ) -> None:
-    export_id = await queued(program, await tenant(own_postgres.dsn()))
+    export_id = await create(program, await tenant(own_postgres.dsn()))
     assert value(await scrape(program.admin), "queue_exports", state="ready") == 1
     assert f'href="/exports/{export_id}"' in (await page(program))[1]
 

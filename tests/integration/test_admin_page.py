@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import structlog
+from markupsafe import escape
 
 from service.admin import login
 from service.admin.sessions import Sessions
@@ -14,6 +15,7 @@ from service.model import ExportStatus
 from service.postgres.claims import Progress
 from tests.support.admin import TOKEN, Admin, admin
 from tests.support.jobs import JobTable, holding, job_table, until_waited_for
+from tests.support.outbox import outbox
 
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}"
 ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=alert(2)&gt;&#34;&#39;&amp;amp;{{ 7 * 7 }}"
@@ -94,6 +96,17 @@ async def test_the_story_of_an_export_has_its_attempts_and_what_to_search_in_the
     for expected in (str(claim.claim_id), str(again.claim_id), "a request", "worker_lost", "the lease expired during phase"):
         assert expected in text
     assert 'class="status completed"' in text
+
+
+async def test_the_story_of_an_export_has_its_webhooks(page: Admin, database_url: str) -> None:
+    async with outbox(database_url) as box:
+        space_id, _ = await box.space()
+        (export_id,) = await box.ended(space_id)
+        row = await box.row(export_id)
+        summary = await box.summary(export_id)
+    text = await page.text(f"/exports/{export_id}")
+    for expected in (str(row["webhook_id"]), row["event"], str(escape(summary))):
+        assert expected in text
 
 
 async def test_exports_are_listed_by_space_and_status(page: Admin, jobs: JobTable) -> None:

@@ -17,6 +17,7 @@ from service.postgres.access import AccessTables
 from service.postgres.acts import ExportActs
 from service.postgres.overview import Overview
 from service.postgres.pool import Database
+from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.web.health import Readiness
 from tests.support.web import Client, GuardedTestServer
 
@@ -77,6 +78,7 @@ async def admin(database_url: str, *, token: str | None = TOKEN) -> AsyncIterato
             ready=ready,
             situation=situation,
             overview=overview,
+            deliveries=WebhookDeliveries(database),
             acts=OperatorActs(ExportActs(database), OperatorHooks(lambda: woken.append(None), cancelled.append)),
             access=Access(tables),
             tables=tables,
