@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from service.client import ExportClient
+from service.model import Extra
 from service.postgres.sample_contacts import SampleContacts
 from tests.support import postgres
-from tests.support.contacts import FIRST, WHOLE_RANGE, Tenant, expected_lines, tenant
+from tests.support.contacts import FIRST, Tenant, expected_lines, tenant, whole_range
 from tests.support.jobs import connect
 from tests.support.program import running
 
@@ -62,8 +63,9 @@ async def exported(database_url: str, space: Tenant, store: dict[str, str]) -> A
         running({"DATABASE_URL": database_url, **store}) as program,
         ExportClient(program.address, space.key) as client,
     ):
-        status = await client.ended(await client.create(**WHOLE_RANGE, include_comet_tokens=1, include_all_emails=1))
-        yield Exported(program.address, space, status["download_url"])
+        export = await client.wait(await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS)))
+        assert export.download_url is not None
+        yield Exported(program.address, space, export.download_url)
 
 
 async def _add_contacts(sql: asyncpg.Connection, space_id: int) -> None:

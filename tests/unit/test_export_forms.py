@@ -112,7 +112,11 @@ def test_a_small_file_of_many_bytes_is_unpacked_in_pieces() -> None:
     assert max(map(len, Unpacker().feed(packed))) <= 1024 * 1024
 
 
-@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(b"a") * 2, gzip.compress(b"a" * 99)[:-9] + b"\0" * 9])
+@pytest.mark.parametrize(
+    "packed",
+    [b"no gzip at all", gzip.compress(b"a") * 2, gzip.compress(b"a" * 99)[:-9] + b"\0" * 9],
+    ids=["text", "two members", "wrong trailer"],
+)
 def test_bytes_that_are_no_gzip_member_are_a_wrong_file(packed: bytes) -> None:
     with pytest.raises(WrongFile):
         list(Unpacker().feed(packed))
