@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 _COMMANDS = {
+    "contacts": "service.commands.contacts:contacts",
     "demo": "service.demo:demo",
     "export": "service.commands.export.command:export",
     "exports": "service.commands.exports:exports",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from operator import itemgetter
 
@@ -47,49 +48,72 @@ OPTIONAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {"contacts": {"custom_fi
 """Columns that a relation may lack; if they exist, their types are checked too."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One difference from the contract. `column` is empty if the whole relation is missing; then `sentence` says so."""
+
+    relation: str
+    column: str
+    sentence: str
+    cast_to: str | None = None
+    """The type that a view may cast the column to, if that helps."""
+
+
 async def check_relations(connection: asyncpg.Connection) -> None:
     """Raises SchemaMismatch that lists every relation and column that is missing or has a different type."""
+    if found := await mismatches(connection):
+        raise SchemaMismatch(f"The contacts cannot be read: {'; '.join(each.sentence for each in found)}.")
+
+
+async def mismatches(connection: asyncpg.Connection) -> list[Mismatch]:
+    """Every relation and column that is missing or has a different type."""
     found = await found_relations(connection)
-    mismatches: list[str] = []
+    differences: list[Mismatch] = []
     for relation, columns in CONTRACT.items():
         if relation in found:
-            mismatches += _mismatches(relation, columns, found[relation])
+            differences += _mismatches(relation, columns, found[relation])
         else:
-            mismatches.append(f"{relation} is missing")
+            differences.append(Mismatch(relation, "", f"{relation} is missing"))
     ids = ID_TYPES.get(found.get("contacts", {}).get("id", ""))
-    mismatches += _other_ids(found, ids)
+    differences += _other_ids(found, ids)
     if ids is IdType.TEXT:
-        mismatches += await _other_collations(connection)
-    if mismatches:
-        raise SchemaMismatch("The contacts cannot be read: " + "; ".join(mismatches) + ".")
+        differences += await _other_collations(connection)
+    return differences
 
 
-def _mismatches(relation: str, columns: Mapping[str, tuple[str, ...]], found: Mapping[str, str]) -> Iterator[str]:
+def _mismatches(relation: str, columns: Mapping[str, tuple[str, ...]], found: Mapping[str, str]) -> Iterator[Mismatch]:
     """What is wrong with the columns of a relation, of which `found` has the actual types."""
     optional = {column: types for column, types in OPTIONAL.get(relation, {}).items() if column in found}
     for column, types in {**columns, **optional}.items():
         actual = found.get(column)
         if actual is None:
-            yield f"{relation}.{column} is missing"
+            yield Mismatch(relation, column, f"{relation}.{column} is missing")
         elif actual not in types:
             accepted = ID_NAMES if types == _CONTACT_ID else types[0]
-            yield f"{relation}.{column} is {actual} instead of {accepted}; a view may cast it"
+            sentence = f"{relation}.{column} is {actual} instead of {accepted}; a view may cast it"
+            yield Mismatch(relation, column, sentence, "text" if types == _CONTACT_ID else types[0])
 
 
-def _other_ids(found: Mapping[str, Mapping[str, str]], ids: IdType | None) -> Iterator[str]:
+def _other_ids(found: Mapping[str, Mapping[str, str]], ids: IdType | None) -> Iterator[Mismatch]:
     """Columns with ids whose type is accepted, but is not the one of contacts.id."""
     for relation, column in _REFERENCES:
         actual = found.get(relation, {}).get(column, "")
         if ids is not None and ID_TYPES.get(actual, ids) is not ids:
-            yield f"{relation}.{column} is {actual}, but contacts.id is {found['contacts']['id']}; a view may cast it"
+            sentence = f"{relation}.{column} is {actual}, but contacts.id is {found['contacts']['id']}; a view may cast it"
+            yield Mismatch(relation, column, sentence, ids)
 
 
-async def _other_collations(connection: asyncpg.Connection) -> list[str]:
+async def _other_collations(connection: asyncpg.Connection) -> list[Mismatch]:
     """Columns with ids that Postgres cannot compare, because their collations differ and none is the default."""
     rows = await connection.fetch(statement("id_collations"))
     return [
-        f"{row['name']} has the collation {row['collation']}, but {rows[0]['name']} has {rows[0]['collation']};"
-        " a view may change it"
+        Mismatch(
+            row["name"].partition(".")[0],
+            row["name"].partition(".")[2],
+            f"{row['name']} has the collation {row['collation']}, but {rows[0]['name']} has {rows[0]['collation']};"
+            " a view may change it",
+            f"text COLLATE {rows[0]['collation']}",
+        )
         for row in rows[1:]
         if row["collation"] != rows[0]["collation"]
     ]
@@ -104,10 +128,15 @@ async def check_readable(connection: asyncpg.Connection) -> None:
     with source_errors():
         async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
             await connection.execute(f"SET statement_timeout = '{_PROBE_TIMEOUT.total_seconds():g}s'")
-            for relation, probe in _PROBES.items():
+            for relation in _PROBES:
                 for rows in (0, 1):
                     with suppress(SourceData), source_errors(relation.__str__), suppress(asyncpg.QueryCanceledError):
-                        await connection.fetch(statement(probe), rows)
+                        await probe(connection, relation, rows)
+
+
+async def probe(connection: asyncpg.Connection, relation: str, rows: int) -> None:
+    """Read so many rows of a relation, in any order. Raises the driver's errors."""
+    await connection.fetch(statement(_PROBES[relation]), rows)
 
 
 async def found_relations(connection: asyncpg.Connection) -> dict[str, dict[str, str]]:

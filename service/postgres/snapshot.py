@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,8 +16,8 @@ from asyncpg.transaction import Transaction
 from service.errors import LoginRefused, SchemaMismatch, ServiceError
 from service.failpoints import failpoint
 from service.failures import SourceSlow, SourceUnavailable, SourceUnreadable
-from service.model import Claim
-from service.postgres.contact_ids import IdType, read_contact_ids
+from service.model import Claim, Extras, Window
+from service.postgres.contact_ids import ContactIds, IdType, read_contact_ids
 from service.postgres.driver_errors import describe, login_refused, source_errors
 from service.postgres.extras import extra_fragments, read_contacts
 from service.postgres.read_ahead import read_ahead
@@ -142,18 +142,22 @@ class Snapshot:
         """When the snapshot was taken: no contact committed before is missing."""
         self.complete_until: datetime | None
         """No contact created before this time can appear later; None if unknown."""
+        self.unknown_because: tuple[str, ...]
+        """Why complete_until is None: words of `source_horizon`, empty if it is known."""
         self.rows_estimated: int
 
     async def begin(self) -> None:
         """Take the snapshot."""
         with source_errors():
             async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
-                horizon = await self._connection.fetchval(statement("source_horizon"), APPLICATION_NAME, self._source.slack)
+                row = await self._connection.fetchrow(statement("source_horizon"), APPLICATION_NAME, self._source.slack)
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
-                plan = json.loads(await self._connection.fetchval(statement("estimate_contacts"), *self._range))
+                self.rows_estimated = await estimated_rows(self._connection, self._claim.space_id, self._claim.window)
+        assert row is not None
+        horizon: datetime | None = row["horizon"]
         self.complete_until = None if horizon is None else min(horizon, self._claim.window.end)
-        self.rows_estimated = int(plan[0]["Plan"]["Plan Rows"])
+        self.unknown_because = tuple(row["unknown_because"])
 
     async def batches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         """The contacts in file order. The next rows are fetched while the consumer works on a batch.
@@ -201,13 +205,7 @@ class Snapshot:
     async def explain(self, connection: asyncpg.Connection) -> str:
         """The top nodes of the query's plan, outermost first. The query is planned, not run."""
         plan = json.loads(await connection.fetchval(f"EXPLAIN (FORMAT JSON) {self._query}", *self._range))
-        node = plan[0]["Plan"]
-        names: list[str] = []
-        while node is not None and len(names) < _PLAN_DEPTH:
-            relation = node.get("Relation Name")
-            names.append(f"{node['Node Type']} on {relation}" if relation else node["Node Type"])
-            node = next(iter(node.get("Plans", ())), None)
-        return ", ".join(names)
+        return top_nodes(plan[0]["Plan"])
 
     def pace(self, rows: int, size: int) -> None:
         """Adjust the next fetches to about 1 MiB, given that the lines of `rows` contacts took `size` bytes."""
@@ -218,7 +216,32 @@ class Snapshot:
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":
-        ids = await read_contact_ids(self._connection)
+        self._query, ids = await export_query(self._connection, self._claim.extras)
         self._ids = None if ids.unique else IdCheck(named=ids.type is not IdType.TEXT)
-        self._query = ids.type.fit(read_contacts(await extra_fragments(self._connection, self._claim.extras)))
         return await self._connection.cursor(self._query, *self._range)
+
+
+async def export_query(connection: asyncpg.Connection, extras: Extras) -> tuple[str, ContactIds]:
+    """The statement that an export with these extras runs in this database, and what the database says about its ids.
+
+    Raises SourceUnreadable, the driver's errors, TimeoutError.
+    """
+    ids = await read_contact_ids(connection)
+    return ids.type.fit(read_contacts(await extra_fragments(connection, extras))), ids
+
+
+async def estimated_rows(connection: asyncpg.Connection, space_id: int, window: Window) -> int:
+    """The planner's estimate of the rows of an export. Raises the driver's errors."""
+    plan = json.loads(await connection.fetchval(statement("estimate_contacts"), space_id, window.start, window.end))
+    return int(plan[0]["Plan"]["Plan Rows"])
+
+
+def top_nodes(plan: Mapping[str, Any]) -> str:
+    """The first nodes of a plan in words, outermost first."""
+    node: Mapping[str, Any] | None = plan
+    names: list[str] = []
+    while node is not None and len(names) < _PLAN_DEPTH:
+        relation = node.get("Relation Name")
+        names.append(f"{node['Node Type']} on {relation}" if relation else node["Node Type"])
+        node = next(iter(node.get("Plans", ())), None)
+    return ", ".join(names)

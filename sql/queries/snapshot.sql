@@ -18,22 +18,32 @@ WITH RECURSIVE beneath(oid) AS (
           WHERE r.ev_class = beneath.oid AND d.refclassid = 'pg_class'::regclass
          UNION
          SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = beneath.oid) AS next),
-untrusted AS (
-  SELECT FROM pg_class c JOIN beneath USING (oid) WHERE c.relkind IN ('f', 'm')
-   UNION ALL
-  SELECT FROM pg_rewrite r JOIN beneath ON beneath.oid = r.ev_class
+activity AS MATERIALIZED (
+  SELECT state, xact_start
+    FROM pg_stat_activity
+   WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> $1
+     AND backend_type NOT IN ('autovacuum worker', 'walsender')),
+doubt(reason) AS (
+  SELECT CASE c.relkind WHEN 'f' THEN 'foreign_table' ELSE 'materialized_view' END
+    FROM pg_class c JOIN beneath USING (oid) WHERE c.relkind IN ('f', 'm')
+   UNION
+  SELECT 'function' FROM pg_rewrite r JOIN beneath ON beneath.oid = r.ev_class
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_proc'::regclass
     JOIN pg_proc p ON p.oid = d.refobjid AND p.proretset
-   UNION ALL
-  SELECT FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
-   UNION ALL
-  SELECT FROM pg_prepared_xacts WHERE database = current_database())
-SELECT CASE WHEN pg_has_role('pg_read_all_stats', 'USAGE') AND NOT pg_is_in_recovery()
-             AND NOT coalesce(bool_or(state = 'disabled'), false) AND NOT EXISTS (SELECT FROM untrusted)
-            THEN least(clock_timestamp(), min(xact_start)) - interval '1 second' - $2::interval END
-  FROM pg_stat_activity
- WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> $1
-   AND backend_type NOT IN ('autovacuum worker', 'walsender');
+   UNION
+  SELECT 'subscription' FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND d.datname = current_database()
+   UNION
+  SELECT 'prepared_transaction' FROM pg_prepared_xacts WHERE database = current_database()
+   UNION
+  SELECT 'not_tracked' FROM activity WHERE state = 'disabled'
+   UNION
+  SELECT 'standby' WHERE pg_is_in_recovery()
+   UNION
+  SELECT 'no_right' WHERE NOT pg_has_role('pg_read_all_stats', 'USAGE'))
+SELECT CASE WHEN NOT EXISTS (SELECT FROM doubt)
+            THEN least(clock_timestamp(), min(xact_start)) - interval '1 second' - $2::interval END AS horizon,
+       ARRAY(SELECT reason FROM doubt ORDER BY reason) AS unknown_because
+  FROM activity;
 
 -- name: snapshot_time
 -- First statement of the transaction: it takes the snapshot. The transaction started before it, so every contact committed

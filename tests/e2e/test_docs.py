@@ -7,6 +7,7 @@ import re
 import sys
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -17,8 +18,10 @@ from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
 from tests.support import docs, stores
+from tests.support.adopted import adopted, as_role, page_block
 from tests.support.calls import cancel, create_once
 from tests.support.contacts import Tenant, add_contacts, lines_of, tenant, whole_range
+from tests.support.jobs import connect
 from tests.support.program import Program, running, started
 from tests.support.shell import shell
 from tests.support.waiting import until, until_ended, until_row
@@ -29,6 +32,7 @@ CLIENT = "docs/client.md"
 _EXPORT = "test_the_export_command_and_the_client_work_as_the_page_shows"
 _NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
 _CONSUMERS = "tests/foreign/test_consumers.py"
+_ADOPTER = "test_a_foreign_schema_is_exported_and_becomes_fast_by_the_steps_of_the_page"
 _RUN_BY: dict[tuple[str, str], str] = {
     # The page and the beginning of a block, and what runs it: a test of this module, or a file.
     (README, "./run demo\n"): "tests/e2e/test_demo.py",
@@ -63,7 +67,13 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "GRANT"): "test_the_service_works_with_the_documented_grants_and_no_more",
     (OPERATING, "SELECT"): "test_the_recipe_runs",
     (OPERATING, "--"): "test_the_recipe_runs",
-    (ADOPTING, "CREATE"): "test_contacts_of_an_existing_schema_are_exported_through_the_views",
+    (ADOPTING, "CREATE"): _ADOPTER,
+    (ADOPTING, "INSERT INTO contact_exports.tenant_spaces"): _ADOPTER,
+    (ADOPTING, "export DATABASE_URL"): _ADOPTER,
+    (ADOPTING, "contact-exports contacts check"): _ADOPTER,
+    (ADOPTING, "ALTER TABLE crm.people"): _ADOPTER,
+    (ADOPTING, "DROP VIEW"): _ADOPTER,
+    (ADOPTING, "REFRESH"): _ADOPTER,
     (WEBHOOKS, "contact-exports webhooks"): "tests/e2e/test_webhooks.py",
     (WEBHOOKS, "from standardwebhooks"): "tests/e2e/test_webhooks.py",
     (WEBHOOKS, "SELECT"): "test_the_recipe_runs",
@@ -285,42 +295,84 @@ async def test_a_service_that_must_not_migrate_names_the_command_that_does(empty
     assert "contact-exports migrate" in "".join(entry["text"] for entry in program.events("text"))
 
 
-async def test_contacts_of_an_existing_schema_are_exported_through_the_views(
-    empty_database_url: str, tmp_path: Path
+ADA, ALIAS, GONE, BOB, EVE = (f"00000000-0000-0000-0000-00000000000{number}" for number in range(1, 6))
+PEOPLE = f"""
+  INSERT INTO crm.people (person_key, tenant, created, addresses, full_name, mobile, city, deleted_at, duplicate_of) VALUES
+    ('{ADA}', 'acme', '2024-05-01', '[{{"mail": "ada@example.org", "seen": "2024-05-01T08:00:00"}}]',
+     'Ada', '0049', 'London', NULL,
+     NULL),
+    ('{ALIAS}', 'acme', '2024-05-02', '[{{"mail": "lovelace@example.org", "seen": "2024-05-02T08:00:00"}}]',
+     'Ada', NULL, NULL, NULL, '{ADA}'),
+    ('{GONE}', 'acme', '2024-05-03', '[]', 'Gone', NULL, NULL, '2024-06-01', NULL),
+    ('{BOB}', 'other', '2024-05-04', '[]', 'Bob', NULL, NULL, NULL, NULL);
+  INSERT INTO crm.sightings VALUES
+    ('{ADA}', 'x', '2024-05-01'), ('{ALIAS}', 'x', '2024-05-04'), ('{ALIAS}', 'y', '2024-05-03')
+"""
+LINE = {
+    "id": ADA,
+    "email": "ada@example.org",
+    "name": "Ada",
+    "phone": "0049",
+    "location": "London",
+    "comet_tokens": ["x", "y"],
+    "emails": ["lovelace@example.org", "ada@example.org"],
+}
+
+
+async def test_a_foreign_schema_is_exported_and_becomes_fast_by_the_steps_of_the_page(
+    postgres_server: str, empty_database_url: str, tmp_path: Path
 ) -> None:
-    sql = await asyncpg.connect(empty_database_url)
-    for _, text in docs.blocks("sql", ADOPTING):
-        await sql.execute(text)
-    async with (
-        stores.directory_store(tmp_path / "files") as store,
-        running({"DATABASE_URL": empty_database_url, **store.settings}) as program,
-    ):
-        space = await tenant(empty_database_url)
-        await sql.execute("INSERT INTO tenant_spaces VALUES ('acme', $1)", space.space_id)
-        await sql.execute(
-            """INSERT INTO people (person_id, tenant, created, mail, full_name, mobile, city, duplicate_of) VALUES
-                 (1, 'acme', '2024-05-01Z', 'ada@example.org', 'Ada', '0049', 'London', NULL),
-                 (2, 'acme', '2024-05-02Z', 'lovelace@example.org', 'Ada', NULL, NULL, 1),
-                 (3, 'other', '2024-05-03Z', 'bob@example.org', 'Bob', NULL, NULL, NULL)"""
-        )
-        await sql.execute(
-            "INSERT INTO sightings VALUES (1, 'x', '2024-05-01Z'), (2, 'x', '2024-05-04Z'), (2, 'y', '2024-05-03Z')"
-        )
-        async with ExportClient(program.address, space.key) as client:
-            export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
-            file = await client.download(await client.wait(export_id), tmp_path / "file")
-    await sql.close()
-    assert lines_of(file.path) == [
-        {
-            "id": 1,
-            "email": "ada@example.org",
-            "name": "Ada",
-            "phone": "0049",
-            "location": "London",
-            "comet_tokens": ["x", "y"],
-            "emails": ["lovelace@example.org", "ada@example.org"],
-        }
-    ]
+    async with adopted(postgres_server, 0) as crm, stores.directory_store(tmp_path / "files") as store:
+        settings = {"DATABASE_URL": empty_database_url, "CONTACTS_DATABASE_URL": crm.url}
+        await crm.owner.execute("CREATE TABLE public.contacts (the_name text, is_taken text)")
+        await crm.owner.execute(PEOPLE)
+        lines = docs.block("sh", ADOPTING, "migrate").splitlines()
+        assert [line.split()[1].partition("=")[0] for line in lines if line.startswith("export ")] == list(settings)
+        commands = "\n".join(line for line in lines if not line.startswith("export "))
+        space_id, key = (await shell(commands, settings)).split()
+        assert space_id == "1"
+        await crm.run(page_block("INSERT INTO"))
+        async with (
+            running({**settings, **store.settings}) as program,
+            ExportClient(program.address, key) as client,
+        ):
+
+            async def exported() -> list[dict[str, object]]:
+                export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
+                return lines_of((await client.download(await client.wait(export_id), tmp_path / "file")).path)
+
+            async def found() -> set[str]:
+                return {finding.code for finding in (await crm.check()).findings}
+
+            assert (await exported(), await found()) == ([LINE], {"index_missing"})
+            await crm.run(page_block("CREATE INDEX CONCURRENTLY ON crm.people (tenant"))
+            await crm.run(page_block("CREATE INDEX CONCURRENTLY ON crm.people (duplicate_of"))
+            assert (await exported(), await found()) == ([LINE], {"sorted"})
+            await crm.run(page_block("ALTER TABLE crm.people"))
+            assert await exported() == [LINE]
+            report = await shell(docs.block("sh", ADOPTING, "contacts check"), settings)
+            assert report.endswith("\n0 faults, 0 warnings\n")
+            await crm.run(page_block("DROP VIEW"))
+            assert (await exported(), await found()) == ([LINE], {"materialized_view", "complete_until_unknown"})
+            await crm.owner.execute(
+                f"INSERT INTO crm.people (person_key, tenant, created) VALUES ('{EVE}', 'acme', '2024-05-05')"
+            )
+            await crm.run(page_block("REFRESH"))
+            assert [line["id"] for line in await exported()] == [ADA, EVE]
+
+
+async def test_the_database_of_the_page_belongs_to_its_role(postgres_server: str) -> None:
+    name = f"contact_exports_test_{os.getpid()}"
+    statements = page_block("CREATE ROLE").replace("contact_exports", name).splitlines()
+    async with connect(postgres_server) as server:
+        try:
+            for each in statements:
+                await server.execute(each)
+            url = as_role(urlsplit(postgres_server)._replace(path=f"/{name}").geturl(), name)
+            await shell("contact-exports migrate", {"DATABASE_URL": url})
+        finally:
+            await server.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await server.execute(f"DROP ROLE IF EXISTS {name}")
 
 
 async def test_a_restored_backup_works(database_url: str, empty_database_url: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def run(*command: str, **settings: str) -> Ended:
 async def shell(script: str, settings: dict[str, str]) -> str:
     """Run pasted shell commands and return their standard output. They must succeed."""
     ended = await _run(["sh", "-euc", script], settings)
-    assert ended.code == 0, ended.errors
+    assert ended.code == 0, ended.errors or ended.output
     return ended.output
 
 
