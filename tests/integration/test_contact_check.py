@@ -118,8 +118,10 @@ PLANTED = {
         "GRANT SELECT ON comet_tokens TO {role};",
     ),
     "missing grant of a column": (
-        "REVOKE SELECT ON contact_exports.comet_tokens FROM {role};"
-        "GRANT SELECT (contact_id, token) ON contact_exports.comet_tokens TO {role}",
+        (
+            "REVOKE SELECT ON contact_exports.comet_tokens FROM {role};"
+            "GRANT SELECT (contact_id, token) ON contact_exports.comet_tokens TO {role}"
+        ),
         (Level.FAULT, "no_right", "comet_tokens", "The role {role} may not read all columns of comet_tokens."),
         "GRANT SELECT ON comet_tokens TO {role};",
     ),
