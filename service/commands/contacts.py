@@ -27,7 +27,11 @@ def contacts() -> None:
     "--space", "space_id", type=ID, metavar="ID", help="Plan and measure the export of this Space. Default: the biggest."
 )
 @click.option(
-    "--seconds", default=60.0, show_default=True, type=click.FloatRange(1, 3600), help="Time for all reads of rows together."
+    "--seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1, 3600),
+    help="Time for all checks of rows together.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @command
@@ -63,6 +67,7 @@ def _as_text(report: Report) -> str:
     lines = [line for relation in report.relations for line in _relation_lines(relation)]
     for finding in sorted(report.findings, key=lambda each: -each.level):
         lines += _finding_lines(finding)
+    lines.append("")
     if report.space_id is not None:
         lines.append(f"Export of the Space {report.space_id}:")
         if report.plan:
@@ -88,7 +93,7 @@ def _relation_lines(relation: Relation) -> list[str]:
 def _finding_lines(finding: Finding) -> list[str]:
     lines = _wrapped(f"{finding.level.name} {finding.text}", "", "  ")
     # A statement to copy stays on one line.
-    return ["", *lines, f"  Mend: {finding.mend}", ""]
+    return ["", *lines, f"  Mend: {finding.mend}"]
 
 
 def _wrapped(text: str, first: str, further: str) -> list[str]:

@@ -18,10 +18,10 @@ _EMPTY = "No contacts were found in time, so no export was planned or measured."
 
 
 async def check_contacts(dsn: str, *, space_id: int | None, each: timedelta, total: timedelta) -> Report:
-    """Everything that is wrong or slow about the contacts in a database. Nothing is written.
+    """Everything that is wrong or slow about the contacts in a database; writes nothing.
 
-    A read takes at most `each` on the server; all of them take about `total`. `space_id` chooses the Space whose export is
-    planned and measured; by default it is the one with the most contacts.
+    A read takes at most `each` on the server; all checks of rows take at most `total`. `space_id` chooses the Space whose
+    export is planned and measured; by default it is the one with the most contacts.
     """
     report = Report(space_id=space_id)
     try:

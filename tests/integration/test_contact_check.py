@@ -17,6 +17,7 @@ import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
 from service.model import Extra
+from service.postgres.bounded_reads import BoundedReads, OutOfTime
 from service.postgres.check_speed import UNKNOWN
 from service.postgres.contact_check import check_contacts
 from service.postgres.findings import Finding, Level, Report
@@ -149,6 +150,14 @@ PLANTED = {
     ),
     "missing index of contacts": (
         "DROP INDEX crm.people_of_space",
+        (Level.WARNING, "index_missing", "contacts", "No index of crm.people finds the contacts of a Space"),
+        (
+            "CREATE INDEX CONCURRENTLY ON crm.people (space_id, (created AT TIME ZONE 'UTC'::text), person_key)"
+            " WHERE deleted_at IS NULL AND space_id IS NOT NULL AND duplicate_of IS NULL;"
+        ),
+    ),
+    "index of contacts without their order": (
+        "DROP INDEX crm.people_of_space, crm.people_tenant_timezone_person_key_idx; CREATE INDEX ON crm.people (space_id)",
         (Level.WARNING, "index_missing", "contacts", "No index of crm.people finds the contacts of a Space"),
         (
             "CREATE INDEX CONCURRENTLY ON crm.people (space_id, (created AT TIME ZONE 'UTC'::text), person_key)"
@@ -360,6 +369,17 @@ async def test_a_view_that_never_ends_is_reported_in_bounded_time(crm: Adopted) 
 async def test_when_the_time_for_all_reads_is_over_the_rest_is_reported_as_unfinished(crm: Adopted) -> None:
     report = await check_contacts(crm.url, space_id=1, each=timedelta(seconds=5), total=timedelta(0))
     assert {"slow", "unfinished"} >= {each.code for each in report.findings} != set()
+
+
+async def test_all_reads_together_end_in_the_time_for_all_of_them(sql: asyncpg.Connection) -> None:
+    reads = BoundedReads(sql, each=timedelta(seconds=600), total=timedelta(seconds=1))
+    async with asyncio.timeout(30):
+        assert (await reads.row("SELECT 7 AS number"))["number"] == 7
+        with pytest.raises(OutOfTime):
+            await reads.row("SELECT pg_sleep(60)")
+        with pytest.raises(OutOfTime):
+            await reads.row("SELECT 7")
+    assert reads.seconds_left == 0
 
 
 async def test_a_locked_table_is_reported_in_bounded_time(database_url: str, sql: asyncpg.Connection) -> None:
