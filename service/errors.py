@@ -83,14 +83,33 @@ class InvalidParameters(ServiceError):
         super().__init__(" ".join(message for messages in self.fields.values() for message in messages))
 
 
-class RateLimited(ServiceError):
-    """The rate limit of the Space is exceeded; `retry_after` is in whole seconds by the database's clock, rounded up."""
+class RetryLater(ServiceError):
+    """The call is refused for now; `retry_after` is in whole seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class RateLimited(RetryLater):
+    """The rate limit of the Space is exceeded; `retry_after` is by the database's clock, rounded up."""
 
     code = "rate_limited"
 
     def __init__(self, retry_after: int) -> None:
-        self.retry_after = retry_after
-        super().__init__(f"Too many requests: the rate limit of this Space is exceeded. Retry in {retry_after} s.")
+        message = f"Too many requests: the rate limit of this Space is exceeded. Retry in {retry_after} s."
+        super().__init__(message, retry_after)
+
+
+class QueueFull(RetryLater):
+    """The Space has as many queued exports as the operator allows; `retry_after` is an estimate."""
+
+    code = "queue_full"
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        exports = "export" if limit == 1 else "exports"
+        message = f"This Space already has {limit} queued {exports}, the most that are allowed. Retry in {retry_after} s."
+        super().__init__(message, retry_after)
 
 
 class LinkForged(ServiceError):

@@ -30,6 +30,8 @@ POINTS = frozenset(
     | {"expired", "file_deleted", "file_deletion_recorded"}
     # webhooks
     | {"webhook_claim_sent", "webhook_claimed", "webhook_sending", "webhook_responded", "webhook_result_sent"}
+    # the deletion of a Space
+    | {"space_closed", "space_exports_ended", "space_file_deleted", "space_exports_deleted"}
     # requests and shutdown
     | {"insert_committed", "shutdown_asked", "shutdown_handing_back"}
 )

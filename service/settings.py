@@ -133,6 +133,12 @@ class Settings(BaseSettings):
         4, ge=0, le=64, description="Exports that this process runs concurrently. With 0 it only serves HTTP requests."
     )
     space_slots: int = Field(2, ge=1, le=64, description="Exports of one Space that run concurrently, over all processes.")
+    space_queue_limit: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Most exports of one Space that may be queued; further creations get 429. Unlimited by default.",
+    )
     max_attempts: int = Field(5, ge=1, le=100, description="Number of attempts after which an export fails.")
     retry_seconds: Seconds = Field(5, description="Delay before the first retry. Doubles with each retry, up to 15 minutes.")
     lease_seconds: Seconds = Field(30, description="Lease duration of a running export. Renewed every quarter of it.")

@@ -19,8 +19,9 @@ from service.errors import SchemaMismatch, ServiceError
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database
 from service.postgres.sample_contacts import SampleContacts, open_sample_contacts
-from service.process.resources import open_database
+from service.process.resources import open_database, open_store
 from service.settings import Settings, SettingsError, load
+from service.storage import ObjectStore
 
 EXIT_FAILED = 1
 EXIT_FIX_BY_HAND = 2
@@ -82,13 +83,27 @@ def settings(*, alone: bool = False) -> Iterator[Settings]:
 async def database() -> AsyncIterator[Database]:
     """Open the main database. Raises SchemaMismatch if migrations are missing; an embedded database is migrated."""
     with settings() as given:
-        own_contacts = given.contacts_database_url is None
-        if not await check_schema(given.direct_dsn, own_contacts=own_contacts):
-            if load().database_url is not None:
-                raise SchemaMismatch("Migrations are missing; run: contact-exports migrate")
-            await migrate(given.direct_dsn, own_contacts=own_contacts)
-        async with open_database(given) as opened:
+        async with _open_migrated(given) as opened:
             yield opened
+
+
+@asynccontextmanager
+async def database_and_store() -> AsyncIterator[tuple[Settings, Database, ObjectStore]]:
+    """Open the main database as `database` does, and the file storage."""
+    with settings() as given:
+        async with open_store(given) as store, _open_migrated(given) as opened:
+            yield given, opened, store
+
+
+@asynccontextmanager
+async def _open_migrated(given: Settings) -> AsyncIterator[Database]:
+    own_contacts = given.contacts_database_url is None
+    if not await check_schema(given.direct_dsn, own_contacts=own_contacts):
+        if load().database_url is not None:
+            raise SchemaMismatch("Migrations are missing; run: contact-exports migrate")
+        await migrate(given.direct_dsn, own_contacts=own_contacts)
+    async with open_database(given) as opened:
+        yield opened
 
 
 @asynccontextmanager

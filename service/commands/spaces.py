@@ -1,11 +1,18 @@
 """The commands of `contact-exports spaces`."""
 
+from datetime import timedelta
+
 import click
 
 from service.access import Access
 from service.commands.arguments import ID, Name
-from service.commands.environment import command, database
+from service.commands.environment import command, database, database_and_store
+from service.exports.leftovers import GRACE_LEASES
+from service.exports.space_deletion import SpaceDeletion
 from service.postgres.access import AccessTables
+from service.postgres.claims import Claims
+from service.postgres.export_files import ExportFiles
+from service.postgres.space_deletion import SpaceDeletionTables
 
 
 @click.group()
@@ -49,3 +56,26 @@ async def spaces_activate(space_id: int) -> None:
     """Reactivate a suspended Space."""
     async with database() as opened:
         await AccessTables(opened).set_subscription(space_id, active=True)
+
+
+@spaces.command("delete")
+@click.argument("space_id", type=ID)
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@command
+async def spaces_delete(space_id: int, yes: bool) -> None:  # noqa: FBT001 - click passes each option as a parameter
+    """Delete a Space with its keys, its exports and their files. Prints what was done.
+
+    Can be repeated after an interruption. The contacts are not deleted, because the service never writes to them.
+    """
+    async with database_and_store() as (given, opened, store):
+        tables = SpaceDeletionTables(opened)
+        found = await tables.contents(space_id)
+        summary = f"keys: {found.keys}, exports: {found.exports}, running: {found.running}"
+        click.echo(f"Space {space_id} {found.name!r}: {summary}", err=True)
+        if not yes:
+            click.confirm("Delete all of it, with the files?", abort=True, err=True)
+        claims = Claims(opened, renewals=opened)
+        grace = timedelta(seconds=given.lease_seconds) * GRACE_LEASES
+        async for done in SpaceDeletion(tables, ExportFiles(opened), claims, store, grace=grace).run(space_id):
+            if done.count:
+                click.echo(f"{done.step.value}: {done.count}")

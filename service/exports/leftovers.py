@@ -16,6 +16,8 @@ from service.failures import ExportFailure, StorageUnavailable
 from service.postgres.claims import Claims, Leftover
 from service.storage import ObjectStore, StoredObject, UnfinishedUpload
 
+GRACE_LEASES = 2
+"""Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
 ABANDONED_AFTER = timedelta(hours=1)
 """Age at which an upload that no row names counts as abandoned."""
 ORPHANED_AFTER = timedelta(hours=24)
@@ -39,7 +41,7 @@ class Leftovers:
         """Remove what recorded attempts left in the store. Raises DatabaseUnavailable."""
         for leftover in await self._claims.leftovers(grace=self._grace):
             try:
-                await self._remove(leftover)
+                await remove(self._store, leftover)
             except ExportFailure as error:
                 log.warning("clean_failed", export_id=leftover.export_id, error_code=error.code, detail=error.detail)
             else:
@@ -88,16 +90,18 @@ class Leftovers:
                     await self._store.abort_upload(upload.object_name, upload.upload_id)
                     events.emit(events.AbandonedUploadAborted(upload.object_name))
 
-    async def _remove(self, leftover: Leftover) -> None:
-        # Abort before delete: then nothing stays even if the attempt's own completion arrives in between. The listing finds
-        # uploads that were started but not recorded: the process died in between, or its client retried a lost response.
-        if leftover.upload_id is not None:
-            await self._store.abort_upload(leftover.object_name, leftover.upload_id)
-        async for upload in self._store.unfinished_uploads(leftover.object_name):
-            await self._store.abort_upload(upload.object_name, upload.upload_id)
-        await failpoint("clean_aborted")
-        await self._store.delete(leftover.object_name)
-        await failpoint("clean_deleted")
+
+async def remove(store: ObjectStore, leftover: Leftover) -> None:
+    """Remove whatever an ended attempt left in the store. Raises ExportFailure."""
+    # Abort before delete: then nothing stays even if the attempt's own completion arrives in between. The listing finds
+    # uploads that were started but not recorded: the process died in between, or its client retried a lost response.
+    if leftover.upload_id is not None:
+        await store.abort_upload(leftover.object_name, leftover.upload_id)
+    async for upload in store.unfinished_uploads(leftover.object_name):
+        await store.abort_upload(upload.object_name, upload.upload_id)
+    await failpoint("clean_aborted")
+    await store.delete(leftover.object_name)
+    await failpoint("clean_deleted")
 
 
 @asynccontextmanager

@@ -10,7 +10,15 @@ from uuid import UUID
 import structlog
 
 from service import events
-from service.errors import DatabaseUnavailable, ExportExpired, ExportNotCompleted, ExportNotFound, InvalidParameters
+from service.errors import (
+    DatabaseUnavailable,
+    ExportExpired,
+    ExportNotCompleted,
+    ExportNotFound,
+    InvalidParameters,
+    SpaceNotFound,
+    Unauthenticated,
+)
 from service.exports.waiting import Wait, Waiters
 from service.exports.windows import window_of_request
 from service.failures import ExportFailure
@@ -57,10 +65,13 @@ class ExportPage:
 
 @dataclass(frozen=True, slots=True)
 class ExportRules:
-    """What an operator allows: attempts before an export fails, and the longest range in days (None: any)."""
+    """What an operator allows: attempts before an export fails, the longest range in days (None: any), and how many exports
+    of a Space may be queued (None: any number).
+    """
 
     max_attempts: int
     max_range_days: int | None
+    queue_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +111,16 @@ class Exports:
     ) -> Created:
         """Queue an export of the caller's Space, once per idempotency key.
 
-        Raises InvalidParameters (contract: create), also if the key was used for a different request.
+        Raises InvalidParameters (contract: create), also if the key was used for a different request; QueueFull. Raises
+        Unauthenticated if the Space was deleted since the key was checked.
         """
         window = window_of_request(caller, request.start_date, request.end_date, self._rules.max_range_days)
         attempts = self._rules.max_attempts
         new = NewExport(caller.space_id, request, caller.timezone, window, attempts, request_id, idempotency_key)
-        inserted = await self._jobs.insert(new)
+        try:
+            inserted = await self._jobs.insert(new, queue_limit=self._rules.queue_limit)
+        except SpaceNotFound:
+            raise Unauthenticated from None
         if not inserted.same_request:
             message = "This Idempotency-Key was already used for a different request in the last 24 hours."
             raise InvalidParameters({"Idempotency-Key": [message]})

@@ -1,6 +1,7 @@
 """The job table as the API uses it. The runner's writes are in `service.postgres.claims`."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,11 +9,14 @@ from uuid import UUID
 
 import asyncpg
 
+from service.errors import QueueFull, SpaceNotFound
 from service.model import END_OF_TIME, ExportJob, ExportStatus, NewExport, StoredFile, Window
 from service.postgres.pool import Database
 
 IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=24)
 """How long a repeated Idempotency-Key is recognised (contract: "Create an export")."""
+_SOONEST_ROOM, _UNKNOWN_ROOM, _LATEST_ROOM = 5, 60, 300
+"""Seconds until a full queue has room again: the bounds of the estimate, and its value if no export has completed yet."""
 _PRUNE_BATCH = 1000
 """Rows per call, so that the statement finishes well within its timeout."""
 _SLICE = 200
@@ -43,20 +47,38 @@ class ExportJobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def insert(self, new: NewExport) -> Inserted:
-        """Queue an export, unless its Space used its idempotency key in the last 24 hours. Committed when this returns."""
+    async def insert(self, new: NewExport, *, queue_limit: int | None = None) -> Inserted:
+        """Queue an export, unless its Space used its idempotency key in the last 24 hours. Committed when this returns.
+
+        Raises QueueFull if the Space has `queue_limit` queued exports, SpaceNotFound if it was deleted meanwhile.
+        """
         asked = new.request
         columns = (new.space_id, asked.start_date, asked.end_date, new.timezone, new.window.start, new.window.end)
         rest = (list(asked.extras), new.max_attempts, new.request_id, new.idempotency_key, IDEMPOTENCY_KEY_LIFETIME)
         while True:
-            row = await self._database.fetch_row("insert_export", *columns, *rest, point="insert_committed")
-            if row is not None:
-                return Inserted(_job(row), replayed=False, same_request=True)
-            row = await self._database.read_row(
-                "export_of_key", new.space_id, new.idempotency_key, asked.start_date, asked.end_date, list(asked.extras)
-            )
-            if row is not None:  # otherwise the key was deleted in between
-                return Inserted(_job(row), replayed=True, same_request=row["same_request"])
+            try:
+                inserted = await self._database.fetch_row(
+                    "insert_export", *columns, *rest, queue_limit, point="insert_committed"
+                )
+            except asyncpg.ForeignKeyViolationError:
+                raise SpaceNotFound from None
+            assert inserted is not None
+            if inserted["id"] is not None:
+                return Inserted(_job(inserted), replayed=False, same_request=True)
+            if new.idempotency_key is not None:
+                row = await self._database.read_row(
+                    "export_of_key", new.space_id, new.idempotency_key, asked.start_date, asked.end_date, list(asked.extras)
+                )
+                if row is not None:
+                    return Inserted(_job(row), replayed=True, same_request=row["same_request"])
+            if queue_limit is not None and not inserted["free"]:
+                raise QueueFull(queue_limit, await self._seconds_until_room(new.space_id))
+            # Otherwise the key was deleted in between.
+
+    async def _seconds_until_room(self, space_id: int) -> int:
+        row = await self._database.read_row("seconds_until_queue_room", space_id)
+        seconds = None if row is None else row["seconds"]
+        return math.ceil(min(max(_UNKNOWN_ROOM if seconds is None else seconds, _SOONEST_ROOM), _LATEST_ROOM))
 
     async def prune_idempotency_keys(self) -> int:
         """Delete idempotency keys older than 24 hours, one batch per call; returns the count."""

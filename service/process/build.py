@@ -6,6 +6,7 @@ import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
 
 from aiohttp import web
 
@@ -13,7 +14,7 @@ from service.access import Access
 from service.contacts.use_cases import Contacts
 from service.exports.attempt import AttemptLimits, Attempts
 from service.exports.lease import Leases
-from service.exports.leftovers import Leftovers
+from service.exports.leftovers import GRACE_LEASES, Leftovers
 from service.exports.periodic import PeriodicTask
 from service.exports.rescue import Rescue
 from service.exports.retention import Retention
@@ -24,6 +25,7 @@ from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
+from service.postgres.processes import Process, Processes
 from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.process.health import Health
 from service.process.resources import Resources
@@ -40,10 +42,10 @@ _LIST_UPLOADS_EVERY = timedelta(minutes=10)
 _LIST_OBJECTS_EVERY = timedelta(days=1)
 _FORGET_EVERY = timedelta(minutes=10)
 _PRUNE_EVERY = timedelta(minutes=1)
+_ANNOUNCE_EVERY = timedelta(seconds=10)
+"""The views for operators count a process as gone after a minute."""
 _END_WEBHOOKS_EVERY = timedelta(minutes=1)
 _POLL_FOR_WAITERS_EVERY = timedelta(seconds=1)
-_GRACE_LEASES = 2
-"""Leftovers of an attempt are cleaned only after this many lease durations: its last storage calls may be in flight."""
 
 
 def build_web_app(
@@ -83,7 +85,7 @@ def build_exports(resources: Resources, settings: Settings, runner: Runner, wait
         ExportJobs(resources.database),
         ExportFiles(resources.database),
         resources.store,
-        ExportRules(settings.max_attempts, settings.max_range_days),
+        ExportRules(settings.max_attempts, settings.max_range_days, settings.space_queue_limit),
         waiters,
         ProcessHooks(runner.wake, runner.cancel, resources.priority.paused),
     )
@@ -104,6 +106,7 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> 
     """The job runner. Its worker name tells operators the host and the process."""
     lease = timedelta(seconds=settings.lease_seconds)
     retry_pause = timedelta(seconds=settings.retry_seconds)
+    worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
     claims = Claims(resources.database, renewals=resources.renewals)
     leases = Leases(claims, duration=lease, no_progress=timedelta(seconds=settings.no_progress_seconds))
     limits = AttemptLimits(
@@ -117,9 +120,9 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> 
         leases,
         Attempts(claims, leases, resources.contacts, resources.store, resources.priority, limits),
         Rescue(claims, retry_pause=retry_pause).run,
-        _periodic_tasks(resources, settings, claims, waiters),
+        [*_periodic_tasks(resources, settings, claims, waiters), _announcement(resources, settings, worker)],
         RunnerOptions(
-            worker=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}",
+            worker=worker,
             slots=settings.export_slots,
             space_slots=settings.space_slots,
             lease=lease,
@@ -131,7 +134,7 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> 
 
 def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, waiters: Waiters) -> list[PeriodicTask]:
     often = timedelta(seconds=settings.sweep_seconds)
-    leftovers = Leftovers(claims, resources.store, grace=timedelta(seconds=settings.lease_seconds) * _GRACE_LEASES)
+    leftovers = Leftovers(claims, resources.store, grace=timedelta(seconds=settings.lease_seconds) * GRACE_LEASES)
     retention = Retention(
         ExportFiles(resources.database),
         resources.store,
@@ -150,3 +153,8 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, wa
         PeriodicTask("idempotency_keys", ExportJobs(resources.database).prune_idempotency_keys, _PRUNE_EVERY),
         PeriodicTask("rate_limits", resources.rate_limit_windows.prune, _PRUNE_EVERY),
     ]
+
+
+def _announcement(resources: Resources, settings: Settings, worker: str) -> PeriodicTask:
+    process = Process(worker, version("contact-exports"), settings.export_slots, settings.space_slots)
+    return PeriodicTask("announce", partial(Processes(resources.database).announce, process), _ANNOUNCE_EVERY)

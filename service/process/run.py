@@ -7,10 +7,12 @@ import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from importlib.metadata import version
 
 import structlog
 
 from service import failpoints
+from service.admin.app import CONNECTIONS
 from service.exports.runner import Runner
 from service.exports.waiting import Waiters
 from service.failpoints import failpoint
@@ -72,7 +74,11 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
         health = Health(resources.database, resources.contacts, resources.store, startup, lambda: runner.stuck)
         exports = build_exports(resources, settings, runner, waiters)
         app = build_web_app(resources, settings, exports, startup=startup, health=health, on_response=metrics.count_response)
-        connections = connections_allowed(settings.max_connections, export_slots=settings.export_slots)
+        connections = connections_allowed(
+            settings.max_connections,
+            export_slots=settings.export_slots,
+            admin_connections=CONNECTIONS if settings.admin_port else 0,
+        )
         serving = listen(app, settings.host, settings.port, connections=connections)
         administering = open_admin(resources, settings, metrics, health, runner)
         with waiters.listening():
@@ -96,7 +102,7 @@ async def _work(resources: Resources, startup: Startup, runner: Runner, delivere
             await resources.local_store.adopt()
     reachable = await startup.contacts()
     startup.finish()
-    log.info("started")
+    log.info("started", version=version("contact-exports"))
     running = asyncio.create_task(runner.run())
     delivering = asyncio.create_task(deliverer.run())
     probing = asyncio.create_task(startup.store())

@@ -24,6 +24,7 @@ from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
 from service.web.reference import OPENAPI, OpenApiDocument
 from service.web.routes import ROUTES
+from service.web.sending import UNSENT, Unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def build_app(
     app[CURSORS] = services.cursors
     app[PRIORITY] = services.priority
     app[PAGE_TURNS] = PageTurns()
+    app[UNSENT] = Unsent()
     app[ALIVE] = services.alive
     app[READY] = services.ready
     if services.open_link is not None:

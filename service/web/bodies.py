@@ -5,17 +5,19 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import orjson
 from aiohttp import HttpVersion11, web
 
 from service.web import limits
-from service.web.connections import Connection, Phase
-from service.web.gate import PRIORITY
+from service.web.gate import CALLER, PRIORITY
 from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import EXPECTATION
+from service.web.places import Occupant, Phase, phase
 from service.web.problems import BodyTooSlow, MalformedBody, UnsupportedContentType
+from service.web.sending import UNSENT
 
 _JSON_TYPE = re.compile(r"application/json|[^/\s]+/[^/\s]+\+json")
 
@@ -50,6 +52,17 @@ def json_response(
     return web.Response(status=status, body=orjson.dumps(body), content_type="application/json", headers=headers)
 
 
+async def page_response(request: web.Request, body: Mapping[str, object]) -> web.Response:
+    """A JSON response that may be large, for a caller. Raises TooMuchUnread."""
+    response, connection, unsent = json_response(body), request.protocol, request.app[UNSENT]
+    size = len(response.body) if isinstance(response.body, bytes) else 0
+    if size > limits.PIECE and isinstance(connection, Occupant):
+        with request.app[PRIORITY].paused():
+            sending = await unsent.add(request[CALLER].space_id, size, connection.abort)
+        connection.after_response(partial(unsent.discard, sending))
+    return response
+
+
 def render_time(instant: datetime) -> str:
     """UTC, truncated to whole seconds (never rounded up): `2024-01-15T10:30:00Z`."""
     return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
@@ -58,20 +71,15 @@ def render_time(instant: datetime) -> str:
 @asynccontextmanager
 async def receiving_body(request: web.Request) -> AsyncIterator[None]:
     """Read the body inside the block: the client is told to go on if it waits for that. Raises BodyTooSlow."""
-    connection = request.protocol if isinstance(request.protocol, Connection) else None
     if request.pop(EXPECTATION, None) is not None and request.version >= HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    if connection is not None:
-        connection.enter(Phase.BODY)
     try:
-        async with asyncio.timeout(limits.BODY_SECONDS):
-            yield
+        with phase(request, Phase.BODY):
+            async with asyncio.timeout(limits.BODY_SECONDS):
+                yield
     except TimeoutError:
         raise BodyTooSlow from None
-    finally:
-        if connection is not None:
-            connection.enter(Phase.REQUEST)
 
 
 async def _read(request: web.Request) -> bytes:

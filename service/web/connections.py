@@ -1,14 +1,13 @@
-"""Bounds every phase of every connection, in time and number, and answers what aiohttp refuses before any middleware.
-
-A connection without a complete request is closed as soon as a newcomer needs its place: the one that has waited longest goes
-first. There is no limit per address, because many clients may share one proxy.
-"""
+"""Bounds every phase of every connection, and answers what aiohttp refuses before any middleware."""
 
 import asyncio
+import errno
 import socket
+import struct
+import sys
 import time
-from asyncio import BaseTransport
-from enum import Enum, auto
+from asyncio import BaseTransport, WriteTransport
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, cast
 from uuid import uuid4
@@ -19,9 +18,9 @@ from aiohttp.http_exceptions import LineTooLong
 
 from service.web import limits
 from service.web.middleware import REQUEST_ID
+from service.web.places import Connections, Phase
 from service.web.problems import Problem, render, stamp
-
-_SWEEP_SECONDS = 1.0
+from service.web.sending import release_body, split
 
 _MALFORMED = Problem(HTTPStatus.BAD_REQUEST, "The request is not valid HTTP/1.1.")
 TOO_LONG = Problem(
@@ -31,77 +30,18 @@ TOO_LONG = Problem(
 _HEAD_TOO_SLOW = Problem(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
 _FULL = Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.", headers=(("Retry-After", "1"),))
 
+_ACKNOWLEDGED = 120
+"""Offset of the 64-bit field `tcpi_bytes_acked` in the result of TCP_INFO on Linux."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+_UNREACHABLE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+
 log = structlog.get_logger()
-
-
-class Phase(Enum):
-    """What a connection is doing."""
-
-    IDLE = auto()
-    HEAD = auto()
-    REQUEST = auto()
-    """A handler works; it has deadlines of its own."""
-    BODY = auto()
-    """A handler waits for the body; `bodies.receiving_body` has the deadline."""
-    RESPONSE = auto()
-
-
-_WITHOUT_REQUEST = frozenset({Phase.IDLE, Phase.HEAD, Phase.BODY})
-
-
-class Connections:
-    """The open connections, at most `maximum`."""
-
-    def __init__(self, maximum: int) -> None:
-        self._maximum = maximum
-        self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}
-        """Connections without a complete request, the one that has waited longest first."""
-        self._sweeping: asyncio.TimerHandle | None = None
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def add(self, connection: "Connection") -> bool:
-        """Register a new connection. False if all places are taken by requests in progress."""
-        if len(self._open) >= self._maximum:
-            victim = next(iter(self._waiting), None)
-            if victim is None:
-                return False
-            self.discard(victim)
-            victim.force_close()
-        self._open.add(connection)
-        self._waiting[connection] = None
-        if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
-        return True
-
-    def moved(self, connection: "Connection", phase: Phase) -> None:
-        """Record that the connection entered a phase."""
-        if connection not in self._open:
-            return
-        if phase not in _WITHOUT_REQUEST:
-            self._waiting.pop(connection, None)
-        else:
-            self._waiting.setdefault(connection)
-
-    def discard(self, connection: "Connection") -> None:
-        """Forget a connection that was closed."""
-        self._open.discard(connection)
-        self._waiting.pop(connection, None)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for connection in tuple(self._open):
-            connection.enforce_deadline(now)
-        loop = asyncio.get_running_loop()
-        self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._open else None
 
 
 class Connection(web.RequestHandler):
     """One connection: aiohttp's protocol, with deadlines for every phase and our own responses to malformed requests."""
 
-    __slots__ = ("_connections", "_head_bytes", "_phase", "_since", "_stalled_since")
+    __slots__ = ("_connections", "_head_bytes", "_phase", "_read_before", "_release", "_since", "_stalled_since")
 
     def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
@@ -110,17 +50,21 @@ class Connection(web.RequestHandler):
         self._since = time.monotonic()
         self._stalled_since: float | None = None
         self._head_bytes = 0
+        self._read_before = 0
+        self._release: Callable[[], None] | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
         """Take a place, or refuse the connection."""
         super().connection_made(transport)
-        _limit_unacknowledged(transport)
+        cast(WriteTransport, transport).set_write_buffer_limits(high=limits.WRITE_BUFFER)
+        _limit_kernel_buffers(transport)
         if not self._connections.add(self):
             self._refuse(_FULL)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give the place back."""
         self._connections.discard(self)
+        self._released()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -151,11 +95,20 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send a response, and then wait for the next request."""
+        """Send a response, and then wait for the next request, or for the turn of one that is already here."""
         self.enter(Phase.RESPONSE)
+        self._read_before = self._bytes_read()
         try:
-            return await super().finish_response(request, resp, start_time)
+            if not isinstance(resp, web.FileResponse):
+                return await self._send(request, resp, start_time)
+            with self._connections.file() as has_place:
+                response = resp if has_place else refusal(_FULL, request.get(REQUEST_ID))
+                return await self._send(request, response, start_time)
         finally:
+            self._released()
+            if self._messages:
+                self.enter(Phase.TURN)
+                await self._connections.pipeline_turn()
             self.enter(Phase.REQUEST if self._messages else Phase.IDLE)
 
     def handle_error(
@@ -178,20 +131,65 @@ class Connection(web.RequestHandler):
         self._phase, self._since = phase, time.monotonic()
         self._connections.moved(self, phase)
 
+    def response_rate(self, now: float) -> float | None:
+        """Bytes per second that the client has read of the response; None if none is being sent, or only since just now."""
+        seconds = now - self._since
+        if self._phase is not Phase.RESPONSE or seconds < limits.FRESH_SECONDS:
+            return None
+        return (self._bytes_read() - self._read_before) / seconds
+
+    def after_response(self, release: Callable[[], None]) -> None:
+        """Call `release` once the next response was sent, or the connection is lost."""
+        self._release = release
+
     def enforce_deadline(self, now: float) -> None:
         """Close the connection if its phase takes too long, or if its client reads nothing."""
         if self._stalled_since is not None and now - self._stalled_since > limits.STALL_SECONDS:
-            self._abort()
+            self.abort()
         elif self._phase is Phase.IDLE and now - self._since > limits.IDLE_SECONDS:
             self.force_close()
         elif self._phase is Phase.HEAD and now - self._since > limits.HEAD_SECONDS:
             self._refuse(_HEAD_TOO_SLOW)
         elif self._phase is Phase.RESPONSE and now - self._since > limits.RESPONSE_SECONDS:
-            self._abort()
+            self.abort()
 
-    def _abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+    def abort(self) -> None:
+        """End the connection without sending what is buffered."""
+        if self.transport is None:
+            return
+        end = self.transport.get_extra_info("socket")
+        if end is not None and self._phase is Phase.RESPONSE:
+            # Otherwise the kernel would keep its buffer until the client reads, or for `STALL_SECONDS`.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self.transport.abort()
+
+    async def _send(
+        self, request: web.BaseRequest, response: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        split(response)
+        try:
+            return await super().finish_response(request, response, start_time)
+        except (OSError, RuntimeError) as error:
+            # While a file is sent, the event loop raises a RuntimeError if the connection is closed, and the errors of the
+            # kernel if the client does not acknowledge.
+            if getattr(error, "errno", None) in _UNREACHABLE or self.transport is None or self.transport.is_closing():
+                raise ConnectionResetError("the client is gone") from error
+            raise
+        finally:
+            release_body(response)
+
+    def _bytes_read(self) -> int:
+        """The bytes that the kernel of the client has acknowledged; 0 where the system does not tell."""
+        end = None if self.transport is None else self.transport.get_extra_info("socket")
+        if end is None or not hasattr(socket, "TCP_INFO"):
+            return 0
+        info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
+        return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
+
+    def _released(self) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def _refuse(self, problem: Problem) -> None:
         """Send a response for a request that never became one, and close the connection."""
@@ -215,9 +213,15 @@ def refusal(problem: Problem, request_id: str | None = None) -> web.Response:
     return response
 
 
-def _limit_unacknowledged(transport: BaseTransport) -> None:
-    """Let the kernel end a connection whose client accepts nothing: files are sent without passing this process."""
+def _limit_kernel_buffers(transport: BaseTransport) -> None:
+    """Bound what the kernel buffers for a client, and how long: files are sent without passing this process."""
     end = transport.get_extra_info("socket")
-    option = getattr(socket, "TCP_USER_TIMEOUT", None)
-    if end is not None and option is not None:
-        end.setsockopt(socket.IPPROTO_TCP, option, int(limits.STALL_SECONDS * 1000))
+    if end is None:
+        return
+    for name, value in (
+        ("TCP_USER_TIMEOUT", int(limits.STALL_SECONDS * 1000)),
+        ("TCP_NOTSENT_LOWAT", limits.KERNEL_BUFFER),
+    ):
+        option = getattr(socket, name, None)  # some systems lack it
+        if option is not None:
+            end.setsockopt(socket.IPPROTO_TCP, option, value)

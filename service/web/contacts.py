@@ -8,7 +8,7 @@ from aiohttp import web
 
 from service.contacts.pages import ContactPosition
 from service.contacts.use_cases import Contacts
-from service.web.bodies import json_response
+from service.web.bodies import page_response
 from service.web.contact_bodies import ContactFilters, chosen_extras, parse_options
 from service.web.exports import CURSORS
 from service.web.gate import CALLER
@@ -30,13 +30,14 @@ async def list_contacts(request: web.Request) -> web.StreamResponse:
     page = await request.app[CONTACTS].page(caller, dates, extras, position=asked.position, size=asked.per_page)
     no_items: list[Any] = []
     body: PageBody[Any] = await render_page(asked, no_items, cursors, address, after=page.next, before=page.previous)
-    return json_response({**body, "data": orjson.Fragment(_array(page.blocks))})
+    return await page_response(request, {**body, "data": orjson.Fragment(_array(page.blocks))})
 
 
 async def show_contact(request: web.Request) -> web.StreamResponse:
     """GET /contacts/{contact_id}"""
     extras = parse_options(request.query)
-    return json_response(await request.app[CONTACTS].find(request[CALLER], request.match_info["contact_id"], extras))
+    found = await request.app[CONTACTS].find(request[CALLER], request.match_info["contact_id"], extras)
+    return await page_response(request, found)
 
 
 def _array(blocks: Sequence[bytes]) -> bytes:

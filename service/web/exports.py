@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 from service.exports.use_cases import Exports, ExportView
 from service.exports.waiting import Wait
 from service.model import ExportJob, ExportStatus, Position
-from service.web.bodies import json_response, read_json_object
+from service.web.bodies import json_response, page_response, read_json_object
 from service.web.export_bodies import ExportBody, parse_creation, parse_export_id, render_created, render_export
 from service.web.gate import CALLER
 from service.web.idempotency import IDEMPOTENCY_KEY
@@ -56,7 +56,8 @@ async def list_exports(request: web.Request) -> web.StreamResponse:
     async with request.app[PAGE_TURNS].turn(asked.per_page):
         page = await request.app[EXPORTS].page(caller, status=filters.status, position=asked.position, size=asked.per_page)
         items = await render_in_slices(page.jobs, _render_item)
-        return json_response(await render_page(asked, items, cursors, address, after=page.next, before=page.previous))
+        body = await render_page(asked, items, cursors, address, after=page.next, before=page.previous)
+        return await page_response(request, body)
 
 
 async def show_export(request: web.Request) -> web.StreamResponse:

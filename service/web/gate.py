@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -13,6 +14,7 @@ from service.model import Caller, Scope
 from service.postgres.shares import act_for
 from service.web.rate_limits import Allowance, RateLimitBucket, Throttle
 from service.web.recent import Recent
+from service.web.refusal_turns import RefusalTurns
 
 CALLER = web.RequestKey("caller", Caller)
 """Set for every handler that `Gate.guard` wraps."""
@@ -32,6 +34,7 @@ class Gate:
         self._throttle = throttle
         self._priority = priority
         self._require_started = require_started
+        self._turns = RefusalTurns(priority)
         self._refused = Recent[bytes, bool]()
         self._verified = Recent[bytes, Caller]()
         self._allowances = Recent[tuple[RateLimitBucket, int], Allowance]()
@@ -52,9 +55,13 @@ class Gate:
         self._require_started()
         authorization = _authorization(request)
         key = hashlib.sha256((authorization or "").encode(errors="surrogateescape")).digest()
-        self._refuse_if_known(request, key, scope, bucket)
-        act_for(key)
-        caller = request[CALLER] = await self._authenticate(key, authorization)
+        refusal = self._known_refusal(request, key, scope, bucket)
+        if refusal is not None:
+            async with self._turns.turn(request):
+                raise refusal
+        async with self._turns.turn(request) if self._turns.needed(key) else nullcontext():
+            act_for(key)
+            caller = request[CALLER] = await self._authenticate(key, authorization)
         act_for(caller.space_id)
         try:
             authorise(caller, scope)
@@ -69,27 +76,33 @@ class Gate:
         request[ALLOWANCE] = allowance
         self._allowances.put((allowance.bucket, request[CALLER].space_id), allowance)
 
-    def _refuse_if_known(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket) -> None:
-        """Refuse without the database what was refused within the last second. Raises the error of that refusal."""
+    def _known_refusal(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket) -> ServiceError | None:
+        """The error of a refusal within the last second that is still right, so that the database need not be asked."""
         if self._refused.get(key):
-            raise Unauthenticated
+            return Unauthenticated()
         caller = self._verified.get(key)
         allowance = None if caller is None else self._allowances.get((bucket, caller.space_id))
         if caller is None or allowance is None:
-            return
-        if allowance.granted and scope in caller.scopes and caller.subscription_active:
-            return
-        request[CALLER], request[ALLOWANCE] = caller, allowance
-        authorise(caller, scope)
-        allowance.check()
+            return None
+        try:
+            authorise(caller, scope)
+            allowance.check()
+        except ServiceError as error:
+            request[CALLER], request[ALLOWANCE] = caller, allowance
+            return error
+        return None
 
     async def _authenticate(self, key: bytes, authorization: str | None) -> Caller:
+        if self._refused.get(key):  # while this request waited for its turn
+            raise Unauthenticated
         try:
             caller = await self._access.authenticate(authorization)
         except Unauthenticated:
             self._refused.put(key, True)  # noqa: FBT003 - the value of an entry
+            self._turns.refused(key)
             raise
         self._verified.put(key, caller)
+        self._turns.verified(key)
         return caller
 
 

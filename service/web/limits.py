@@ -10,6 +10,14 @@ MAXIMUM_FIELDS = 100
 """Most header fields of a request."""
 READ_BUFFER = 64 * 1024
 """Body bytes buffered before the connection stops reading: one body of the largest size."""
+WRITE_BUFFER = 16 * 1024
+"""Response bytes that wait in the process until a connection stops writing: a thousand connections hold 16 MiB."""
+KERNEL_BUFFER = 64 * 1024
+"""Response bytes that the kernel buffers in addition to those in flight. Without a limit it takes up to 4 MiB."""
+PIECE = 32 * 1024
+"""Bytes of a large response that are written at once, so that the rest is not copied into the buffer of the connection."""
+MAXIMUM_UNSENT = 64 * 1024 * 1024
+"""Bytes of large responses that are being sent, over all clients: four of the largest pages."""
 
 IDLE_SECONDS = 75.0
 """Longest a connection waits for the first byte of a request. Longer than the 60 s of common proxies, so that the proxy
@@ -24,3 +32,7 @@ STALL_SECONDS = 60.0
 """Longest that a client may accept no byte of a response."""
 RESPONSE_SECONDS = 3600.0
 """Longest response: a file is kept for one hour after its last link expired, so no download can take longer."""
+ROOM_SECONDS = 5.0
+"""Longest that a large response waits while others fill `MAXIMUM_UNSENT`."""
+FRESH_SECONDS = 0.25
+"""How long a response is sent before it may be ended for a newcomer because its client reads slowly."""

@@ -47,7 +47,9 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     """
     request_id = _identified(request)
     problems.stamp(response.headers, request_id)
-    if allowance := request.get(ALLOWANCE):
+    allowance = request.get(ALLOWANCE)
+    # A Space that was deleted after its key was checked has no limit any more.
+    if allowance is not None and response.status != HTTPStatus.UNAUTHORIZED:
         response.headers.update(allowance.headers)
     resource = request.match_info.route.resource
     caller = request.get(CALLER)

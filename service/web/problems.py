@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 from typing_extensions import TypedDict
 
-from service.errors import InvalidParameters, RateLimited, ServiceError
+from service.errors import InvalidParameters, RetryLater, ServiceError
 from service.web.limits import MAXIMUM_BODY
 
 PROBLEM_JSON = "application/problem+json"
@@ -61,6 +61,7 @@ _STATUS: Mapping[str, HTTPStatus] = {
     "unsupported_content_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "invalid_parameters": HTTPStatus.UNPROCESSABLE_ENTITY,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "queue_full": HTTPStatus.TOO_MANY_REQUESTS,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "database_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "schema_mismatch": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -68,6 +69,7 @@ _STATUS: Mapping[str, HTTPStatus] = {
     "source_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "storage_refused": HTTPStatus.SERVICE_UNAVAILABLE,
+    "too_much_unread": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """A code that is not listed here is an error inside the service: 500."""
 
@@ -122,7 +124,7 @@ def of_service_error(error: ServiceError) -> Problem:
         return INTERNAL
     if isinstance(error, InvalidParameters):
         return Problem(status, error.message, error.fields)
-    if isinstance(error, RateLimited):
+    if isinstance(error, RetryLater):
         return Problem(status, error.message, headers=(("Retry-After", str(error.retry_after)),))
     if status in _HEADERS:
         return Problem(status, error.message, headers=(_HEADERS[status],))

@@ -13,9 +13,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Key, Value]):
-    """A cache of at most 4,096 entries that are at most one second old."""
+    """A cache of at most 4,096 entries that are at most `seconds` old, by default one second."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = _SECONDS if seconds is None else seconds
         self._entries: OrderedDict[Key, tuple[float, Value]] = OrderedDict()
 
     def put(self, key: Key, value: Value) -> None:
@@ -28,4 +29,8 @@ class Recent(Generic[Key, Value]):
     def get(self, key: Key) -> Value | None:
         """The value, or None if none is known or it is too old."""
         at, value = self._entries.get(key, (0.0, None))
-        return value if value is not None and time.monotonic() - at < _SECONDS else None
+        return value if value is not None and time.monotonic() - at < self._seconds else None
+
+    def discard(self, key: Key) -> None:
+        """Forget a value."""
+        self._entries.pop(key, None)

@@ -20,6 +20,7 @@ from service.web.declarations import (
     NOT_MODIFIED,
     POLL_AFTER,
     RANGE,
+    RETRY_AFTER,
     SAVED_AS,
     Parameter,
     Response,
@@ -73,6 +74,12 @@ ROUTES: tuple[Route, ...] = (
                 },
             ),
             **api_errors(400, 408, 413, 415, 422),
+            429: Response(
+                "The rate limit of the Space is exceeded, or the Space has as many queued exports as the operator allows. In"
+                " the second case Retry-After is an estimate, from 5 s to 5 minutes.",
+                ErrorBody,
+                RETRY_AFTER,
+            ),
         },
     ),
     Route(

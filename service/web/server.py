@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import hdrs, web
@@ -17,12 +18,18 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from service.errors import CannotListen
 from service.web import limits
-from service.web.connections import TOO_LONG, Connection, Connections, refusal
+from service.web.connections import TOO_LONG, Connection, refusal
 from service.web.middleware import EXPECTATION
+from service.web.places import Connections
 
-ACCEPT_BURST = 64
-"""Most connections that are accepted before the first of them is read. At most half of the fewest that may be open at once:
-otherwise newcomers would close each other before their requests are read."""
+ACCEPT_BURST = 16
+"""Most connections that are accepted in one turn of the event loop."""
+ACCEPTED_MEANWHILE = 5 * ACCEPT_BURST
+"""Most descriptors beyond the places: a connection takes its place three turns after it was accepted, and the one that made
+room for it is closed two turns later. At most half of the fewest places: otherwise newcomers would close each other before
+their requests are read."""
+_QUEUE = 1024
+"""Connections that wait in the kernel until they are accepted. It drops further ones, whose clients repeat after 1 s."""
 _KEEPALIVE_MARGIN = 5.0
 """Seconds by which aiohttp's own timer is later than ours, so that ours decides."""
 _SHUTDOWN_SECONDS = 1.0
@@ -107,6 +114,17 @@ class GuardedRunner(web.AppRunner):
         return GuardedServer(await super()._make_server(), self._connections, **self._options)
 
 
+class QueueingSite(web.TCPSite):
+    """Accepts connections in bursts, and lets many more wait in the kernel: the event loop has one number for both."""
+
+    async def start(self) -> None:
+        """Listen."""
+        await super().start()
+        for listening in cast(asyncio.Server, self._server).sockets:
+            with socket.socket(fileno=os.dup(listening.fileno())) as end:
+                end.listen(_QUEUE)
+
+
 @asynccontextmanager
 async def listen(app: web.Application, host: str, port: int, *, connections: int, prefix: str = "") -> AsyncIterator[str]:
     """Accept requests inside the block, over at most this many connections at once.
@@ -120,7 +138,7 @@ async def listen(app: web.Application, host: str, port: int, *, connections: int
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port, backlog=ACCEPT_BURST).start()
+            await QueueingSite(runner, host, port, backlog=ACCEPT_BURST).start()
         except OSError as error:
             reason = error.strerror or os.strerror(error.errno or 0)
             raise CannotListen(detail=f"{prefix}HOST={host} {prefix}PORT={port}: {reason}") from None

@@ -1,21 +1,35 @@
 -- name: insert_export
--- Queue an export. With an idempotency key ($10): returns no row if the Space used this key within $11. A single statement,
--- so concurrent requests with one key insert exactly once: the others wait for the commit of the first.
-WITH named AS (
+-- Queue an export. Returns one row: the columns of the new export, and `free`, false if the Space has $12 queued exports
+-- already. With an idempotency key ($10) the columns are null if the Space used this key within $11. A single statement, so
+-- concurrent requests with one key insert exactly once: the others wait for the commit of the first.
+WITH room AS MATERIALIZED (
+  SELECT CASE WHEN $12::integer IS NULL THEN true ELSE space_has_queue_room($1, $12) END AS free
+), named AS (
   INSERT INTO idempotency_keys AS k (space_id, key, export_id)
-  SELECT $1, $10, nextval(pg_get_serial_sequence('export_jobs', 'id')) WHERE $10::text IS NOT NULL
+  SELECT $1, $10, nextval(pg_get_serial_sequence('export_jobs', 'id')) FROM room WHERE room.free AND $10::text IS NOT NULL
   ON CONFLICT (space_id, key) DO UPDATE SET export_id = excluded.export_id, created_at = excluded.created_at
    WHERE k.created_at < now() - $11::interval
   RETURNING export_id
 ), new AS (
   SELECT export_id FROM named
   UNION ALL
-  SELECT nextval(pg_get_serial_sequence('export_jobs', 'id')) WHERE $10::text IS NULL
+  SELECT nextval(pg_get_serial_sequence('export_jobs', 'id')) FROM room WHERE room.free AND $10::text IS NULL
+), inserted AS (
+  INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id)
+         OVERRIDING SYSTEM VALUE
+  SELECT new.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM new
+  RETURNING *
 )
-INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id)
-       OVERRIDING SYSTEM VALUE
-SELECT new.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM new
-RETURNING *;
+SELECT inserted.*, room.free FROM room LEFT JOIN inserted ON true;
+
+-- name: seconds_until_queue_room
+-- Estimate when a Space's next running export ends and a queued one takes its place: the mean duration of the latest ten
+-- completed exports, divided by the number of running ones. Null if none of the latest thousand exports is completed.
+SELECT (extract(epoch FROM avg(latest.duration))
+        / greatest(1, (SELECT count(*) FROM export_jobs WHERE space_id = $1 AND status = 'processing')))::float8 AS seconds
+  FROM (SELECT recent.finished_at - recent.claimed_at AS duration
+          FROM (SELECT status, claimed_at, finished_at, id FROM export_jobs WHERE space_id = $1 ORDER BY id DESC LIMIT 1000) recent
+         WHERE recent.status IN ('completed', 'expired') ORDER BY recent.id DESC LIMIT 10) latest;
 
 -- name: export_of_key
 -- The export that an idempotency key created, and whether it has the same parameters.

@@ -7,11 +7,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from service.client import ClientError, ExportClient, ExportStatus
-from tests.support.contacts import Tenant, whole_range
+from service.client import ClientError, ExportClient, ExportStatus, Extra, Unauthorised
+from tests.support import stores
+from tests.support.contacts import Tenant, tenant, whole_range
+from tests.support.export_checks import blocked_reads, until_reading
 from tests.support.program import running
 from tests.support.shell import contact_exports
-from tests.support.waiting import until_row
+from tests.support.waiting import until_logged, until_row
 
 
 async def test_creating_prints_only_the_id_or_the_key(database_url: str) -> None:
@@ -183,6 +185,44 @@ async def test_operators_cancel_exports(
         await until_row(connection, "SELECT 1 FROM export_jobs WHERE file_deleted_at IS NOT NULL")
     again = await contact_exports("exports", "cancel", export_id, DATABASE_URL=database_url)
     assert (again.code, again.output, again.errors) == (0, "expired\n", "the export had already ended\n")
+
+
+async def test_a_deleted_space_leaves_nothing_and_its_export_that_runs_elsewhere_ends(
+    database_url: str, connection: asyncpg.Connection, space: Tenant, tmp_path: Path
+) -> None:
+    async with stores.directory_store(tmp_path / "files") as files:
+        settings = {"DATABASE_URL": database_url, "LEASE_SECONDS": "2", **files.settings}
+        other = await tenant(database_url)
+        async with running(settings) as program, ExportClient(program.address, space.key) as client:
+            await client.wait(await client.create(whole_range()))
+            async with blocked_reads(database_url):
+                await client.create(whole_range(Extra.COMET_TOKENS))
+                await until_reading(connection)
+                asked = await contact_exports("spaces", "delete", str(space.space_id), **settings)
+                assert (asked.code, asked.output) == (1, "")
+                assert f"Space {space.space_id} 'Tests': keys: 1, exports: 2, running: 1\n" in asked.errors
+                assert await connection.fetchval("SELECT count(*) FROM spaces WHERE subscription_active") == 2
+                deleted = await contact_exports("spaces", "delete", str(space.space_id), "--yes", **settings)
+            assert deleted.code == 0, deleted.errors
+            assert deleted.output.splitlines() == [
+                "keys revoked: 1",
+                "running exports cancelled: 1",
+                "files deleted: 1",
+                "attempts that ended just now: waiting for their last calls to the store: 1",
+                "attempts cleaned up: 1",
+                "exports deleted: 2",
+                "Space deleted: 1",
+            ]
+            again = await contact_exports("spaces", "delete", str(space.space_id), "--yes", **settings)
+            assert (again.code, again.output, again.errors) == (1, "", "There is no such Space.\n")
+            await until_logged(program, "claim_lost")
+            with pytest.raises(Unauthorised):
+                await client.create(whole_range())
+            async with ExportClient(program.address, other.key) as others:
+                await others.wait(await others.create(whole_range()))
+            assert await program.end() == 0
+        assert [name.split("/")[0] for name in await files.objects()] == [str(other.space_id)]
+        assert await files.uploads() == []
 
 
 async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url: str, space: Tenant, tmp_path: Path) -> None:

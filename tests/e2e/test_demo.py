@@ -73,9 +73,9 @@ async def test_the_demo_exports_verifies_and_removes_its_files(run_demo: str, sh
     for _ in range(2):
         ended = await run(run_demo, "demo", "--contacts", "2000", TMPDIR=str(short_path))
         assert (ended.code, ended.errors) == (0, "")
-        assert re.search(r"rows    1,960\n", ended.output)
+        assert "  rows    1,960 of 2,000 contacts: 40 were merged into another contact\n" in ended.output
         assert re.search(r"sha256  [0-9a-f]{64} \(verified\)", ended.output)
-        assert re.search(r"in [0-9.]+ s: [0-9,]+ rows/s", ended.output)
+        assert re.search(r"The export took [0-9.]+ s: [0-9,]+ rows/s\n", ended.output)
         shown = [json.loads(line) for line in ended.output.splitlines() if line.startswith('  {"id":')]
         assert [list(line)[-2:] for line in shown] == [["comet_tokens", "emails"]] * 3
         assert content(short_path) == []
@@ -86,7 +86,13 @@ async def test_with_keep_the_printed_commands_work(run_demo: str, short_path: Pa
         create, status, overview = [line.strip() for line in lines if line.strip().startswith(("curl", "/", "psql"))]
         assert json.loads(await shell(create, {})) == {"export_id": 2, "status": "queued"}
         assert json.loads(await shell(status, {}))["status"] == "completed"
-        assert "Demonstration" in await shell(overview, {})
+        rows = await shell(overview, {})
+        assert "Demonstration" in rows
+        took = re.search(r"The export took ([0-9.]+) s", "".join(lines))
+        own = re.search(r"export_id +\| 1\n.*?duration +\| 00:00:([0-9.]+)\n", rows, re.DOTALL)
+        assert took is not None
+        assert own is not None
+        assert float(took[1]) == round(float(own[1]), 2)
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
     assert content(short_path) == []

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ import pytest
 
 from service.client import ExportClient, ExportStatus, Extra
 from service.embedded.postgres import find_binaries
+from service.model import ExportRequest
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.postgres.pool import Database
@@ -81,6 +82,8 @@ _RUN_BY: dict[tuple[str, str], str] = {
     ("docs/performance.md", "./run bench\n"): "tests/e2e/test_bench.py",
     ("docs/reliability.md", "./run chaos"): "tests/faults/test_chaos.py",
     ("docs/reliability.md", "./run mutants\n"): ".ci/run",
+    ("docs/reliability.md", "./run hold"): "tests/faults/test_many_connections.py",
+    (OPERATING, "contact-exports spaces delete"): "tests/e2e/test_commands.py",
     ("docs/reliability.md", "./run foreign\n"): ".ci/run",
     ("docs/reliability.md", "./run test -m debian\n"): ".ci/run",
     ("docs/reliability.md", "./run test -m long\n"): ".ci/run",
@@ -241,9 +244,37 @@ async def test_the_recipes_cancel_and_retry_an_export(
     await connection.close()
 
 
+async def test_the_recipe_deletes_the_files_that_may_hold_a_contact_and_no_others(
+    database_url: str, connection: asyncpg.Connection, tmp_path: Path
+) -> None:
+    space = await tenant(database_url)
+    assert space.space_id == 1
+    await add_contacts(connection, space.space_id, 1, first=datetime(2024, 3, 1, 11, 59, 59, tzinfo=UTC))
+    erase = docs.block("sql", OPERATING, "file_delete_after = now()")
+    other = ExportRequest(datetime(2024, 3, 2), datetime(2024, 3, 2, 23, 59, 59))
+    expire = "UPDATE export_jobs SET status = 'expired', expired_at = now(), file_delete_after = 'infinity' WHERE id = $1"
+    async with stores.directory_store(tmp_path / "files") as store:
+        async with (
+            running({"DATABASE_URL": database_url, **store.settings}) as program,
+            ExportClient(program.address, space.key) as client,
+        ):
+            kept = await client.wait(await client.create(other))
+            expired = await client.wait(await client.create(whole_range()))
+            holding = await client.wait(await client.create(whole_range()))
+            assert holding.file is not None
+            assert holding.file.row_count == 1
+            await connection.execute(expire, expired.export_id)
+            await connection.execute(erase)
+            await until_row(connection, "SELECT 1 FROM export_jobs HAVING count(file_deleted_at) = 2")
+            assert (await client.status(holding.export_id)).status is ExportStatus.EXPIRED
+            assert (await client.status(kept.export_id)).status is ExportStatus.COMPLETED
+        assert [name.split("/")[1] for name in await store.objects()] == [str(kept.export_id)]
+    await connection.close()
+
+
 def recipe(function: str) -> str:
     """The one line of the recipes that calls this function."""
-    (line,) = [line for _, text in docs.blocks("sql", OPERATING) for line in text.splitlines() if f"{function}(" in line]
+    (line,) = [line for _, text in docs.blocks("sql", OPERATING) for line in text.splitlines() if f"{function}(1)" in line]
     return line
 
 

@@ -5,22 +5,27 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
+from aiohttp.web import Response, StreamResponse
 from structlog.testing import capture_logs
 
-from service.web import connections, limits
+from service.web import connections, limits, places, reference
+from service.web.connections import Connection
+from service.web.sending import UNSENT
 from tests.support import web
-from tests.support.web import BODY, EXPORTS, RawResponse, Site, site
+from tests.support.waiting import until_true
+from tests.support.web import BODY, EXPORTS, GuardedTestServer, RawResponse, Site, site
 
 
 @pytest.fixture
 async def api(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     """A site with at most eight connections and short deadlines."""
     monkeypatch.setattr(web, "CONNECTIONS", 8)
-    monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(places, "_SWEEP_SECONDS", 0.05)
     async with site(database_url, tmp_path) as running:
         yield running
 
@@ -101,24 +106,37 @@ async def test_a_client_that_reads_nothing_is_disconnected(api: Site, monkeypatc
             await asyncio.wait_for(send_for_ever(client), 20)
 
 
-async def test_a_download_that_is_not_read_is_ended(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_download_that_is_not_read_is_ended_without_a_traceback(
+    api: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(limits, "STALL_SECONDS", 0.5)
+    link = await link_of_a_file(api)
+    idle = api.connections
+    async with unread(api, link), asyncio.timeout(30):
+        await until_true(lambda: api.connections == idle)
+    assert caplog.records == []
+
+
+async def link_of_a_file(api: Site) -> str:
+    """The path and query of a link to a file of 20 MB."""
     headers = await api.caller()
     export_id = await api.create(headers)
     await api.complete(bytes(20_000_000))
     status = await (await api.client.get(f"{EXPORTS}/{export_id}", headers=headers)).json()
-    target = "/" + status["download_url"].split("/", 3)[3]
-    idle = api.connections
+    return f"/{status['download_url'].split('/', 3)[3]}"
+
+
+@asynccontextmanager
+async def unread(api: Site, target: str, headers: dict[str, str] | None = None) -> AsyncIterator[socket.socket]:
+    """A client that asks for something and reads nothing of the response, which has begun when the block begins."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((api.client.host, api.client.port))
-        client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         with capture_logs() as logged:
-            while not [line for line in logged if line.get("status") == 200]:
-                await asyncio.sleep(0.01)
-            async with asyncio.timeout(30):
-                while api.connections > idle:
-                    await asyncio.sleep(0.1)
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{fields}\r\n".encode())
+            await until_true(lambda: [line for line in logged if "status" in line])
+        yield client
 
 
 # Number --------------------------------------------------------------------------------------------------------------
@@ -151,6 +169,188 @@ async def test_a_newcomer_is_503_while_every_place_has_a_request_in_progress(api
     assert_refused(response, 503)
     assert response.headers["retry-after"] == "1"
     await hang_up(*(writer for _, writer in held))
+
+
+async def test_a_download_takes_a_second_place_because_its_file_is_open_too(
+    api: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "FRESH_SECONDS", 60.0)
+    link = await link_of_a_file(api)
+    async with AsyncExitStack() as downloads:
+        for _ in range(4):
+            await downloads.enter_async_context(unread(api, link))
+        response = await sent(api, b"")
+        assert_refused(response, 503)
+    async with AsyncExitStack() as downloads:
+        for _ in range(3):
+            await downloads.enter_async_context(unread(api, link))
+        held = await api.connect()
+        response = await sent(api, f"GET {link} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert response.status == 200
+        async with asyncio.timeout(10):
+            assert await held[0].read() == b"", "it made room for the file"
+        await hang_up(held[1])
+
+
+async def test_a_download_is_503_while_every_place_is_taken(api: Site) -> None:
+    link = await link_of_a_file(api)
+    places_of_the_site = cast(GuardedTestServer, api.client.server).connections
+    with ExitStack() as taken:
+        while taken.enter_context(places_of_the_site.file()):
+            pass
+        # The connection of this request is the only one that is left, and it cannot yield.
+        places_of_the_site._files -= 1
+        response = await sent(api, f"GET {link} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        places_of_the_site._files += 1
+    assert_refused(response, 503)
+
+
+async def test_the_response_that_is_read_most_slowly_makes_room_if_nothing_waits(
+    api: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = "/docs/swagger-ui-bundle.js"
+    async with AsyncExitStack() as held:
+        reading = await held.enter_async_context(unread(api, target))
+        others = [await held.enter_async_context(unread(api, target)) for _ in range(7)]
+        await read_some(reading)
+        monkeypatch.setattr(limits, "FRESH_SECONDS", 0.0)
+        response = await sent(api, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert response.status == 200
+        assert [was_reset(client) for client in (reading, *others)].count(True) == 1
+        assert not was_reset(reading)
+
+
+async def read_some(client: socket.socket) -> None:
+    """Read 200 kB."""
+    size = 0
+    client.setblocking(False)
+    while size < 200_000:
+        size += len(await asyncio.get_running_loop().sock_recv(client, 16384))
+
+
+def was_reset(client: socket.socket) -> bool:
+    """Whether the site has ended the connection."""
+    return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+# Bytes ---------------------------------------------------------------------------------------------------------------
+
+
+def buffered(api: Site) -> int:
+    """The bytes that the site holds for its clients in the buffers of connections."""
+    opened = cast(GuardedTestServer, api.client.server).connections._open
+    return sum(each.transport.get_write_buffer_size() for each in opened if isinstance(each, Connection) and each.transport)
+
+
+async def test_a_page_that_is_not_read_is_buffered_in_pieces(api: Site) -> None:
+    async with unread(api, "/docs/swagger-ui-bundle.js"):
+        await until_true(lambda: buffered(api) > 0)
+        assert buffered(api) <= limits.WRITE_BUFFER + limits.PIECE
+    async with api.client.get("/docs/swagger-ui-bundle.js") as response:
+        body = await response.read()
+    assert body == (Path(reference.__file__).parent / "swagger" / "swagger-ui-bundle.js").read_bytes()
+    assert response.headers["Content-Length"] == str(len(body))
+
+
+async def test_the_kernel_buffers_64_kib_of_a_download_that_is_not_read(api: Site) -> None:
+    link = await link_of_a_file(api)
+    async with unread(api, link) as client:
+        size = 0
+        async with asyncio.timeout(30):
+            while size != (size := queued_in_the_kernel(client)) or not size:
+                await asyncio.sleep(0.2)
+    assert size < 2 * limits.KERNEL_BUFFER
+
+
+def queued_in_the_kernel(client: socket.socket) -> int:
+    """The bytes that the kernel holds to be sent to this client."""
+    port = f":{client.getsockname()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, remote, _, queues, *_ = line.split()
+        if remote.endswith(port):
+            return int(queues.partition(":")[0], 16)
+    return 0
+
+
+async def many_exports(api: Site, headers: dict[str, str]) -> None:
+    """Give the Space of the key 2,000 exports: a list of them has 450 kB."""
+    export_id = await api.create(headers)
+    columns = "space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id"
+    async with api.database.connection() as connection:
+        await connection.execute(
+            f"""INSERT INTO export_jobs ({columns})
+                SELECT {columns} FROM export_jobs, generate_series(2, 2000) WHERE id = {export_id}"""
+        )
+
+
+async def test_pages_that_are_not_read_are_bounded_and_those_of_the_greediest_space_make_room(
+    api: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAXIMUM_UNSENT", 1_200_000)
+    monkeypatch.setattr(limits, "ROOM_SECONDS", 0.2)
+    target, unsent = f"{EXPORTS}?per_page=2000", api.client.app[UNSENT]
+    greedy, modest = await api.caller(), await api.caller()
+    for headers in (greedy, modest):
+        await many_exports(api, headers)
+    async with unread(api, target, greedy), unread(api, target, greedy):
+        held = unsent.size
+        assert 800_000 < held < 1_200_000
+        async with api.client.get(target, headers=greedy) as response:
+            assert (response.status, response.headers["Retry-After"]) == (503, "5")
+        async with api.client.get(target, headers=modest) as response:
+            assert response.status == 200
+            assert len((await response.json())["data"]) == 2000
+        await until_true(lambda: unsent.size == held / 2)
+    await until_true(lambda: unsent.size == 0)
+
+
+async def test_a_connection_that_stays_open_does_not_keep_the_body_of_its_response(
+    api: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responses: list[StreamResponse] = []
+    monkeypatch.setattr(connections, "split", responses.append)
+    await (await api.client.get("/docs/swagger-ui.css")).read()
+    (response,) = responses
+    assert isinstance(response, Response)
+    await until_true(lambda: response.body is None)
+
+
+# Pipelines -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_that_is_sent_before_the_response_to_another_waits_for_its_turn(api: Site) -> None:
+    turns = cast(GuardedTestServer, api.client.server).connections._pipelines
+    async with turns, turns:
+        reader, writer = await api.connect()
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        assert (await read_response(reader)).status == 200
+        waiting = asyncio.create_task(read_response(reader))
+        assert (await api.client.get("/healthz")).status == 200
+        assert not waiting.done()
+    assert (await waiting).status == 200
+    await hang_up(writer)
+
+
+async def test_a_connection_whose_second_request_waits_for_its_turn_makes_room_for_a_newcomer(api: Site) -> None:
+    turns = cast(GuardedTestServer, api.client.server).connections._pipelines
+    async with turns, turns:
+        held = [await api.connect() for _ in range(8)]
+        for reader, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+            await read_response(reader)
+        response = await sent(api, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert response.status == 200
+    await hang_up(*(writer for _, writer in held))
+
+
+async def read_response(reader: asyncio.StreamReader) -> RawResponse:
+    """The next response of a connection that stays open."""
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        response = parsed(head)
+        return RawResponse(
+            response.status, response.headers, await reader.readexactly(int(response.headers["content-length"]))
+        )
 
 
 # Sizes ---------------------------------------------------------------------------------------------------------------

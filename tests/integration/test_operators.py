@@ -8,6 +8,7 @@ import pytest
 
 from service.failures import StorageUnavailable
 from service.postgres.claims import Progress, Renewal
+from service.postgres.processes import Process, Processes
 from tests.support.jobs import JobTable, job_table
 
 NO_PAUSE = timedelta(0)
@@ -39,7 +40,27 @@ async def test_exports_running_shows_worker_and_progress(jobs: JobTable) -> None
     assert await jobs.sql.fetchval("SELECT abandoned FROM exports_running")
 
 
+def process(export_slots: int, space_slots: int) -> Process:
+    """A process with these settings."""
+    return Process(f"worker {export_slots} {space_slots}", "1.2.3", export_slots, space_slots)
+
+
+async def reasons(jobs: JobTable) -> dict[int, tuple[str, str]]:
+    """Why each Space waits, and what the overview says of its oldest queued export."""
+    rows = await jobs.sql.fetch(
+        """SELECT w.space_id, w.waits_for, o.summary
+             FROM exports_waiting w JOIN export_overview o ON o.export_id = w.oldest_export_id"""
+    )
+    return {row["space_id"]: (row["waits_for"], row["summary"]) for row in rows}
+
+
+LIMITED = ("concurrency limit of the Space reached", "waiting: concurrency limit of the Space reached")
+FREE = ("a free slot", "waiting for a free slot")
+NO_PROCESS = ("a process: none that runs exports was seen in the last minute", "waiting: no process runs exports")
+
+
 async def test_exports_waiting_shows_why_each_space_waits(jobs: JobTable) -> None:
+    await Processes(jobs.database).announce(process(4, 2))
     free, full, paused, failing = [await jobs.space(max_running=limit) for limit in (None, 1, 0, None)]
     await jobs.queue(full)
     await jobs.claim()
@@ -48,12 +69,53 @@ async def test_exports_waiting_shows_why_each_space_waits(jobs: JobTable) -> Non
     await jobs.queue(failing, run_after="now() + interval '1 minute'", attempts=1)
     await jobs.space()
     rows = {row["space_id"]: row for row in await jobs.sql.fetch("SELECT * FROM exports_waiting")}
-    assert {space_id: (row["waits_for"], row["queued"], row["ready"], row["running"]) for space_id, row in rows.items()} == {
-        free: ("a free slot", 2, 2, 0),
-        full: ("concurrency limit of the Space reached", 1, 1, 1),
-        paused: ("the Space is paused", 1, 1, 0),
-        failing: ("all exports are waiting for a retry", 1, 0, 0),
+    assert {space_id: (row["queued"], row["ready"], row["running"]) for space_id, row in rows.items()} == {
+        free: (2, 2, 0),
+        full: (1, 1, 1),
+        paused: (1, 1, 0),
+        failing: (1, 0, 0),
     }
+    assert await reasons(jobs) == {
+        free: FREE,
+        full: LIMITED,
+        paused: ("the Space is paused", "waiting: the Space is paused"),
+        failing: ("all exports are waiting for a retry", "waiting for a retry, 1 of 5 attempts used"),
+    }
+
+
+async def test_the_limit_of_space_slots_is_a_reason(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    for _ in range(3):
+        await jobs.queue(space_id)
+    await Processes(jobs.database).announce(process(4, 2))
+    await jobs.claim()
+    assert await reasons(jobs) == {space_id: FREE}
+    await jobs.claim()
+    assert await reasons(jobs) == {space_id: LIMITED}
+
+
+async def test_without_a_process_that_runs_exports_every_export_waits_for_one(jobs: JobTable) -> None:
+    space_id = await jobs.space()
+    await jobs.queue(space_id)
+    assert await reasons(jobs) == {space_id: NO_PROCESS}
+    await Processes(jobs.database).announce(process(0, 2))
+    assert await reasons(jobs) == {space_id: NO_PROCESS}, "it only serves requests"
+    await Processes(jobs.database).announce(process(4, 2))
+    assert await reasons(jobs) == {space_id: FREE}
+    await jobs.sql.execute("UPDATE processes SET seen_at = now() - interval '61 seconds'")
+    assert await reasons(jobs) == {space_id: NO_PROCESS}
+    await jobs.queue(await jobs.space())
+    await jobs.claim()
+    assert NO_PROCESS not in (await reasons(jobs)).values(), "a process of an earlier version holds a lease"
+
+
+async def test_a_process_is_announced_once_and_forgotten_a_day_after_its_end(jobs: JobTable) -> None:
+    for slots in (1, 2, 2):
+        await Processes(jobs.database).announce(process(slots, slots))
+    await jobs.sql.execute("UPDATE processes SET seen_at = now() - interval '25 hours'")
+    await Processes(jobs.database).announce(process(2, 2))
+    (row,) = await jobs.sql.fetch("SELECT *, seen_at > now() - interval '5 seconds' AS alive FROM processes")
+    assert (row["worker"], row["version"], row["export_slots"], row["alive"]) == ("worker 2 2", "1.2.3", 2, True)
 
 
 async def test_attempts_lost_shows_the_reason(jobs: JobTable) -> None:

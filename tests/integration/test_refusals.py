@@ -1,15 +1,19 @@
 """Refusals that are known without the database do not ask it, and one caller leaves connections for the others."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from service.model import Scope
+from service.postgres.access import AccessTables, Credential
 from service.postgres.pool import Database
 from service.postgres.shares import act_for
-from service.web import recent
+from service.web import recent, refusal_turns
+from tests.support.waiting import until_true
 from tests.support.web import EXPORTS, Site, site
 
 UNKNOWN_KEY = {"Authorization": f"Bearer ce_{'0' * 16}_{'A' * 43}"}
@@ -60,15 +64,15 @@ async def test_a_missing_scope_is_refused_without_the_database(api: Site, monkey
     assert response.headers["X-RateLimit-Limit"] == "1"
 
 
-async def test_a_refusal_counts_for_at_most_a_second(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    headers = await api.caller()
-    (space_id,) = [row["id"] for row in await rows(api, "SELECT id FROM spaces")]
-    await rows(api, f"UPDATE spaces SET subscription_active = false WHERE id = {space_id}")
-    assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 403
-    await rows(api, f"UPDATE spaces SET subscription_active = true WHERE id = {space_id}")
-    await asyncio.sleep(1)
-    assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
+async def test_a_refusal_counts_for_at_most_a_second(database_url: str, tmp_path: Path) -> None:
+    async with site(database_url, tmp_path) as api:
+        headers = await api.caller()
+        (space_id,) = [row["id"] for row in await rows(api, "SELECT id FROM spaces")]
+        await rows(api, f"UPDATE spaces SET subscription_active = false WHERE id = {space_id}")
+        assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 403
+        await rows(api, f"UPDATE spaces SET subscription_active = true WHERE id = {space_id}")
+        await asyncio.sleep(1)
+        assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
 
 
 async def test_a_revoked_key_is_refused_at_once(api: Site) -> None:
@@ -101,6 +105,93 @@ async def test_one_caller_leaves_two_connections_of_the_pool_for_others(database
             await asyncio.gather(hold(2, 0.0), hold(2, 0.0))
         await asyncio.gather(*greedy)
         assert database._shares._turns == {}
+
+
+# Turns ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def busy(database_url: str, tmp_path: Path) -> AsyncIterator[Site]:
+    """A site that allows one single call for an export per minute."""
+    async with site(database_url, tmp_path, get_export="1/minute") as running:
+        yield running
+
+
+async def call_with_an_unknown_key(api: Site) -> int:
+    """Call with a key that no call had before; returns the status."""
+    key = f"ce_{secrets.token_hex(8)}_{secrets.token_urlsafe(32)}"
+    async with api.client.get(f"{EXPORTS}/1", headers={"Authorization": f"Bearer {key}"}) as response:
+        return response.status
+
+
+@asynccontextmanager
+async def slow_lookups(api: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
+    """Inside the block unknown keys are looked up for as long as the block lasts. Yields the number of lookups under way."""
+    looked_up, enough = [0], asyncio.Event()
+    look_up = AccessTables.live_credential
+
+    async def slowly(tables: AccessTables, key_id: str) -> Credential | None:
+        credential = await look_up(tables, key_id)
+        if credential is None:
+            looked_up[0] += 1
+            await enough.wait()
+        return credential
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AccessTables, "live_credential", slowly)
+        calls = [asyncio.create_task(call_with_an_unknown_key(api)) for _ in range(20)]
+        await until_true(lambda: looked_up[0] and api.priority._requests == looked_up[0])
+        try:
+            yield looked_up
+        finally:
+            enough.set()
+            assert set(await asyncio.gather(*calls)) == {401}
+
+
+async def test_unknown_keys_use_two_connections_and_known_keys_do_not_wait_for_them(
+    busy: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await busy.caller()
+    assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
+    async with slow_lookups(busy, monkeypatch) as looked_up:
+        assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
+        assert looked_up == [2]
+
+
+async def test_a_key_that_was_never_verified_waits_for_a_turn_and_then_gets_503(
+    busy: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await busy.caller()
+    monkeypatch.setattr(refusal_turns, "_PATIENCE_SECONDS", 60.0)
+    async with slow_lookups(busy, monkeypatch):
+        monkeypatch.setattr(refusal_turns, "_PATIENCE_SECONDS", 0.2)
+        assert (await busy.client.get(EXPORTS, headers=headers)).status == 503
+    assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
+
+
+async def test_refusals_that_need_no_database_take_turns(busy: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = await busy.caller()
+    assert (await busy.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
+    assert (await busy.client.get(f"{EXPORTS}/1", headers=headers)).status == 429
+    async with slow_lookups(busy, monkeypatch):
+        refused = asyncio.create_task(busy.client.get(f"{EXPORTS}/1", headers=headers))
+        assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
+        assert not refused.done()
+    assert (await refused).status == 429
+
+
+async def test_a_revoked_key_needs_a_turn_again(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "_SECONDS", 0.0)
+    async with site(database_url, tmp_path) as api:
+        headers = await api.caller()
+        assert (await api.client.get(EXPORTS, headers=headers)).status == 200
+        await api.callers.revoke_key(headers["Authorization"].split("_")[1])
+        assert (await api.client.get(EXPORTS, headers=headers)).status == 401
+        monkeypatch.setattr(refusal_turns, "_PATIENCE_SECONDS", 60.0)
+        async with slow_lookups(api, monkeypatch) as looked_up:
+            monkeypatch.setattr(refusal_turns, "_PATIENCE_SECONDS", 0.2)
+            assert (await api.client.get(EXPORTS, headers=headers)).status == 503
+            assert looked_up == [2]
 
 
 async def rows(api: Site, statement: str) -> list[dict[str, int]]:

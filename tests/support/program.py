@@ -107,9 +107,9 @@ class Program:
 
 
 @asynccontextmanager
-async def started(settings: dict[str, str]) -> AsyncIterator[Program]:
-    """Start the program without waiting for it. It is killed at the end of the block."""
-    command = [sys.executable, "-m", "service", "serve"]
+async def started(settings: dict[str, str], *, module: str = "service") -> AsyncIterator[Program]:
+    """Start the program without waiting for it; `module` runs it. It is killed at the end of the block."""
+    command = [sys.executable, "-m", module, "serve"]
     process = await asyncio.create_subprocess_exec(
         *command, env=environment(settings), stderr=asyncio.subprocess.PIPE, limit=2**20
     )
@@ -124,9 +124,9 @@ async def started(settings: dict[str, str]) -> AsyncIterator[Program]:
 
 
 @asynccontextmanager
-async def running(settings: dict[str, str]) -> AsyncIterator[Program]:
-    """Start the program and wait until it is ready."""
-    async with started(settings) as program:
+async def running(settings: dict[str, str], *, module: str = "service") -> AsyncIterator[Program]:
+    """Start the program and wait until it is ready. `module` as in `started`."""
+    async with started(settings, module=module) as program:
         await program.listening()
         await program.ready()
         yield program

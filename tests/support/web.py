@@ -29,9 +29,9 @@ from service.postgres.rate_limits import PostgresWindows
 from service.postgres.shared_secrets import SharedSecrets
 from service.storage.directory import DirectoryStore
 from service.web.app import WebServices, build_app
-from service.web.connections import Connections
 from service.web.health import Readiness
 from service.web.paging import Cursors
+from service.web.places import Connections
 from service.web.rate_limit_windows import RateLimitWindows
 from service.web.rate_limits import RateLimitBucket, Throttle
 from service.web.server import SERVER_OPTIONS, GuardedRunner
@@ -159,6 +159,7 @@ class SiteOptions(TypedDict, total=False):
     public_url: str
     link_lifetime: timedelta
     max_range_days: int
+    queue_limit: int
     waiters_per_space: int
     waiters_per_process: int
     contacts_url: str
@@ -209,7 +210,7 @@ async def site(database_url: str, directory: Path, **options: Unpack[SiteOptions
                 ExportJobs(database),
                 ExportFiles(database),
                 store,
-                ExportRules(1, options.get("max_range_days")),
+                ExportRules(1, options.get("max_range_days"), options.get("queue_limit")),
                 waiters,
                 ProcessHooks(lambda: None, cancelled.append, priority.paused),
             ),

@@ -53,6 +53,10 @@ def error_of(kind: type[ServiceError]) -> ServiceError:
             return errors.InvalidParameters({"start_date": ["is wrong"]})
         case errors.RateLimited:
             return errors.RateLimited(17)
+        case errors.RetryLater:
+            return errors.RetryLater("Later.", 17)
+        case errors.QueueFull:
+            return errors.QueueFull(3, 17)
         case errors.UnknownTimezone:
             return errors.UnknownTimezone("Mars/Olympus")
         case _:
