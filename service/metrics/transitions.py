@@ -1,6 +1,6 @@
 """Counts the transitions of exports: a listener of `service.events`."""
 
-from service import events
+from service import events, webhook_events
 from service.failures import WorkerLost
 from service.metrics.instruments import Instruments
 from service.model import ExportStatus
@@ -107,16 +107,16 @@ class TransitionCounter:
 
     def _count_of_webhooks(self, event: events.Event) -> None:
         match event:
-            case events.WebhookDelivered():
+            case webhook_events.WebhookDelivered():
                 self._count.webhooks.labels("delivered").inc()
                 self._count.webhook_seconds.observe(event.seconds)
-            case events.WebhookGivenUp():
+            case webhook_events.WebhookGivenUp():
                 self._count.webhooks.labels("given_up").inc()
-            case events.WebhookEndpointDisabled():
+            case webhook_events.WebhookEndpointDisabled():
                 self._count.webhooks.labels("endpoint_disabled").inc()
-            case events.WebhookFailed():
+            case webhook_events.WebhookFailed():
                 self._count.webhooks.labels("failed").inc()
-            case events.WebhookClaimLost():
+            case webhook_events.WebhookClaimLost():
                 self._count.webhooks.labels("claim_lost").inc()
             case _:
                 pass

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from service import events
+from service import events, webhook_events
 from service.errors import DatabaseUnavailable
 from service.exports.periodic import boot_clock, uncancelled
 from service.failpoints import failpoint
@@ -155,7 +155,7 @@ class Deliverer:
         ends = sent + self._lease.total_seconds()
         if boot_clock() + self._sender.timeout.total_seconds() > ends:
             # The process was stopped for so long that another one may send this delivery before the request would end.
-            events.emit(events.WebhookClaimLost(claimed.webhook_id, claimed.export_id))
+            events.emit(webhook_events.WebhookClaimLost(claimed.webhook_id, claimed.export_id))
             return
         try:
             response = await self._send(claimed, claimed.claimed_at + timedelta(seconds=boot_clock() - sent))
@@ -202,14 +202,14 @@ class Deliverer:
             if recorded is not None:
                 events.emit(recorded)
             elif not unknown:  # otherwise the first write may have been committed
-                events.emit(events.WebhookClaimLost(claimed.webhook_id, claimed.export_id))
+                events.emit(webhook_events.WebhookClaimLost(claimed.webhook_id, claimed.export_id))
             return
 
     async def _accepted(self, claimed: ClaimedDelivery, response: Response) -> events.Event | None:
         status = response.status or 0
         if not await self._deliveries.record_delivered(claimed, status, response.reason):
             return None
-        return events.WebhookDelivered(*_ids(claimed), status=status, seconds=round(response.seconds, 3))
+        return webhook_events.WebhookDelivered(*_ids(claimed), status=status, seconds=round(response.seconds, 3))
 
     async def _failed(self, claimed: ClaimedDelivery, response: Response) -> events.Event | None:
         pause = pause_after(claimed.attempt, retry_after=response.wait)
@@ -217,8 +217,8 @@ class Deliverer:
         disabled = await self._deliveries.record_failed(claimed, failed, disable_after=DISABLE_AFTER)
         if disabled is None:
             return None
-        kind = events.WebhookGivenUp if pause is None else events.WebhookFailed
-        return (events.WebhookEndpointDisabled if disabled else kind)(*_ids(claimed), reason=response.reason)
+        kind = webhook_events.WebhookGivenUp if pause is None else webhook_events.WebhookFailed
+        return (webhook_events.WebhookEndpointDisabled if disabled else kind)(*_ids(claimed), reason=response.reason)
 
 
 def _ids(claimed: ClaimedDelivery) -> tuple[str, int, int, str, int]:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 import structlog
 
-from service import events
+from service import events, webhook_events
 from service.model import Claim, ExportStatus
 from tests.support.snapshots import claim_on
 
@@ -40,11 +40,11 @@ def every_event(claim: Claim) -> list[events.Event]:
         events.ExportHandedBack(claim),
         events.AttemptCancelled(claim),
         events.ClaimLost(claim),
-        events.WebhookDelivered("msg_1", 1, 2, "contact.export.completed", 1, 200, 0.1),
-        events.WebhookFailed("msg_1", 1, 2, "contact.export.completed", 1, "503 Service Unavailable"),
-        events.WebhookGivenUp("msg_1", 1, 2, "contact.export.completed", 10, "503 Service Unavailable"),
-        events.WebhookEndpointDisabled("msg_1", 1, 2, "contact.export.completed", 1, "410 Gone"),
-        events.WebhookClaimLost("msg_1", 1),
+        webhook_events.WebhookDelivered("msg_1", 1, 2, "contact.export.completed", 1, 200, 0.1),
+        webhook_events.WebhookFailed("msg_1", 1, 2, "contact.export.completed", 1, "503 Service Unavailable"),
+        webhook_events.WebhookGivenUp("msg_1", 1, 2, "contact.export.completed", 10, "503 Service Unavailable"),
+        webhook_events.WebhookEndpointDisabled("msg_1", 1, 2, "contact.export.completed", 1, "410 Gone"),
+        webhook_events.WebhookClaimLost("msg_1", 1),
     ]
 
 
@@ -56,8 +56,10 @@ def is_event(value: object) -> bool:
 def test_every_event_is_logged_once_under_its_own_name_with_plain_values() -> None:
     claim = claim_on()
     emitted = every_event(claim)
-    bases = {events.Event, events.AttemptEvent, events.WebhookEvent}
-    assert {type(event) for event in emitted} == {each for each in vars(events).values() if is_event(each)} - bases
+    bases = {events.Event, events.AttemptEvent, webhook_events.WebhookEvent}
+    assert {type(event) for event in emitted} == {
+        each for each in (vars(events) | vars(webhook_events)).values() if is_event(each)
+    } - bases
     for event in emitted:
         with structlog.testing.capture_logs() as logged:
             events.emit(event)
