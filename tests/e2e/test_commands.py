@@ -236,5 +236,6 @@ async def test_a_suspended_space_gets_403_until_it_is_active_again(database_url:
         with pytest.raises(ClientError, match="403"):
             await client.wait(export_id)
         await contact_exports("spaces", "activate", str(space.space_id), DATABASE_URL=database_url)
+        await asyncio.sleep(1)  # A refusal holds for a second.
         async with asyncio.timeout(20):
             assert (await client.wait(export_id)).status is ExportStatus.COMPLETED

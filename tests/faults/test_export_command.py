@@ -377,7 +377,7 @@ async def test_an_interrupt_during_the_creation_waits_for_the_id_and_cancels(
         await blocker.execute("BEGIN; LOCK TABLE export_jobs IN SHARE ROW EXCLUSIVE MODE")
         await until_row(
             connection,
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO export_jobs%'",
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO idempotency_keys%'",
         )
         process.send_signal(signal.SIGINT)
         await until_interrupted(process)

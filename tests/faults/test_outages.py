@@ -98,6 +98,11 @@ async def test_exports_wait_for_a_separate_contacts_database_while_the_api_respo
         "MAX_ATTEMPTS": "50",
         **files.settings,
     }
+    own_postgres.start()
+    await migrate(own_postgres.dsn())
+    async with connect(own_postgres.dsn()) as contacts:
+        await add_contacts(contacts, space.space_id, 7)
+    own_postgres.stop()
     async with running(settings) as program:
         export_id = await create(program, space)
         row = await until_row(
@@ -109,9 +114,6 @@ async def test_exports_wait_for_a_separate_contacts_database_while_the_api_respo
         assert row["summary"].startswith("waiting for a retry")
         assert (await call(program, "GET", f"{EXPORTS}/{export_id}", space))[1]["status"] in ("queued", "processing")
         own_postgres.start()
-        await migrate(own_postgres.dsn())
-        async with connect(own_postgres.dsn()) as contacts:
-            await add_contacts(contacts, space.space_id, 7)
         row = await until_ended(connection, export_id)
         assert (row["status"], row["row_count"], row["error_code"]) == ("completed", 7, None)
 

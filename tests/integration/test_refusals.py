@@ -3,16 +3,18 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from service.model import Scope
 from service.postgres.access import AccessTables, Credential
 from service.postgres.pool import Database
 from service.postgres.shares import act_for
 from service.web import recent, refusal_turns
+from service.web.refusal_turns import RefusalTurns
 from tests.support.waiting import until_true
 from tests.support.web import EXPORTS, Site, site
 
@@ -127,8 +129,13 @@ async def call_with_an_unknown_key(api: Site) -> int:
 @asynccontextmanager
 async def slow_lookups(api: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
     """Inside the block unknown keys are looked up for as long as the block lasts. Yields the number of lookups under way."""
-    looked_up, enough = [0], asyncio.Event()
-    look_up = AccessTables.live_credential
+    looked_up, enough, arrived = [0], asyncio.Event(), 0
+    look_up, turn = AccessTables.live_credential, RefusalTurns.turn
+
+    def counted(turns: RefusalTurns, request: web.Request) -> AbstractAsyncContextManager[None]:
+        nonlocal arrived
+        arrived += 1
+        return turn(turns, request)
 
     async def slowly(tables: AccessTables, key_id: str) -> Credential | None:
         credential = await look_up(tables, key_id)
@@ -139,8 +146,9 @@ async def slow_lookups(api: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
 
     with monkeypatch.context() as patched:
         patched.setattr(AccessTables, "live_credential", slowly)
+        patched.setattr(RefusalTurns, "turn", counted)
         calls = [asyncio.create_task(call_with_an_unknown_key(api)) for _ in range(20)]
-        await until_true(lambda: looked_up[0] and api.priority._requests == looked_up[0])
+        await until_true(lambda: arrived == len(calls) and api.priority._requests == looked_up[0])
         try:
             yield looked_up
         finally:

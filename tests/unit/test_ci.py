@@ -39,7 +39,7 @@ def test_it_prints_a_line_per_step_and_ends_with_the_summary_of_the_tests(checko
     *steps, last = ended.stdout.splitlines()
     assert ended.returncode == 0
     assert all(line.startswith("ci: ") for line in steps)
-    assert last.startswith("output of run test --cov")
+    assert last == "output of run test"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_it_prints_a_line_per_step_and_ends_with_the_summary_of_the_tests(checko
         ("check", "check"),
         ("", "package"),
         ("foreign", "foreign tests"),
-        ("mutants --seed 2 --seed 3 --seconds 180", "mutants"),
+        ("mutants --seed 2 --seconds 180", "mutants"),
         ("test -m bench", "benchmark tests"),
     ],
 )
@@ -62,6 +62,6 @@ def test_it_stops_at_the_first_step_that_fails_and_names_it(checkout: Path, fail
 
 
 def test_failed_tests_fail_it_without_another_try(checkout: Path) -> None:
-    ended = ci(checkout, "test --cov --cov-report= --cov-fail-under=95")
+    ended = ci(checkout, "test")
     assert ended.returncode == 1
     assert ended.stdout.count("output of ") == 1
