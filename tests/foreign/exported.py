@@ -77,8 +77,8 @@ async def _add_contacts(sql: asyncpg.Connection, space_id: int) -> None:
     await sql.execute(_ROUGH, first + CONTACTS // 2, space_id)
 
 
-async def read_by(directory: Path, *command: str | Path) -> list[dict[str, Any]]:
-    """The records that a program prints, one JSON object per line. Raises AssertionError with its output if it fails."""
+async def output_of(directory: Path, *command: str | Path) -> bytes:
+    """What a program prints. Raises AssertionError with its last output if it fails."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=directory,
@@ -94,7 +94,12 @@ async def read_by(directory: Path, *command: str | Path) -> list[dict[str, Any]]
             process.kill()
             await process.wait()
     assert process.returncode == 0, (errors[-5000:].decode(errors="replace"), output[-5000:].decode(errors="replace"))
-    return [json.loads(line) for line in output.split(b"\n")[:-1]]
+    return output
+
+
+def parsed(lines: bytes) -> list[dict[str, Any]]:
+    """The JSON object of each line."""
+    return [json.loads(line) for line in lines.split(b"\n")[:-1]]
 
 
 def assert_same(found: Iterable[dict[str, Any]], expected: Iterable[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
-from tests.foreign.exported import Exported, assert_same, exported, filled_database, read_by
+from tests.foreign.exported import Exported, assert_same, exported, filled_database, output_of, parsed
 from tests.support import docs, postgres, stores
 from tests.support import s3 as s3_support
 from tests.support.contacts import WHOLE_RANGE
@@ -32,13 +32,14 @@ CATALOG = {
         }
     ]
 }
-RECORDS = {
+READERS = {
     # The first line of a block of docs/consuming.md, and the records of its variable `contacts`, with None for null.
     "import pandas": "contacts.astype(object).where(contacts.notna(), None).to_dict('records')",
     "import polars": "contacts.iter_rows(named=True)",
     "import pyarrow": "contacts.to_pylist()",
     "import duckdb": "(dict(zip(contacts.columns, row)) for row in contacts.fetchall())",
 }
+RECORDS = "records"
 FILE = "contacts.ndjson.gz"
 STORES = ("directory", "s3")
 LOAD_HTTPFS = """
@@ -81,9 +82,16 @@ async def exports(
 
 
 def reader(beginning: str) -> str:
-    """The block of the page that begins with this line, followed by code that prints its records."""
+    """The block of the page that begins with this line, followed by code that writes its records to the file RECORDS."""
     (block,) = [text for _, text in docs.blocks("python", "docs/consuming.md") if text.startswith(f"{beginning}\n")]
-    return f"{block}\nimport json\n\nfor record in {RECORDS[beginning]}:\n    print(json.dumps(record))\n"
+    write = f"for record in {READERS[beginning]}:\n    print(json.dumps(record), file=output)\n"
+    return f"{block}\nimport json\n\noutput = open({RECORDS!r}, 'w')\n{write}"
+
+
+async def read_by(python: str | Path, text: str, directory: Path) -> list[dict[str, Any]]:
+    """The records that this program of a reader writes. It may print anything: DuckDB prints its progress."""
+    await output_of(directory, python, "-c", text)
+    return parsed((directory / RECORDS).read_bytes())
 
 
 def reader_of(link: str, beginning: str) -> str:
@@ -93,24 +101,24 @@ def reader_of(link: str, beginning: str) -> str:
     return text.replace(FILE, link)
 
 
-@pytest.mark.parametrize("beginning", RECORDS)
+@pytest.mark.parametrize("beginning", READERS)
 async def test_the_block_of_the_page_reads_the_file(exports: Exports, tmp_path: Path, beginning: str) -> None:
     async with aiohttp.request("GET", URL(exports.directory.link, encoded=True)) as response:
         (tmp_path / FILE).write_bytes(await response.read())
-    assert_same(await read_by(tmp_path, sys.executable, "-c", reader(beginning)), exports.records)
+    assert_same(await read_by(sys.executable, reader(beginning), tmp_path), exports.records)
 
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("beginning", ["import pandas", "import polars"])
 async def test_the_reader_reads_the_link(exports: Exports, tmp_path: Path, beginning: str, store: str) -> None:
     text = reader_of(exports.of(store).link, beginning)
-    assert_same(await read_by(tmp_path, sys.executable, "-c", text), exports.records)
+    assert_same(await read_by(sys.executable, text, tmp_path), exports.records)
 
 
 @pytest.mark.parametrize("store", STORES)
 async def test_duckdb_reads_the_link_with_its_extension_httpfs(exports: Exports, tmp_path: Path, store: str) -> None:
     text = LOAD_HTTPFS + reader_of(exports.of(store).link, "import duckdb")
-    assert_same(await read_by(tmp_path, CONSUMERS / "bin" / "python", "-c", text), exports.records)
+    assert_same(await read_by(CONSUMERS / "bin" / "python", text, tmp_path), exports.records)
 
 
 @pytest.mark.parametrize("store", STORES)
@@ -119,12 +127,12 @@ async def test_an_asynchronous_stream_of_airbyte_retrieves_the_space(exports: Ex
     config = {"address": export.address, "key": export.space.key, **WHOLE_RANGE}
     for name, content in (("config.json", config), ("catalog.json", CATALOG)):
         (tmp_path / name).write_text(json.dumps(content))
-    messages = await read_by(
+    output = await output_of(
         tmp_path,
         *(CONSUMERS / "bin" / "source-declarative-manifest", "read", "--manifest-path", CONNECTOR),
         *("--config", "config.json", "--catalog", "catalog.json"),
     )
     # The program leaves out fields that are null.
     nulls = dict.fromkeys(("email", "name", "phone", "location"))
-    found = ({**nulls, **message["record"]["data"]} for message in messages if message["type"] == "RECORD")
+    found = ({**nulls, **message["record"]["data"]} for message in parsed(output) if message["type"] == "RECORD")
     assert_same(found, exports.records)

@@ -81,7 +81,7 @@ def test_foreign_consumers_get_an_environment_of_their_own_and_a_new_one_when_th
     consumers = checkout / ".venv" / "consumers"
     first, second = (call("./run", "foreign", "-x", cwd=checkout, PYTHON="../python") for _ in range(2))
     assert f"uv in {checkout}: pip install --quiet --python {consumers}/bin/python -r {PINS}\n" in first.stdout
-    assert second.stdout == f"python in {checkout}: -m pytest -m foreign -x\nPIP_USER=0\n"
+    assert second.stdout == f"python in {checkout}: -m pytest -m foreign -n 2 tests/foreign -x\nPIP_USER=0\n"
     (consumers / "old").touch()
     with (checkout / PINS).open("a") as file:
         file.write("# changed\n")
