@@ -1,7 +1,9 @@
 """Handlers of the API's description: the OpenAPI document, and the page that shows it."""
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
@@ -17,6 +19,8 @@ DOCS_FILE_PATH = f"{DOCS_PATH}/{{file_name}}"
 DocsFile = Literal["favicon-32x32.png", "start.js", "swagger-ui-bundle.js", "swagger-ui.css"]
 """The files that the page loads."""
 
+_TURN_SECONDS = 0.0005
+"""Building the document takes 0.2 s. With the usual turns of 5 ms a status call then took 150 ms, with these 30 ms."""
 _DIRECTORY = Path(__file__).parent / "swagger"
 _CONTENT_TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".png": "image/png"}
 _PAGE_HEADERS = {
@@ -42,8 +46,20 @@ class OpenApiDocument:
         """The document as JSON."""
         async with self._lock:
             if self._text is None:
-                self._text = await asyncio.to_thread(self._build)
+                with _short_turns():
+                    self._text = await asyncio.to_thread(self._build)
             return self._text
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads take turns often: the event loop waits for its turn several times in each request."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 OPENAPI = web.AppKey("openapi", OpenApiDocument)

@@ -24,14 +24,14 @@ class MeasuringProcess:
         return self._process.pid
 
     async def ask(self, **fields: object) -> Any:
-        """The response to these fields. Raises RuntimeError if the process fails; it prints the reason."""
+        """The response to these fields. Raises RuntimeError if the process ends; it prints the reason."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(fields).encode() + b"\n")
         await self._process.stdin.drain()
         reply = await self._process.stdout.readline()
         if not reply:
-            raise RuntimeError(f"{self._module} failed; the reason is printed above")
+            raise RuntimeError(f"{self._module} ended with code {await self._process.wait()}")
         return json.loads(reply)
 
 

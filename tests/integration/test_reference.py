@@ -1,6 +1,7 @@
 """The OpenAPI document and the page at /docs, as the service sends them."""
 
 import re
+import sys
 from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,6 +32,25 @@ async def test_the_document_needs_no_key_and_has_the_configured_limits(api: Site
 async def test_the_document_has_the_path_of_the_public_url(database_url: str, tmp_path: Path) -> None:
     async with site(database_url, tmp_path, public_url="https://a.example/prefix") as api:
         assert (await (await api.client.get("/openapi.json")).json())["servers"] == [{"url": "/prefix"}]
+
+
+async def test_threads_take_short_turns_while_the_document_is_built_and_only_then() -> None:
+    usual = sys.getswitchinterval()
+    seen: list[float] = []
+
+    def build() -> bytes:
+        seen.append(sys.getswitchinterval())
+        if len(seen) == 1:
+            raise ValueError("not now")
+        return b"{}"
+
+    document = OpenApiDocument(build)
+    with pytest.raises(ValueError, match="not now"):
+        await document.get()
+    assert sys.getswitchinterval() == usual
+    assert await document.get() == b"{}"
+    assert sys.getswitchinterval() == usual
+    assert seen == [pytest.approx(usual / 10)] * 2
 
 
 async def test_the_document_is_built_once_and_only_on_request() -> None:
