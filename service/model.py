@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.errors import UnknownTimezone
 
-LOCAL_FORMAT = "%Y-%m-%d %H:%M:%S"
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 """Means "no end": the driver stores it as `infinity`."""
 Part = Sequence[bytes | memoryview]

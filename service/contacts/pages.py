@@ -88,7 +88,7 @@ async def read_page(query: PageQuery, reader: ContactReader) -> ContactPage:
 async def _walk(query: PageQuery, reader: ContactReader) -> _Walk:
     """Read and encode slices from the position of the query on until the page is full."""
     newer = query.position is not None and query.position.newer
-    encode = encoder(query.extras)
+    encode = encoder(query.extras, ignored=1)
     place = _start(query, reader.ids)
     blocks: list[bytes] = []
     first = last = None
@@ -100,10 +100,10 @@ async def _walk(query: PageQuery, reader: ContactReader) -> _Walk:
         else:
             rows = await reader.older(query.space_id, query.window.start, place, wanted)
         more = len(rows) == wanted
-        kept = rows[:rows_left]
+        kept: Sequence[Any] = rows[:rows_left]
         if not kept:
             break
-        block = encode(row[:-1] for row in (reversed(kept) if newer else kept))
+        block = encode(reversed(kept) if newer else kept)
         blocks.append(block)
         place = Place(kept[-1]["created_at"], kept[-1]["id"])
         first, last = first or _position(kept[0], newer=newer), _position(kept[-1], newer=newer)

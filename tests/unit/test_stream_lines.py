@@ -113,3 +113,9 @@ def test_a_batch_encodes_to_the_same_bytes_when_it_is_split() -> None:
     encode = encoder(())
     rows = [(number, "a", None, None, None) for number in range(10)]
     assert encode(rows[:3]) + encode(rows[3:]) == encode(rows)
+
+
+def test_ignored_columns_at_the_end_are_in_no_line() -> None:
+    rows = [(1, "a", "b", "c", "d", '["e"]')]
+    further = [(*row, "f", "g") for row in rows]
+    assert encoder((Extra.EMAILS,), ignored=2)(further) == encoder((Extra.EMAILS,))(rows)

@@ -19,9 +19,12 @@ _KEYS = ("id", "email", "name", "phone", "location")
 
 
 @cache
-def encoder(extras: Extras) -> Encoder:
-    """The encoder of lines with these extras. Rows have five columns, and one of JSON text for each extra."""
-    to_contacts = _contacts(extras)
+def encoder(extras: Extras, *, ignored: int = 0) -> Encoder:
+    """The encoder of lines with these extras.
+
+    Rows have five columns, one of JSON text for each extra, and at the end `ignored` columns that are in no line.
+    """
+    to_contacts = _contacts(extras, ignored)
 
     def encode(rows: Iterable[Row]) -> bytes:
         contacts = to_contacts(rows)
@@ -34,7 +37,7 @@ def encoder(extras: Extras) -> Encoder:
     return encode
 
 
-def _contacts(extras: Extras) -> Callable[[Iterable[Row]], list[dict[str, Any]]]:
+def _contacts(extras: Extras, ignored: int) -> Callable[[Iterable[Row]], list[dict[str, Any]]]:
     """A function made of one literal comprehension, as if written by hand for these extras.
 
     Generated, because every general form was slower: `dict(zip(keys, row))` took 1.9 times as long for a line.
@@ -42,6 +45,6 @@ def _contacts(extras: Extras) -> Callable[[Iterable[Row]], list[dict[str, Any]]]
     names = [f"value_{number}" for number in range(len(_KEYS) + len(extras))]
     values = [*names[: len(_KEYS)], *(f"Fragment({name})" for name in names[len(_KEYS) :])]
     pairs = ", ".join(f"{key!r}: {value}" for key, value in zip((*_KEYS, *map(str, extras)), values, strict=True))
-    source = f"lambda rows: [{{{pairs}}} for {', '.join(names)} in rows]"
+    source = f"lambda rows: [{{{pairs}}} for {', '.join([*names, *['_'] * ignored])} in rows]"
     function = eval(source, {"Fragment": orjson.Fragment})  # noqa: S307 - made of constants of this package alone
     return cast("Callable[[Iterable[Row]], list[dict[str, Any]]]", function)
