@@ -1,13 +1,13 @@
 """Bounds every phase of every connection, and answers what aiohttp refuses before any middleware."""
 
 import asyncio
-import errno
 import socket
 import struct
 import sys
 import time
 from asyncio import BaseTransport, WriteTransport
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
 from uuid import uuid4
@@ -33,7 +33,6 @@ _FULL = Problem(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open."
 _ACKNOWLEDGED = 120
 """Offset of the 64-bit field `tcpi_bytes_acked` in the result of TCP_INFO on Linux."""
 _NO_LINGER = struct.pack("ii", 1, 0)
-_UNREACHABLE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 
 log = structlog.get_logger()
 
@@ -41,7 +40,16 @@ log = structlog.get_logger()
 class Connection(web.RequestHandler):
     """One connection: aiohttp's protocol, with deadlines for every phase and our own responses to malformed requests."""
 
-    __slots__ = ("_connections", "_head_bytes", "_phase", "_read_before", "_release", "_since", "_stalled_since")
+    __slots__ = (
+        "_connections",
+        "_head_bytes",
+        "_phase",
+        "_read_before",
+        "_release",
+        "_sends_file",
+        "_since",
+        "_stalled_since",
+    )
 
     def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
         super().__init__(manager, loop=asyncio.get_running_loop(), **options)
@@ -51,6 +59,7 @@ class Connection(web.RequestHandler):
         self._stalled_since: float | None = None
         self._head_bytes = 0
         self._read_before = 0
+        self._sends_file = False
         self._release: Callable[[], None] | None = None
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -62,10 +71,13 @@ class Connection(web.RequestHandler):
             self._refuse(_FULL)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give the place back."""
+        """Give the place back. What was received and not handled is dropped."""
         self._connections.discard(self)
         self._released()
-        super().connection_lost(exc)
+        # With the error, a handler that waits for its client would raise it. The traceback and the future of an error refer
+        # to each other: they would keep the connection in memory until the next garbage collection, which comes late.
+        super().connection_lost(None)
+        self._messages.clear()
 
     def data_received(self, data: bytes) -> None:
         """Count the bytes of the headers while they are incomplete."""
@@ -102,9 +114,11 @@ class Connection(web.RequestHandler):
             if not isinstance(resp, web.FileResponse):
                 return await self._send(request, resp, start_time)
             with self._connections.file() as has_place:
+                self._sends_file = has_place
                 response = resp if has_place else refusal(_FULL, request.get(REQUEST_ID))
                 return await self._send(request, response, start_time)
         finally:
+            self._sends_file = False
             self._released()
             if self._messages:
                 self.enter(Phase.TURN)
@@ -161,7 +175,12 @@ class Connection(web.RequestHandler):
         if end is not None and self._phase is Phase.RESPONSE:
             # Otherwise the kernel would keep its buffer until the client reads, or for `STALL_SECONDS`.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-        self.transport.abort()
+        if end is None or not self._sends_file:
+            self.transport.abort()
+            return
+        # The event loop sends files past the transport: `abort` would let it wait for ever for a socket that is closed.
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
 
     async def _send(
         self, request: web.BaseRequest, response: web.StreamResponse, start_time: float | None
@@ -169,12 +188,6 @@ class Connection(web.RequestHandler):
         split(response)
         try:
             return await super().finish_response(request, response, start_time)
-        except (OSError, RuntimeError) as error:
-            # While a file is sent, the event loop raises a RuntimeError if the connection is closed, and the errors of the
-            # kernel if the client does not acknowledge.
-            if getattr(error, "errno", None) in _UNREACHABLE or self.transport is None or self.transport.is_closing():
-                raise ConnectionResetError("the client is gone") from error
-            raise
         finally:
             release_body(response)
 

@@ -1,8 +1,10 @@
 """The handler that serves the files of a directory store to the holders of a signed link."""
 
+import errno
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from service.storage.directory import LocalFile
 from service.storage.directory.links import FILES_PATH
@@ -17,9 +19,34 @@ OPEN_LINK: web.AppKey[OpenLink] = web.AppKey("open_link")
 """Absent from the application if files are not in a directory."""
 
 
+_UNREACHABLE = {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
+
+
+class SentFile(web.FileResponse):
+    """A file that is sent by the kernel."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the file. Raises ConnectionResetError if the client is gone."""
+        try:
+            return await super().prepare(request)
+        except (OSError, RuntimeError) as error:
+            if not _client_is_gone(error, request):
+                raise
+            # The traceback and the future of the error refer to each other: they would keep the connection in memory.
+            error.__traceback__ = None
+        raise ConnectionResetError("the client is gone")
+
+
+def _client_is_gone(error: OSError | RuntimeError, request: web.BaseRequest) -> bool:
+    """Whether the event loop raised this because the connection is closed, or the kernel because the client is away."""
+    if isinstance(error, ConnectionError) or getattr(error, "errno", None) in _UNREACHABLE:
+        return True
+    return request.transport is None or request.transport.is_closing()
+
+
 async def download_file(request: web.Request) -> web.StreamResponse:
     """GET and HEAD /files/{object_name}, also for ranges"""
     open_link = request.app[OPEN_LINK]
     file = await open_link(request.match_info["object_name"], request.query)
     headers = {"Content-Type": CONTENT_TYPE, "Content-Disposition": content_disposition(file.filename)}
-    return web.FileResponse(file.path, headers=headers)
+    return SentFile(file.path, headers=headers)

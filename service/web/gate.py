@@ -55,10 +55,7 @@ class Gate:
         self._require_started()
         authorization = _authorization(request)
         key = hashlib.sha256((authorization or "").encode(errors="surrogateescape")).digest()
-        refusal = self._known_refusal(request, key, scope, bucket)
-        if refusal is not None:
-            async with self._turns.turn(request):
-                raise refusal
+        await self._refuse_if_known(request, key, scope, bucket)
         async with self._turns.turn(request) if self._turns.needed(key) else nullcontext():
             act_for(key)
             caller = request[CALLER] = await self._authenticate(key, authorization)
@@ -76,21 +73,21 @@ class Gate:
         request[ALLOWANCE] = allowance
         self._allowances.put((allowance.bucket, request[CALLER].space_id), allowance)
 
-    def _known_refusal(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket) -> ServiceError | None:
-        """The error of a refusal within the last second that is still right, so that the database need not be asked."""
+    async def _refuse_if_known(self, request: web.Request, key: bytes, scope: Scope, bucket: RateLimitBucket) -> None:
+        """Refuse without the database what was refused within the last second. Raises the error of that refusal."""
         if self._refused.get(key):
-            return Unauthenticated()
+            async with self._turns.turn(request):
+                raise Unauthenticated
         caller = self._verified.get(key)
         allowance = None if caller is None else self._allowances.get((bucket, caller.space_id))
         if caller is None or allowance is None:
-            return None
-        try:
+            return
+        if allowance.granted and scope in caller.scopes and caller.subscription_active:
+            return
+        request[CALLER], request[ALLOWANCE] = caller, allowance
+        async with self._turns.turn(request):
             authorise(caller, scope)
             allowance.check()
-        except ServiceError as error:
-            request[CALLER], request[ALLOWANCE] = caller, allowance
-            return error
-        return None
 
     async def _authenticate(self, key: bytes, authorization: str | None) -> Caller:
         if self._refused.get(key):  # while this request waited for its turn

@@ -1,6 +1,7 @@
 """Every phase of a connection is bounded, and everything that is refused is refused in the contract's form."""
 
 import asyncio
+import gc
 import json
 import re
 import socket
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from aiohttp.web import Response, StreamResponse
+from aiohttp.web import Application, Response, StreamResponse
 from structlog.testing import capture_logs
 
 from service.web import connections, limits, places, reference
 from service.web.connections import Connection
 from service.web.sending import UNSENT
+from service.web.server import listen
 from tests.support import web
 from tests.support.waiting import until_true
 from tests.support.web import BODY, EXPORTS, GuardedTestServer, RawResponse, Site, site
@@ -192,6 +194,19 @@ async def test_a_download_takes_a_second_place_because_its_file_is_open_too(
         await hang_up(held[1])
 
 
+async def test_a_download_that_makes_room_ends_and_closes_its_file(api: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = await link_of_a_file(api)
+    places_of_the_site = cast(GuardedTestServer, api.client.server).connections
+    async with AsyncExitStack() as downloads:
+        for _ in range(4):
+            await downloads.enter_async_context(unread(api, link))
+        monkeypatch.setattr(limits, "FRESH_SECONDS", 0.0)
+        response = await sent(api, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert response.status == 200
+        await until_true(lambda: places_of_the_site._files < 4)
+    await until_true(lambda: places_of_the_site._files == 0)
+
+
 async def test_a_download_is_503_while_every_place_is_taken(api: Site) -> None:
     link = await link_of_a_file(api)
     places_of_the_site = cast(GuardedTestServer, api.client.server).connections
@@ -231,6 +246,14 @@ async def read_some(client: socket.socket) -> None:
 def was_reset(client: socket.socket) -> bool:
     """Whether the site has ended the connection."""
     return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+async def test_a_hundred_connections_wait_in_the_kernel_while_the_process_is_busy() -> None:
+    async with listen(Application(), "127.0.0.1", 0, connections=128) as address:
+        port = int(address.rpartition(":")[2])
+        with ExitStack() as opened:
+            for _ in range(100):  # nothing is accepted meanwhile: this blocks the event loop
+                opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=0.5))
 
 
 # Bytes ---------------------------------------------------------------------------------------------------------------
@@ -313,6 +336,32 @@ async def test_a_connection_that_stays_open_does_not_keep_the_body_of_its_respon
     (response,) = responses
     assert isinstance(response, Response)
     await until_true(lambda: response.body is None)
+
+
+@pytest.mark.parametrize("what", ["a page", "a download", "requests that were sent before the response to another"])
+async def test_a_connection_that_is_lost_is_freed_without_a_garbage_collection(api: Site, what: str) -> None:
+    target = await link_of_a_file(api) if what == "a download" else "/docs/swagger-ui-bundle.js"
+    requests = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n" * (100 if what.startswith("requests") else 1)
+    gc.collect()
+    before = connection_objects()
+    gc.disable()
+    try:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((api.client.host, api.client.port))
+            client.sendall(requests.encode())
+            await until_true(lambda: connection_objects() - before)
+            await until_true(lambda: buffered(api) > 0 or what == "a download")
+            await asyncio.sleep(0.1)
+            (lost,) = connection_objects() - before
+        await until_true(lambda: lost not in connection_objects())
+    finally:
+        gc.enable()
+
+
+def connection_objects() -> set[int]:
+    """The addresses of the connections in memory, open or not."""
+    return {id(each) for each in gc.get_objects() if isinstance(each, Connection)}
 
 
 # Pipelines -----------------------------------------------------------------------------------------------------------
