@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
-from service.model import Claim
+from service.model import END_OF_TIME, Claim, Window
 from service.postgres.contact_ids import read_contact_ids
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource
@@ -116,12 +116,12 @@ async def test_complete_until_is_unknown_while_a_session_is_not_tracked(database
 
 
 async def test_the_slack_is_subtracted(database_url: str) -> None:
+    claim = claim_on(window=Window(START, END_OF_TIME))
     async with holding(database_url, "SELECT") as writer:
         contacts = ContactSource(database_url, timedelta(seconds=FETCH_SECONDS), timedelta(seconds=7))
-        async with contacts.snapshot(claim_on()) as snapshot:
+        async with contacts.snapshot(claim) as snapshot:
             began = await writer.fetchval("SELECT now()")
-    # The window ends before: the limit is the window's end.
-    assert snapshot.complete_until == min(began - timedelta(seconds=8), claim_on().window.end)
+    assert snapshot.complete_until == began - timedelta(seconds=8)
 
 
 # Rights and row-level security ---------------------------------------------------------------------------------------

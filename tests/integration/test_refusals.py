@@ -177,15 +177,21 @@ async def test_a_key_that_was_never_verified_waits_for_a_turn_and_then_gets_503(
     assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
 
 
-async def test_refusals_that_need_no_database_take_turns(busy: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    headers = await busy.caller()
-    assert (await busy.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
-    assert (await busy.client.get(f"{EXPORTS}/1", headers=headers)).status == 429
-    async with slow_lookups(busy, monkeypatch):
-        refused = asyncio.create_task(busy.client.get(f"{EXPORTS}/1", headers=headers))
-        assert (await busy.client.get(EXPORTS, headers=headers)).status == 200
-        assert not refused.done()
-    assert (await refused).status == 429
+async def test_refusals_that_need_no_database_take_turns(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "_SECONDS", 30.0)
+    async with site(database_url, tmp_path, get_export="1/minute") as api:
+        headers = await api.caller()
+        expected = [(headers, 429), (UNKNOWN_KEY, 401)]
+        assert (await api.client.get(f"{EXPORTS}/1", headers=headers)).status == 404
+        for sent, status in expected:
+            assert (await api.client.get(f"{EXPORTS}/1", headers=sent)).status == status
+        async with slow_lookups(api, monkeypatch):
+            calls = [asyncio.create_task(api.client.get(f"{EXPORTS}/1", headers=sent)) for sent, _ in expected]
+            assert (await api.client.get(EXPORTS, headers=headers)).status == 200
+            assert not [call for call in calls if call.done()]
+        assert [(await call).status for call in calls] == [status for _, status in expected]
 
 
 async def test_a_revoked_key_needs_a_turn_again(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
