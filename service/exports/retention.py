@@ -12,6 +12,8 @@ from service.storage import ObjectStore
 
 _DOWNLOAD_GRACE = timedelta(hours=1)
 """For downloads that started just before the last link expired: some stores abort a download when its object is deleted."""
+_FORGET_BATCHES = 100
+"""Most batches of old rows that one pass deletes, so that a pass ends soon after HISTORY_DAYS was lowered."""
 
 log = structlog.get_logger()
 
@@ -48,5 +50,8 @@ class Retention:
 
     async def forget(self) -> None:
         """Delete rows of exports that ended longer ago than the history. Raises DatabaseUnavailable."""
-        if count := await self._files.forget(age=self._history):
+        for _ in range(_FORGET_BATCHES):
+            count = await self._files.forget(age=self._history)
+            if not count:
+                return
             events.emit(events.ExportsForgotten(count))

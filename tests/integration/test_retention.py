@@ -192,3 +192,10 @@ async def test_many_rows_are_deleted_in_batches_shared_by_replicas(jobs: JobTabl
     while await files.forget(age=HISTORY):
         pass
     assert await ids(jobs) == []
+
+
+async def test_one_pass_deletes_more_than_one_batch_of_rows(jobs: JobTable, retention: Retention) -> None:
+    await jobs.queue_many([await jobs.space()] * 1001)
+    await jobs.sql.execute("UPDATE export_jobs SET status = 'cancelled', finished_at = now() - interval '91 days'")
+    await retention.forget()
+    assert await ids(jobs) == []
