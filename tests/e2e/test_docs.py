@@ -30,6 +30,7 @@ from tests.support.waiting import until, until_ended, until_row
 README, OPERATING, CONSUMING, ADOPTING = "README.md", "docs/operating.md", "docs/consuming.md", "docs/adopting.md"
 WEBHOOKS = "docs/webhooks.md"
 CLIENT = "docs/client.md"
+RUNNING = "docs/running.md"
 _EXPORT = "test_the_export_command_and_the_client_work_as_the_page_shows"
 _NEWCOMER = "test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_pages"
 _CONSUMERS = "tests/foreign/test_consumers.py"
@@ -79,6 +80,10 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (WEBHOOKS, "from standardwebhooks"): "tests/e2e/test_webhooks.py",
     (WEBHOOKS, "SELECT"): "test_the_recipe_runs",
     (WEBHOOKS, "--"): "test_the_recipe_runs",
+    (RUNNING, "set -a"): "tests/e2e/test_deployments.py",
+    (RUNNING, "install"): "tests/e2e/test_deployments.py",
+    (RUNNING, "CREATE TABLE contacts"): "tests/e2e/test_partitioned_contacts.py",
+    (RUNNING, "SELECT setval"): "tests/e2e/test_backups.py",
     ("docs/performance.md", "./run bench\n"): "tests/e2e/test_bench.py",
     ("docs/reliability.md", "./run chaos"): "tests/faults/test_chaos.py",
     ("docs/reliability.md", "./run mutants\n"): ".ci/run",
@@ -90,6 +95,11 @@ _RUN_BY: dict[tuple[str, str], str] = {
     ("CONTRIBUTING.md", "./run check\n"): ".ci/run",
 }
 _NOT_RUN: dict[tuple[str, str], str] = {
+    (
+        RUNNING,
+        "systemd-sysusers",
+    ): "it needs a machine that systemd has started; tests/e2e/test_deployments.py checks the unit",
+    (RUNNING, "kubectl"): "it needs a cluster; tests/e2e/test_deployments.py validates the manifests",
     ("CONTRIBUTING.md", "./run lock"): "its result depends on the newest releases, and a test must not change the pins",
 }
 _READERS = {

@@ -118,3 +118,20 @@ def test_the_password_has_no_default() -> None:
     uses = re.findall(r"\$\{POSTGRES_PASSWORD([^}]*)\}", (ROOT / "compose.yaml").read_text())
     assert uses
     assert all(use.startswith(":?") for use in uses)
+
+
+def test_compose_mounts_files_that_exist_where_the_programs_look_for_them() -> None:
+    mounts = [
+        volume.split(":")[:2]
+        for service in compose()["services"].values()
+        for volume in service.get("volumes", ())
+        if volume.startswith("./")
+    ]
+    assert mounts
+    assert [source for source, _ in mounts if not (ROOT / source).is_file()] == []
+    places = {Path(source).name: Path(target) for source, target in mounts}
+    monitoring = ROOT / "deploy" / "monitoring"
+    (provider,) = yaml.safe_load((monitoring / "grafana" / "dashboards.yaml").read_text())["providers"]
+    assert places["dashboard.json"].parent == Path(provider["options"]["path"])
+    (rules,) = yaml.safe_load((monitoring / "prometheus.yaml").read_text())["rule_files"]
+    assert places["alerts.yaml"] == places["prometheus.yaml"].parent / rules
