@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -43,9 +44,17 @@ class Stop:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.repeated = asyncio.Event()
+        self._asked_at = 0.0
+
+    def remaining(self, grace: timedelta) -> float:
+        """Seconds left of the grace period; 0 if nothing was asked, or asked again."""
+        if not self.asked.is_set() or self.repeated.is_set():
+            return 0
+        return max(0.0, self._asked_at + grace.total_seconds() - time.monotonic())
 
     def ask(self) -> None:
         """Called by each SIGTERM or SIGINT."""
+        self._asked_at = self._asked_at or time.monotonic()
         (self.repeated if self.asked.is_set() else self.asked).set()
 
 
@@ -79,7 +88,8 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
             export_slots=settings.export_slots,
             admin_connections=CONNECTIONS if settings.admin_port else 0,
         )
-        serving = listen(app, settings.host, settings.port, connections=connections)
+        grace = timedelta(seconds=settings.grace_seconds)
+        serving = listen(app, settings.host, settings.port, connections=connections, patience=lambda: stop.remaining(grace))
         administering = open_admin(resources, settings, metrics, health, runner)
         with waiters.listening():
             async with administering, serving as address, _watch_loop_lag(runner, metrics):
@@ -90,7 +100,6 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
                 stopping.cancel()
                 health.stop()
                 waiters.stop()
-                grace = timedelta(seconds=settings.grace_seconds)
                 await _shut_down(working, runner, deliverer, stop, grace=grace)
 
 

@@ -140,6 +140,11 @@ class Connection(web.RequestHandler):
             raise ConnectionError("a part of another response was already sent")
         return refusal(Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal error."), request.get(REQUEST_ID))
 
+    @property
+    def responding(self) -> bool:
+        """Whether a response is being sent."""
+        return self._phase is Phase.RESPONSE
+
     def enter(self, phase: Phase) -> None:
         """Begin a phase and its deadline."""
         self._phase, self._since = phase, time.monotonic()

@@ -43,6 +43,10 @@ _YIELDING = frozenset({Phase.IDLE, Phase.HEAD, Phase.TURN, Phase.BODY})
 class Occupant(Protocol):
     """A connection that has a place."""
 
+    @property
+    def responding(self) -> bool:
+        """Whether a response is being sent."""
+
     def enter(self, phase: Phase) -> None:
         """Begin a phase and its deadline."""
 
@@ -76,6 +80,11 @@ class Connections:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    @property
+    def responding(self) -> bool:
+        """Whether a response is being sent."""
+        return any(connection.responding for connection in self._open)
 
     def add(self, connection: Occupant) -> bool:
         """Register a new connection. False if all places are taken by requests in progress."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ _QUEUE = 1024
 """Connections that wait in the kernel until they are accepted. It drops further ones, whose clients repeat after 1 s."""
 _KEEPALIVE_MARGIN = 5.0
 """Seconds by which aiohttp's own timer is later than ours, so that ours decides."""
+_RESPONSE_POLL_SECONDS = 0.05
 _SHUTDOWN_SECONDS = 1.0
 """Longest that in-flight requests may take after everything else has stopped, in seconds."""
 
@@ -126,15 +127,25 @@ class QueueingSite(web.TCPSite):
 
 
 @asynccontextmanager
-async def listen(app: web.Application, host: str, port: int, *, connections: int, prefix: str = "") -> AsyncIterator[str]:
+async def listen(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    connections: int,
+    prefix: str = "",
+    patience: Callable[[], float] = lambda: 0,
+) -> AsyncIterator[str]:
     """Accept requests inside the block, over at most this many connections at once.
 
     Yields the address, such as `http://127.0.0.1:8080`; port 0 takes a free port. `prefix`, such as `ADMIN_`, is that of the
-    settings HOST and PORT in an error, and of the log line.
+    settings HOST and PORT in an error, and of the log line. After the block, downloads and other responses that are being
+    sent may continue for `patience` seconds; it is asked again and again.
 
     Raises CannotListen.
     """
-    runner = GuardedRunner(app, Connections(connections), shutdown_timeout=_SHUTDOWN_SECONDS, **SERVER_OPTIONS)
+    opened = Connections(connections)
+    runner = GuardedRunner(app, opened, shutdown_timeout=_SHUTDOWN_SECONDS, **SERVER_OPTIONS)
     await runner.setup()
     try:
         try:
@@ -147,5 +158,16 @@ async def listen(app: web.Application, host: str, port: int, *, connections: int
         event = f"{prefix.lower()}listening"
         log.info(event, address=address)
         yield address
+        await _finish_responses(runner, opened, patience)
     finally:
         await runner.cleanup()
+
+
+async def _finish_responses(runner: web.AppRunner, opened: Connections, patience: Callable[[], float]) -> None:
+    """Accept nothing more, and wait for the responses that are being sent."""
+    for site in list(runner.sites):
+        await site.stop()
+    if runner.server is not None:
+        runner.server.pre_shutdown()
+    while opened.responding and patience() > 0:
+        await asyncio.sleep(min(_RESPONSE_POLL_SECONDS, patience()))

@@ -49,6 +49,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (CONSUMING, "curl -L"): _NEWCOMER,
     (CONSUMING, 'curl -G "$URL/public-api/v1/contacts"'): _NEWCOMER,
     (CONSUMING, "curl -o contacts.ndjson.gz"): _NEWCOMER,
+    (CONSUMING, "curl -s -o /dev/null"): _NEWCOMER,
     (CONSUMING, "import gzip"): "test_the_reader_reads_exactly",
     (CONSUMING, "import { createReadStream }"): "test_the_reader_reads_exactly",
     (CONSUMING, "gunzip -c"): "test_the_reader_reads_exactly",
@@ -145,9 +146,12 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_p
         assert again["sha256"] == status["sha256"]
         checksum, *lines = (
             await shell(
-                f"cd {short_path}\n" + docs.block("sh", CONSUMING, "$LINK"), calls | {"LINK": status["download_url"]}
+                f"cd {short_path}\n" + docs.block("sh", CONSUMING, "sha256sum"), calls | {"LINK": status["download_url"]}
             )
         ).splitlines()
+        head = await shell(docs.block("sh", CONSUMING, "-r 0-0"), calls | {"LINK": status["download_url"]})
+        assert head.startswith("HTTP/1.1 206 ")
+        assert f"Content-Range: bytes 0-0/{status['file_size']}\r" in head
         page = json.loads(await shell(docs.block("sh", README, "per_page"), calls))
         assert ([item["export_id"] for item in page["data"]], page["per_page"]) == ([1], 50)
         page = json.loads(await shell(docs.block("sh", CONSUMING, "curl -G"), calls))

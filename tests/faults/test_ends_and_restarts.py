@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from service.client import ExportClient, ExportStatus, Extra
 from tests.support.contacts import whole_range
 from tests.support.export_checks import expire_leases
-from tests.support.program import started
+from tests.support.program import Program, started
 from tests.support.scene import READING, Scene
 from tests.support.waiting import until_logged, until_row
+
+MIB = 1024 * 1024
 
 pytestmark = pytest.mark.long
 
@@ -28,6 +31,35 @@ async def test_all_exports_complete_after_all_processes_were_killed_and_restarte
         for export_id, space in zip(exports, spaces, strict=True):
             await scene.assert_completed(program, export_id, space=space, attempts=2, lost_leases=1)
         await scene.assert_nothing_is_left()
+
+
+async def slow_download(scene: Scene, program: Program, size: int, *, pace: float) -> int:
+    """Read a file of this size while the program stops, 1 MiB per `pace` seconds; return the number of bytes received."""
+    name = "1/1/0d9a7c1e-8f5b-4d7a-9c63-2f1f6f0c1f11.ndjson.gz"
+    async with scene.store.store.upload(name, part_size=size, filename="x.gz", metadata={}) as upload:
+        await upload.put_part(1, [bytes(size)])
+        await upload.complete()
+    link = await scene.store.store.link(name, filename="x.gz", origin=program.address)
+    received = 0
+    async with aiohttp.request("GET", link.url, timeout=aiohttp.ClientTimeout(60)) as response:
+        program.send(signal.SIGTERM)
+        with suppress(aiohttp.ClientPayloadError):
+            async for chunk in response.content.iter_chunked(MIB):
+                received += len(chunk)
+                await asyncio.sleep(pace * len(chunk) / MIB)
+    return received
+
+
+async def test_a_download_from_a_stopping_process_finishes_within_the_grace_period(scene: Scene) -> None:
+    async with scene.running(GRACE_SECONDS="30") as program:
+        assert await slow_download(scene, program, 40 * MIB, pace=0.1) == 40 * MIB
+        assert await program.ended() == 0
+
+
+async def test_a_download_that_takes_longer_than_the_grace_period_is_cut_off(scene: Scene) -> None:
+    async with scene.running(GRACE_SECONDS="1") as program:
+        assert await slow_download(scene, program, 40 * MIB, pace=0.2) < 40 * MIB
+        assert await program.ended() == 0
 
 
 async def test_a_stopping_process_serves_requests_finishes_running_exports_and_claims_no_more(scene: Scene) -> None:

@@ -68,6 +68,24 @@ async def test_a_link_serves_head_requests(place: Place) -> None:
     assert response.headers["Content-Type"] == "application/gzip"
 
 
+@pytest.mark.parametrize("ranges", ["bytes=0-1,3-4", "bytes=0-0, -1", "bytes=x", "bytes=-", "lines=1-2", "bytes=4-2,1-"])
+async def test_several_ranges_and_unknown_ones_get_the_whole_file(place: Place, ranges: str) -> None:
+    await place.put(NAME, b"0123456789")
+    url = (await place.link(NAME)).url
+    response = await fetch(url, Range=ranges)
+    assert (response.status, response.body) == (200, b"0123456789")
+    assert response.headers["Content-Type"] == "application/gzip"
+    assert (await fetch(url, "HEAD", Range=ranges)).headers["Content-Length"] == "10"
+
+
+async def test_one_range_is_served(place: Place) -> None:
+    await place.put(NAME, b"0123456789")
+    url = (await place.link(NAME)).url
+    for given, expected in (("bytes=0-0", b"0"), ("bytes=7-", b"789"), ("bytes=-2", b"89"), ("Bytes=8-99", b"89")):
+        response = await fetch(url, Range=given)
+        assert (response.status, response.body) == (206, expected)
+
+
 async def test_a_link_to_a_deleted_or_unknown_file_is_404(place: Place) -> None:
     await place.put(NAME, b"x")
     link = await place.link(NAME)

@@ -62,6 +62,10 @@ def test_an_unsigned_query_is_refused(query: dict[str, str]) -> None:
         verified(NAME, query)
 
 
+def test_a_link_ends_in_the_name_of_the_file() -> None:
+    assert signed(NAME, "contacts-7.ndjson.gz").endswith("contacts-7.ndjson.gz")
+
+
 def test_a_link_with_an_additional_parameter_is_refused() -> None:
     name, query = decoded(signed(NAME, "x.gz"))
     with pytest.raises(LinkForged):

@@ -29,8 +29,8 @@ class FileLinkSigner:
         expires = int(time.time() + self._lifetime.total_seconds())
         query = {
             "expires": str(expires),
-            "filename": filename,
             "signature": await self._signature(object_name, str(expires), filename),
+            "filename": filename,  # last, because readers guess the compression by how an address ends
         }
         url = f"{origin}{FILES_PATH}{quote(object_name)}?{urlencode(query, quote_via=quote)}"
         return Link(url, datetime.fromtimestamp(expires, UTC))
