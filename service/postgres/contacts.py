@@ -12,6 +12,7 @@ import asyncpg
 from service.errors import DatabaseUnavailable
 from service.failures import SourceUnavailable, SourceUnreadable
 from service.model import Extras
+from service.postgres.addresses import Dsn
 from service.postgres.contact_ids import ContactId, IdType, read_contact_ids
 from service.postgres.driver_errors import source_errors
 from service.postgres.extras import Connection, extra_fragments, with_extras
@@ -75,7 +76,7 @@ class ContactReader:
 class ContactReads:
     """A pool of at most `size` connections on the contacts' database; each read takes at most `timeout`."""
 
-    def __init__(self, dsn: str, size: int, timeout: timedelta) -> None:
+    def __init__(self, dsn: Dsn, size: int, timeout: timedelta) -> None:
         self.timeout = timeout
         self._ids: IdType | None = None
         self._database = Database(

@@ -12,6 +12,7 @@ import asyncpg
 import structlog
 
 from service.errors import SchemaMismatch
+from service.postgres.addresses import Dsn
 from service.postgres.relations import found_relations
 from service.postgres.single_connection import single_connection
 from sql import Migration, migrations, statement
@@ -27,7 +28,7 @@ _LOCK_WAIT = timedelta(minutes=5)
 log = structlog.get_logger()
 
 
-async def migrate(dsn: str, *, own_contacts: bool = True) -> list[str]:
+async def migrate(dsn: Dsn, *, own_contacts: bool = True) -> list[str]:
     """Apply missing migrations and return their names. Any number of processes may call this concurrently.
 
     `own_contacts` is False if the contacts are in another database. Raises SchemaMismatch for an edited file or a newer
@@ -45,7 +46,7 @@ async def migrate(dsn: str, *, own_contacts: bool = True) -> list[str]:
         return done
 
 
-async def check_schema(dsn: str, *, own_contacts: bool = True) -> bool:
+async def check_schema(dsn: Dsn, *, own_contacts: bool = True) -> bool:
     """Whether this version can run on the database as it is; False if migrations are missing.
 
     A database may be one migration newer, because migrations only expand and a rolling upgrade must continue. Raises

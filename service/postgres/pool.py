@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import DatabaseUnavailable
 from service.failpoints import failpoint
+from service.postgres.addresses import Dsn, current
 from service.postgres.driver_errors import database_errors, unavailable
 from service.postgres.free_connections import FreeConnections
 from service.postgres.session import lift_transaction_timeout
@@ -46,7 +48,7 @@ class Database:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: Dsn,
         *,
         application_name: str,
         size: int,
@@ -63,7 +65,7 @@ class Database:
         milliseconds = str(int(seconds * _SERVER_SHARE * 1000))
         own = {**_SESSION, "application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
-            dsn,
+            connect=partial(_connect, dsn),
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=_IDLE_TIME.total_seconds(),
@@ -150,6 +152,11 @@ class Database:
 
 def _ignore(_: float) -> None:
     """Nobody measures the waits."""
+
+
+async def _connect(dsn: Dsn, *_: Any, **options: Any) -> asyncpg.Connection:
+    """Replaces the driver's connect, which would use the URL of the first connection for all of them."""
+    return await asyncpg.connect(current(dsn), **options)
 
 
 async def _leave_as_it_is(_: asyncpg.Connection) -> None:

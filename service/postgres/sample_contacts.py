@@ -7,6 +7,7 @@ from datetime import datetime
 import asyncpg
 
 from service.errors import ServiceError
+from service.postgres.addresses import Dsn
 from service.postgres.driver_errors import unavailable
 from service.postgres.single_connection import single_connection
 from sql import statement
@@ -51,7 +52,7 @@ class SampleContacts:
 
 
 @asynccontextmanager
-async def open_sample_contacts(dsn: str) -> AsyncIterator[SampleContacts]:
+async def open_sample_contacts(dsn: Dsn) -> AsyncIterator[SampleContacts]:
     """Connect to the database of the contacts, without a time limit for statements. Raises DatabaseUnavailable."""
     async with single_connection(dsn, command_timeout=None) as connection:
         yield SampleContacts(connection)

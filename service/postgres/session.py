@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import asyncpg
 
+from service.postgres.addresses import Dsn, current
 from service.postgres.driver_errors import source_errors
 from sql import statement
 
@@ -47,7 +48,7 @@ _EXPORT_SESSION = {
 """Server settings of sessions that export contacts."""
 
 
-async def connect_to_contacts(dsn: str, fetch_timeout: timedelta) -> asyncpg.Connection:
+async def connect_to_contacts(dsn: Dsn, fetch_timeout: timedelta) -> asyncpg.Connection:
     """A read-only session on the contacts. `fetch_timeout` limits each statement on client and server.
 
     Raises SourceUnavailable; SourceUnreadable if the role may not connect.
@@ -55,7 +56,7 @@ async def connect_to_contacts(dsn: str, fetch_timeout: timedelta) -> asyncpg.Con
     seconds = fetch_timeout.total_seconds()
     with source_errors():
         connection = await asyncpg.connect(
-            dsn,
+            current(dsn),
             timeout=_CALL_TIMEOUT.total_seconds(),
             command_timeout=seconds,
             statement_cache_size=0,

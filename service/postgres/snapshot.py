@@ -17,6 +17,7 @@ from service.errors import LoginRefused, SchemaMismatch, ServiceError
 from service.failpoints import failpoint
 from service.failures import SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import Claim, Extras, Window
+from service.postgres.addresses import Dsn
 from service.postgres.contact_ids import ContactIds, IdType, read_contact_ids
 from service.postgres.driver_errors import describe, login_refused, source_errors
 from service.postgres.extras import extra_fragments, read_contacts
@@ -53,7 +54,7 @@ class ContactSource:
     `slack` is subtracted from each snapshot's `complete_until`.
     """
 
-    dsn: str
+    dsn: Dsn
     fetch_timeout: timedelta
     slack: timedelta = timedelta(0)
 

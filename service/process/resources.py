@@ -14,6 +14,7 @@ from service.postgres.contacts import ContactReads
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.shared_secrets import SharedSecrets
 from service.postgres.snapshot import ContactSource
+from service.process.database_addresses import contacts_address, direct_address, main_address
 from service.settings import Settings
 from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore
@@ -52,7 +53,9 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         open_database(settings) as database,
         _open_renewals(settings) as renewals,
         ContactReads(
-            settings.contacts_dsn, settings.contacts_pool_size, timedelta(seconds=settings.contacts_timeout_seconds)
+            contacts_address(settings),
+            settings.contacts_pool_size,
+            timedelta(seconds=settings.contacts_timeout_seconds),
         ) as contact_reads,
     ):
         secrets = SharedSecrets(database)
@@ -62,7 +65,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                 database,
                 renewals,
                 ContactSource(
-                    settings.contacts_dsn,
+                    contacts_address(settings),
                     timedelta(seconds=settings.fetch_timeout_seconds),
                     timedelta(seconds=settings.complete_until_slack),
                 ),
@@ -78,7 +81,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
 def open_database(settings: Settings) -> Database:
     """The pool of the main database, for everything but renewals and snapshots."""
     return Database(
-        settings.dsn,
+        main_address(settings),
         application_name="contact-exports",
         size=_POOL_SIZE,
         pooler=settings.database_direct_url is not None,
@@ -123,7 +126,7 @@ async def _open_s3(settings: Settings) -> AsyncIterator[ObjectStore]:
 def _open_renewals(settings: Settings) -> Database:
     lease = timedelta(seconds=settings.lease_seconds)
     timeout = min(CALL_TIMEOUT, lease / RENEWALS_PER_LEASE)  # so that one slow call loses no claim
-    return Database(settings.direct_dsn, application_name="contact-exports renewals", size=1, timeout=timeout)
+    return Database(direct_address(settings), application_name="contact-exports renewals", size=1, timeout=timeout)
 
 
 def _link_secret(settings: Settings, secrets: SharedSecrets) -> Secret:

@@ -22,6 +22,7 @@ from service.metrics.scrape import Metrics
 from service.postgres.export_jobs import ExportJobs
 from service.process.admin import open_admin
 from service.process.build import build_exports, build_runner, build_web_app
+from service.process.database_addresses import direct_address
 from service.process.descriptors import connections_allowed
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
@@ -71,7 +72,7 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
     async with open_resources(settings) as opened, metrics.listening():
         resources = dataclasses.replace(opened, store=metrics.measured(opened.store))
         startup = Startup(
-            settings.direct_dsn,
+            direct_address(settings),
             resources.contacts,
             resources.store,
             own_contacts=settings.contacts_database_url is None,

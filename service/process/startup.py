@@ -7,6 +7,7 @@ import structlog
 
 from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, SchemaMismatch, Starting
 from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
+from service.postgres.addresses import Dsn
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
@@ -24,7 +25,7 @@ class Startup:
     """Waits for the databases. Until then the API returns 503. Raises errors that must be fixed by hand."""
 
     def __init__(
-        self, dsn: str, source: ContactSource, store: ObjectStore, *, own_contacts: bool, may_migrate: bool
+        self, dsn: Dsn, source: ContactSource, store: ObjectStore, *, own_contacts: bool, may_migrate: bool
     ) -> None:
         self._dsn = dsn
         self._source = source

@@ -6,8 +6,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from aiobotocore.credentials import AioRefreshableCredentials
-from aiobotocore.session import AioSession
+from aiobotocore.credentials import AioCredentialResolver, AioRefreshableCredentials
 from botocore.awsrequest import AWSPreparedRequest
 
 from service.storage.s3.body import PartBody
@@ -37,10 +36,10 @@ async def test_credentials_have_their_expiry_in_a_private_attribute(monkeypatch:
     credentials = AioRefreshableCredentials.create_from_metadata(await refresh(), refresh, "test")
     assert credentials._expiry_time == ends_at  # type: ignore[attr-defined]  # private
 
-    async def get_credentials(_: AioSession) -> AioRefreshableCredentials:
+    async def load_credentials(_: AioCredentialResolver) -> AioRefreshableCredentials:
         return credentials
 
-    monkeypatch.setattr(AioSession, "get_credentials", get_credentials)
+    monkeypatch.setattr(AioCredentialResolver, "load_credentials", load_credentials)
     async with open_clients(SETTINGS, timedelta(minutes=15)) as (_, links):
         assert (await links.link("key")).expires_at == ends_at
 

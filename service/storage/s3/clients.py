@@ -12,6 +12,7 @@ from aiobotocore.session import AioSession
 
 from service.storage import Link
 from service.storage.s3.body import sign_with_given_hash
+from service.storage.s3.credentials import LateCredentials, late_credentials
 from service.storage.s3.failures import s3_call
 from service.storage.s3.settings import S3Settings
 
@@ -40,15 +41,16 @@ class BucketClient:
 class PresignedLinks:
     """Presigns GET addresses of one bucket. Signing is local: it sends no request to the store."""
 
-    def __init__(self, session: AioSession, client: "S3Client", bucket: str, lifetime: timedelta) -> None:
-        self._session = session
+    def __init__(self, credentials: LateCredentials, client: "S3Client", bucket: str, lifetime: timedelta) -> None:
+        self._credentials = credentials
         self._client = client
         self._bucket = bucket
         self._lifetime = lifetime
 
     async def link(self, key: str) -> Link:
         """Create an address. It expires after the lifetime or with temporary credentials, whichever comes first."""
-        credentials_end = await self._credentials_end()
+        # Asked before signing. If the credentials are renewed in between, the link works longer than stated, never shorter.
+        credentials_end = await self._credentials.ends_at()
         url = await self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=int(self._lifetime.total_seconds())
         )
@@ -57,24 +59,15 @@ class PresignedLinks:
         expires_at = signed_at + timedelta(seconds=int(query["X-Amz-Expires"][0]))
         return Link(url, min(expires_at, credentials_end or expires_at))
 
-    async def _credentials_end(self) -> datetime | None:
-        """Return when the credentials expire, rounded down to seconds; None for permanent credentials.
-
-        Called before signing. If the credentials are renewed in between, the link works longer than stated, never shorter.
-        """
-        credentials = await self._session.get_credentials()
-        if credentials is None:
-            return None
-        await credentials.get_frozen_credentials()
-        # No public attribute of botocore has this time. tests/unit/test_storage_botocore.py fails if it is renamed.
-        ends_at: datetime | None = getattr(credentials, "_expiry_time", None)
-        return ends_at and ends_at.astimezone(UTC).replace(microsecond=0)
-
 
 @asynccontextmanager
 async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncIterator[tuple[BucketClient, PresignedLinks]]:
-    """Open the clients with the credentials that botocore finds. Raises StorageRefused if they cannot be created."""
+    """Open the clients with the credentials that botocore finds, now or later.
+
+    Raises StorageRefused if the configuration of botocore is invalid.
+    """
     session = AioSession()
+    session.set_config_variable("region", settings.region)  # also for clients that fetch credentials
     async with AsyncExitStack() as stack:
 
         async def client(endpoint_url: str | None, read_timeout: timedelta) -> "S3Client":
@@ -85,13 +78,14 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
             )
 
         async with s3_call("open", _OPEN_TIMEOUT):
+            credentials = await late_credentials(session)
             # Half the deadline, so that a silent connection leaves time for a retry.
             operations = await client(settings.endpoint_url, settings.operation_timeout / 2)
             completions = await client(settings.endpoint_url, settings.complete_timeout)
             signing = await client(settings.public_endpoint_url or settings.endpoint_url, settings.operation_timeout)
         if settings.sign_payload:
             sign_with_given_hash(operations)
-        links = PresignedLinks(session, signing, settings.bucket, link_lifetime)
+        links = PresignedLinks(credentials, signing, settings.bucket, link_lifetime)
         yield BucketClient(settings, operations, completions), links
 
 
