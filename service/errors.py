@@ -161,6 +161,16 @@ class SchemaMismatch(ServiceError):
     message = "The database schema does not match this version of the service."
 
 
+class StoreOwnedElsewhere(ServiceError):
+    """The marker of the file store names another database."""
+
+    code = "store_owned_elsewhere"
+    message = (
+        "The files in STORAGE_URL belong to another database; to take them over, stop the services of that database and run:"
+        " contact-exports storage adopt"
+    )
+
+
 class CannotListen(ServiceError):
     """The listen address is taken or does not exist."""
 

@@ -45,7 +45,7 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             _exit(str(error), EXIT_FIX_BY_HAND)
         except ServiceError as error:
             message = f"{error.message} ({error.detail})" if error.detail else error.message
-            fix_by_hand = error.code in ("schema_mismatch", "cannot_listen", "login_refused")
+            fix_by_hand = error.code in ("schema_mismatch", "cannot_listen", "login_refused", "store_owned_elsewhere")
             _exit(message, EXIT_FIX_BY_HAND if fix_by_hand else EXIT_FAILED)
         except KeyboardInterrupt:
             _exit("interrupted", 130)

@@ -8,6 +8,7 @@ import click
 from service.commands.environment import command, settings
 from service.postgres.migrate import migrate as apply_migrations
 from service.process import run as program
+from service.settings import load
 
 
 @click.command()
@@ -22,7 +23,7 @@ async def serve() -> None:
         stop = program.Stop()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.ask)
-        await program.run(given, stop)
+        await program.run(given, stop, own_files=load().database_url is None)
 
 
 @click.command()

@@ -13,6 +13,7 @@ from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
 from service.postgres.export_files import ExportFiles
 from service.postgres.space_deletion import SpaceDeletionTables
+from service.process.build import build_ownership
 
 
 @click.group()
@@ -68,6 +69,7 @@ async def spaces_delete(space_id: int, yes: bool) -> None:  # noqa: FBT001 - cli
     Can be repeated after an interruption. The contacts are not deleted, because the service never writes to them.
     """
     async with database_and_store() as (given, opened, store):
+        await build_ownership(store, opened, given).check()  # a restored copy must not delete the files of its original
         tables = SpaceDeletionTables(opened)
         found = await tables.contents(space_id)
         summary = f"keys: {found.keys}, exports: {found.exports}, running: {found.running}"

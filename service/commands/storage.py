@@ -2,7 +2,8 @@
 
 import click
 
-from service.commands.environment import command, settings
+from service.commands.environment import command, database_and_store, settings
+from service.process.build import build_ownership
 from service.process.resources import open_store
 
 
@@ -20,3 +21,15 @@ async def storage_init() -> None:
             await store.create()
             await store.probe()
     click.echo("ready", err=True)
+
+
+@storage.command("adopt")
+@command
+async def storage_adopt() -> None:
+    """Make this database the owner of the files in STORAGE_URL.
+
+    Needed after a restore, or after a move to another server. Stop the services of the previous owner first.
+    """
+    async with database_and_store() as (given, opened, store):
+        adopted = await build_ownership(store, opened, given).take()
+    click.echo("adopted" if adopted else "the files already belong to this database", err=True)

@@ -23,7 +23,7 @@ ABANDONED_AFTER = timedelta(hours=1)
 ORPHANED_AFTER = timedelta(hours=24)
 """Age at which an object that no row names counts as orphaned."""
 _OUR_OBJECT = re.compile(r"[0-9]+/[0-9]+/[0-9a-f-]{36}\.ndjson\.gz|\.probe/[0-9a-f]{32}", re.ASCII)
-"""Names that attempts and probes give. Objects with other names are not ours and are never deleted."""
+"""Names that attempts and probes give. Objects and uploads with other names are not ours and are left alone."""
 _NAMES_PER_QUERY = 500
 
 log = structlog.get_logger()
@@ -55,7 +55,11 @@ class Leftovers:
         The store is listed before the database is asked, so that a claim made in between is seen.
         """
         before = datetime.now(UTC) - ABANDONED_AFTER
-        old = [upload async for upload in self._store.unfinished_uploads() if upload.started_at < before]
+        old = [
+            upload
+            async for upload in self._store.unfinished_uploads()
+            if upload.started_at < before and _OUR_OBJECT.fullmatch(upload.object_name)
+        ]
         for start in range(0, len(old), _NAMES_PER_QUERY):
             await self._abort_unused(old[start : start + _NAMES_PER_QUERY])
 

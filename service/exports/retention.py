@@ -14,6 +14,10 @@ _DOWNLOAD_GRACE = timedelta(hours=1)
 """For downloads that started just before the last link expired: some stores abort a download when its object is deleted."""
 _FORGET_BATCHES = 100
 """Most batches of old rows that one pass deletes, so that a pass ends soon after HISTORY_DAYS was lowered."""
+_NOT_IN_STORE = (
+    "The links of this export return 404 until it expires. If STORAGE_URL was changed, so do those of all exports that"
+    " completed before, and their files must be deleted by hand."
+)
 
 log = structlog.get_logger()
 
@@ -55,3 +59,13 @@ class Retention:
             if not count:
                 return
             events.emit(events.ExportsForgotten(count))
+
+
+async def report_missing_files(files: ExportFiles, store: ObjectStore) -> None:
+    """Log which files of the oldest and the newest completed export are not in the store.
+
+    Raises DatabaseUnavailable, ExportFailure.
+    """
+    for file in await files.oldest_and_newest():
+        if not await store.exists(file.object_name):
+            log.warning("file_not_in_store", export_id=file.export_id, detail=_NOT_IN_STORE)

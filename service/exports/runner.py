@@ -68,6 +68,7 @@ class Runner:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._watchdog = Watchdog()
+        self._paused = False
         self.started = False
         """Whether `run` has begun: before that there is nothing to wait for."""
 
@@ -102,6 +103,16 @@ class Runner:
         """Stop the running attempts and give their exports back, so that another process can claim them at once."""
         self._leases.end_all(Ending.SHUTDOWN)
 
+    def pause(self) -> None:
+        """Claim and rescue nothing, and give the running exports back, until `resume` is called."""
+        self._paused = True
+        self.hand_back()
+
+    def resume(self) -> None:
+        """Work again after `pause`."""
+        self._paused = False
+        self.wake()
+
     def cancel(self, claim_id: UUID) -> None:
         """Stop the attempt with this claim if this process runs it, and look for work for its slot."""
         self._leases.end(claim_id, Ending.CANCELLED)
@@ -125,7 +136,7 @@ class Runner:
     async def _claim_one(self) -> None:
         """Wait for a free slot, claim an export and start it, or wait for work."""
         self._work.clear()
-        if not self._has_room():
+        if self._paused or not self._has_room():
             await self._work.wait()
             return
         sent = boot_clock()
@@ -160,8 +171,8 @@ class Runner:
         if claim is None:
             return None
         await failpoint("claimed")
-        if self._stopping.is_set():
-            # Claimed after shutdown began, so `hand_back` has not seen it.
+        if self._stopping.is_set() or self._paused:
+            # Claimed after the shutdown or the pause began, so `hand_back` has not seen it.
             if await self._claims.hand_back(claim):
                 events.emit(events.ExportHandedBack(claim))
             return None
@@ -189,6 +200,8 @@ class Runner:
             await self._leases.renew()
 
     async def _rescue(self) -> None:
+        if self._paused:
+            return
         with self._watchdog.step("rescue"):
             found = await self._rescue_exports()
         if found:

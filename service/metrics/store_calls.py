@@ -9,7 +9,7 @@ from typing import TypeVar
 from service.failures import ExportFailure
 from service.metrics.instruments import Instruments
 from service.model import Part
-from service.storage import Link, ObjectStore, StoredObject, UnfinishedUpload, Upload
+from service.storage import Link, Marker, ObjectStore, StoredObject, UnfinishedUpload, Upload
 
 T = TypeVar("T")
 Observe = Callable[[str, str, float], None]
@@ -64,6 +64,21 @@ class MeasuredStore:
     def objects(self) -> AsyncIterator[StoredObject]:
         """See `ObjectStore`."""
         return _listed("list_objects", self._inner.objects(), self._observe)
+
+    async def exists(self, object_name: str) -> bool:
+        """See `ObjectStore`."""
+        with _call("exists", self._observe):
+            return await self._inner.exists(object_name)
+
+    async def read_marker(self) -> Marker | None:
+        """See `ObjectStore`."""
+        with _call("read_marker", self._observe):
+            return await self._inner.read_marker()
+
+    async def write_marker(self, content: bytes) -> None:
+        """See `ObjectStore`."""
+        with _call("write_marker", self._observe):
+            await self._inner.write_marker(content)
 
     async def probe(self) -> None:
         """See `ObjectStore`."""

@@ -11,8 +11,8 @@ _ROW_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
-class DeletableFile:
-    """A file of an expired export to which no valid link exists."""
+class ExportFile:
+    """The file of an export."""
 
     export_id: int
     object_name: str
@@ -28,10 +28,14 @@ class ExportFiles:
         """Expire completed exports that are due; returns their ids. Their files are kept for `links_live`."""
         return [row["export_id"] for row in await self._database.fetch("expire_exports", links_live, _FILE_BATCH)]
 
-    async def deletable(self) -> list[DeletableFile]:
-        """At most 100 files that can be deleted now."""
+    async def oldest_and_newest(self) -> list[ExportFile]:
+        """The files of the completed exports that expire first and last; at most two."""
+        return [ExportFile(row["export_id"], row["object_name"]) for row in await self._database.fetch("files_at_both_ends")]
+
+    async def deletable(self) -> list[ExportFile]:
+        """At most 100 files of expired exports to which no valid link exists."""
         rows = await self._database.fetch("files_to_delete", _FILE_BATCH)
-        return [DeletableFile(row["export_id"], row["object_name"]) for row in rows]
+        return [ExportFile(row["export_id"], row["object_name"]) for row in rows]
 
     async def record_deleted(self, export_id: int) -> None:
         """Record that the store no longer has the file of this expired export."""

@@ -8,7 +8,7 @@ import asyncpg
 from service.errors import SpaceNotFound
 from service.model import ExportStatus
 from service.postgres.claims import Leftover
-from service.postgres.export_files import DeletableFile
+from service.postgres.export_files import ExportFile
 from service.postgres.pool import Database
 
 _BATCH = 100
@@ -56,10 +56,10 @@ class SpaceDeletionTables:
         rows = await self._database.fetch("end_exports_of_space", space_id, _BATCH)
         return [ExportStatus(row["was"]) for row in rows]
 
-    async def files(self, space_id: int) -> list[DeletableFile]:
+    async def files(self, space_id: int) -> list[ExportFile]:
         """Files of ended exports."""
         rows = await self._database.fetch("files_of_space", space_id, _BATCH)
-        return [DeletableFile(row["export_id"], row["object_name"]) for row in rows]
+        return [ExportFile(row["export_id"], row["object_name"]) for row in rows]
 
     async def leftovers(self, space_id: int, *, grace: timedelta) -> WaitingLeftovers:
         """Leftovers of ended attempts. `grace` is how long after its end an attempt's own storage calls may be in flight."""

@@ -8,13 +8,16 @@ from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 
+import structlog
 from aiohttp import web
 
 from service.access import Access
 from service.contacts.use_cases import Contacts
+from service.errors import StoreOwnedElsewhere
 from service.exports.attempt import AttemptLimits, Attempts
 from service.exports.lease import Leases
 from service.exports.leftovers import GRACE_LEASES, Leftovers
+from service.exports.ownership import Ownership
 from service.exports.periodic import PeriodicTask
 from service.exports.rescue import Rescue
 from service.exports.retention import Retention
@@ -23,14 +26,17 @@ from service.exports.use_cases import ExportRules, Exports, ProcessHooks
 from service.exports.waiting import Waiters
 from service.postgres.access import AccessTables
 from service.postgres.claims import Claims
+from service.postgres.database_identity import database_identity
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
 from service.postgres.processes import Process, Processes
 from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.process.health import Health
 from service.process.resources import Resources
 from service.process.startup import Startup
 from service.settings import Settings
+from service.storage import ObjectStore
 from service.storage.directory import DirectoryStore, LocalFile
 from service.web.app import WebServices, build_app
 from service.web.files import OpenLink
@@ -46,6 +52,8 @@ _ANNOUNCE_EVERY = timedelta(seconds=10)
 """The views for operators count a process as gone after a minute."""
 _END_WEBHOOKS_EVERY = timedelta(minutes=1)
 _POLL_FOR_WAITERS_EVERY = timedelta(seconds=1)
+
+log = structlog.get_logger()
 
 
 def build_web_app(
@@ -102,8 +110,8 @@ def _open_link(store: DirectoryStore, settings: Settings, startup: Startup) -> O
     return open_link
 
 
-def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> Runner:
-    """The job runner. Its worker name tells operators the host and the process."""
+def build_runner(resources: Resources, settings: Settings, waiters: Waiters, ownership: Ownership) -> Runner:
+    """The job runner. Its worker name tells operators the host and the process. It pauses while the store is not ours."""
     lease = timedelta(seconds=settings.lease_seconds)
     retry_pause = timedelta(seconds=settings.retry_seconds)
     worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -115,12 +123,12 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> 
         retry_pause=retry_pause,
         file_lifetime=timedelta(hours=settings.file_lifetime_hours),
     )
-    return Runner(
+    runner = Runner(
         claims,
         leases,
         Attempts(claims, leases, resources.contacts, resources.store, resources.priority, limits),
         Rescue(claims, retry_pause=retry_pause).run,
-        [*_periodic_tasks(resources, settings, claims, waiters), _announcement(resources, settings, worker)],
+        [*_periodic_tasks(resources, settings, claims, waiters, ownership), _announcement(resources, settings, worker)],
         RunnerOptions(
             worker=worker,
             slots=settings.export_slots,
@@ -130,9 +138,28 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters) -> 
             rescue=timedelta(seconds=settings.sweep_seconds),
         ),
     )
+    ownership.on_lost, ownership.on_regained = partial(_pause, runner), partial(_resume, runner)
+    return runner
 
 
-def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, waiters: Waiters) -> list[PeriodicTask]:
+def _pause(runner: Runner) -> None:
+    log.error("store_owned_elsewhere", detail=StoreOwnedElsewhere.message)
+    runner.pause()
+
+
+def _resume(runner: Runner) -> None:
+    log.info("store_owned_again")
+    runner.resume()
+
+
+def build_ownership(store: ObjectStore, database: Database, settings: Settings) -> Ownership:
+    """The check whether the files in the store belong to this database."""
+    return Ownership(store, partial(database_identity, database), fresh=timedelta(seconds=settings.sweep_seconds))
+
+
+def _periodic_tasks(
+    resources: Resources, settings: Settings, claims: Claims, waiters: Waiters, ownership: Ownership
+) -> list[PeriodicTask]:
     often = timedelta(seconds=settings.sweep_seconds)
     leftovers = Leftovers(claims, resources.store, grace=timedelta(seconds=settings.lease_seconds) * GRACE_LEASES)
     retention = Retention(
@@ -142,11 +169,12 @@ def _periodic_tasks(resources: Resources, settings: Settings, claims: Claims, wa
         history=timedelta(days=settings.history_days),
     )
     return [
-        PeriodicTask("clean", leftovers.clean, often),
+        PeriodicTask("owner", ownership.watch, often),
+        PeriodicTask("clean", ownership.guarded(leftovers.clean), often),
         PeriodicTask("expire", retention.expire, often),
-        PeriodicTask("delete_files", retention.delete_files, often),
-        PeriodicTask("abandoned", leftovers.abort_abandoned, _LIST_UPLOADS_EVERY),
-        PeriodicTask("orphans", leftovers.delete_orphans, _LIST_OBJECTS_EVERY),
+        PeriodicTask("delete_files", ownership.guarded(retention.delete_files), often),
+        PeriodicTask("abandoned", ownership.guarded(leftovers.abort_abandoned), _LIST_UPLOADS_EVERY),
+        PeriodicTask("orphans", ownership.guarded(leftovers.delete_orphans), _LIST_OBJECTS_EVERY),
         PeriodicTask("waiters", waiters.poll, _POLL_FOR_WAITERS_EVERY),
         PeriodicTask("forget", retention.forget, _FORGET_EVERY),
         PeriodicTask("webhooks", WebhookDeliveries(resources.database).end_without_endpoint, _END_WEBHOOKS_EVERY),

@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import structlog
 
-from service.errors import ServiceError
+from service.errors import DatabaseUnavailable, ServiceError
+from service.exports.ownership import Ownership
 from service.failures import StorageUnavailable
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource
@@ -66,11 +67,13 @@ class Health:
         database: Database,
         contacts: ContactSource,
         store: ObjectStore,
+        ownership: Ownership,
         startup: Startup,
         stuck: Callable[[], str | None],
     ) -> None:
         self._database = database
         self._store = store
+        self._ownership = ownership
         self._startup = startup
         self._stuck = stuck
         self._stopping = False
@@ -118,12 +121,23 @@ class Health:
             return self._pinged[1]
 
     async def _ask_store(self) -> str | None:
-        return await _fault(self._store.probe())
+        return await _fault(self._probe_store())
+
+    async def _probe_store(self) -> None:
+        if self._schema() is None:
+            try:
+                await self._ownership.check()
+            except DatabaseUnavailable:
+                return  # the check of the database says so
+        await self._store.probe()
 
 
 async def _fault(probe: Awaitable[None]) -> str | None:
+    """The error of a probe. If a person must fix it, in words for operators."""
     try:
         await probe
-    except ServiceError as error:
+    except (DatabaseUnavailable, StorageUnavailable) as error:
         return error.message
+    except ServiceError as error:
+        return error.detail or error.message
     return None

@@ -14,25 +14,31 @@ import structlog
 
 from service import failpoints
 from service.admin.app import CONNECTIONS
+from service.errors import ServiceError
+from service.exports.ownership import Ownership
+from service.exports.retention import report_missing_files
 from service.exports.runner import Runner
 from service.exports.waiting import Waiters
 from service.failpoints import failpoint
 from service.failures import ExportFailure
 from service.metrics.scrape import Metrics
+from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.process.admin import open_admin
-from service.process.build import build_exports, build_runner, build_web_app
+from service.process.build import build_exports, build_ownership, build_runner, build_web_app
 from service.process.database_addresses import direct_address
 from service.process.descriptors import connections_allowed
 from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
-from service.process.startup import Startup
+from service.process.startup import Startup, StartupRules
 from service.process.webhooks import build_deliverer
 from service.settings import Settings
 from service.web.server import listen
 from service.webhooks.deliverer import Deliverer
 
+_OWNER_TIMEOUT = timedelta(seconds=5)
+"""Longest that the API stays closed until the store has said which database owns its files."""
 _RECORD_TIMEOUT = timedelta(seconds=15)
 """Longest that handing back may take after the grace period: abort uploads, write rows. Then the leases expire."""
 
@@ -59,10 +65,15 @@ class Stop:
         (self.repeated if self.asked.is_set() else self.asked).set()
 
 
-async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], None] = lambda _: None) -> None:
+async def run(
+    settings: Settings, stop: Stop, *, own_files: bool = False, on_listening: Callable[[str], None] = lambda _: None
+) -> None:
     """Serve and work until asked to stop. `on_listening` gets the service's address once it accepts requests.
 
-    Raises SchemaMismatch and LoginRefused, which must be fixed by hand, CannotListen, and the errors of `open_resources`.
+    `own_files`: nothing else can own the files, so they are taken over from another database.
+
+    Raises SchemaMismatch, LoginRefused and StoreOwnedElsewhere, which must be fixed by hand, CannotListen, and the errors of
+    `open_resources`.
     """
     tune_garbage_collector()
     if settings.failpoints is not None:
@@ -71,17 +82,12 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
     metrics = Metrics()
     async with open_resources(settings) as opened, metrics.listening():
         resources = dataclasses.replace(opened, store=metrics.measured(opened.store))
-        startup = Startup(
-            direct_address(settings),
-            resources.contacts,
-            resources.store,
-            own_contacts=settings.contacts_database_url is None,
-            may_migrate=settings.migrate_on_start,
-        )
+        ownership = build_ownership(resources.store, resources.database, settings)
+        startup = _startup(resources, settings, ownership, own_files=own_files)
         waiters = Waiters(ExportJobs(resources.database), resources.priority)
-        runner = build_runner(resources, settings, waiters)
+        runner = build_runner(resources, settings, waiters, ownership)
         deliverer = build_deliverer(resources, settings)
-        health = Health(resources.database, resources.contacts, resources.store, startup, lambda: runner.stuck)
+        health = Health(resources.database, resources.contacts, resources.store, ownership, startup, lambda: runner.stuck)
         exports = build_exports(resources, settings, runner, waiters)
         app = build_web_app(resources, settings, exports, startup=startup, health=health, on_response=metrics.count_response)
         connections = connections_allowed(
@@ -104,31 +110,56 @@ async def run(settings: Settings, stop: Stop, *, on_listening: Callable[[str], N
                 await _shut_down(working, runner, deliverer, stop, grace=grace)
 
 
+def _startup(resources: Resources, settings: Settings, ownership: Ownership, *, own_files: bool) -> Startup:
+    rules = StartupRules(
+        own_contacts=settings.contacts_database_url is None, may_migrate=settings.migrate_on_start, own_files=own_files
+    )
+    return Startup(direct_address(settings), resources.contacts, resources.store, ownership, rules)
+
+
 async def _work(resources: Resources, startup: Startup, runner: Runner, deliverer: Deliverer) -> None:
-    """Start up, then run exports and send webhooks until stopped. Meanwhile the store is probed, which may take a minute."""
+    """Start up, then run exports and send webhooks until stopped. Meanwhile the store is probed, which may take a minute.
+
+    Nothing is deleted before the owner of the files is known. A store that does not respond delays the rest by 5 s at most.
+    """
     await startup.schema()
     if resources.local_store is not None:
         with contextlib.suppress(ExportFailure):  # the probe reports it
-            await resources.local_store.adopt()
+            await resources.local_store.prepare_empty()
     reachable = await startup.contacts()
-    startup.finish()
-    log.info("started", version=version("contact-exports"))
-    running = asyncio.create_task(runner.run())
-    delivering = asyncio.create_task(deliverer.run())
-    probing = asyncio.create_task(startup.store())
-    checking = None if reachable else asyncio.create_task(startup.contacts_later())
+    background: list[asyncio.Task[None]] = []
+    ending = {asyncio.create_task(startup.owner())}
     try:
-        if checking is not None:
-            await asyncio.wait({running, checking}, return_when=asyncio.FIRST_COMPLETED)
-            if checking.done():
-                checking.result()
-        await running
+        for owner in (await asyncio.wait(ending, timeout=_OWNER_TIMEOUT.total_seconds()))[0]:
+            owner.result()
+        startup.finish()
+        log.info("started", version=version("contact-exports"))
+        delivering = asyncio.create_task(deliverer.run())
+        background += [
+            delivering,
+            asyncio.create_task(startup.store()),
+            asyncio.create_task(_look_for_files(resources)),
+        ]
+        running = asyncio.create_task(runner.run())
+        ending.add(running)
+        if not reachable:
+            ending.add(asyncio.create_task(startup.contacts_later()))
+        while running in ending:
+            done, ending = await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a check that finds a mismatch later ends the work
         await delivering
     finally:
-        tasks = [task for task in (running, delivering, probing, checking) if task is not None]
+        tasks = [*background, *ending]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _look_for_files(resources: Resources) -> None:
+    """Log if the store is not the one that has the files, as after a change of STORAGE_URL."""
+    with contextlib.suppress(ServiceError):  # other checks report it
+        await report_missing_files(ExportFiles(resources.database), resources.store)
 
 
 async def _shut_down(

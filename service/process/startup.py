@@ -1,11 +1,13 @@
 """The steps between listening and working: schema, contacts, store."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, SchemaMismatch, Starting
+from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, SchemaMismatch, Starting, StoreOwnedElsewhere
+from service.exports.ownership import Ownership
 from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
 from service.postgres.addresses import Dsn
 from service.postgres.migrate import check_schema, migrate
@@ -21,17 +23,28 @@ _CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_D
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class StartupRules:
+    """What the settings say about starting."""
+
+    own_contacts: bool
+    """The contacts are in the main database."""
+    may_migrate: bool
+    own_files: bool = False
+    """Nothing else can own the files, so they are taken over from another database."""
+
+
 class Startup:
     """Waits for the databases. Until then the API returns 503. Raises errors that must be fixed by hand."""
 
     def __init__(
-        self, dsn: Dsn, source: ContactSource, store: ObjectStore, *, own_contacts: bool, may_migrate: bool
+        self, dsn: Dsn, source: ContactSource, store: ObjectStore, ownership: Ownership, rules: StartupRules
     ) -> None:
         self._dsn = dsn
         self._source = source
         self._store = store
-        self._own_contacts = own_contacts
-        self._may_migrate = may_migrate
+        self._ownership = ownership
+        self._rules = rules
         self._finished = False
 
     def require_started(self) -> None:
@@ -77,6 +90,21 @@ class Startup:
         while not await self.contacts():
             await asyncio.sleep(_LONGEST_PAUSE.total_seconds())
 
+    async def owner(self) -> None:
+        """Return as soon as the store says that its files belong to this database. Raises StoreOwnedElsewhere."""
+        while True:
+            try:
+                if self._rules.own_files:
+                    await self._ownership.take()
+                return await self._ownership.check()
+            except (ExportFailure, DatabaseUnavailable) as error:
+                log.warning("owner_not_known", detail=error.detail)
+            except StoreOwnedElsewhere:
+                raise
+            except Exception:
+                log.exception("owner_check_crashed")
+            await asyncio.sleep(_LONGEST_PAUSE.total_seconds())
+
     async def store(self) -> None:
         """Log whether files can be written. An error here ends nothing, because an unreachable store may come back."""
         try:
@@ -87,8 +115,8 @@ class Startup:
             log.info("store_usable")
 
     async def _apply_missing_migrations(self) -> None:
-        if await check_schema(self._dsn, own_contacts=self._own_contacts):
+        if await check_schema(self._dsn, own_contacts=self._rules.own_contacts):
             return
-        if not self._may_migrate:
+        if not self._rules.may_migrate:
             raise SchemaMismatch("Migrations are missing and MIGRATE_ON_START is off. Run: contact-exports migrate")
-        await migrate(self._dsn, own_contacts=self._own_contacts)
+        await migrate(self._dsn, own_contacts=self._rules.own_contacts)

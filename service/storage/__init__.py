@@ -44,6 +44,14 @@ class StoredObject:
     modified_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """The object that names the owner of a store."""
+
+    content: bytes
+    modified_at: datetime
+
+
 class Upload(Protocol):
     """One multipart upload in progress, owned by the context manager of `ObjectStore.upload`."""
 
@@ -86,7 +94,16 @@ class ObjectStore(Protocol):
         """Iterate over the uploads in progress of all processes, or over those of one object."""
 
     def objects(self) -> AsyncIterator[StoredObject]:
-        """Iterate over all completed objects."""
+        """Iterate over all completed objects, without the marker."""
+
+    async def exists(self, object_name: str) -> bool:
+        """Return whether the object exists."""
+
+    async def read_marker(self) -> Marker | None:
+        """The marker; None if it does not exist."""
+
+    async def write_marker(self, content: bytes) -> None:
+        """Write or replace the marker."""
 
     async def probe(self) -> None:
         """Check that files can be written, by beginning and aborting an upload. The error's detail names the cause."""

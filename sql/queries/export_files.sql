@@ -9,6 +9,12 @@ UPDATE export_jobs j SET status = 'expired', expired_at = now(), file_delete_aft
   FROM old WHERE j.id = old.id
 RETURNING j.id AS export_id;
 
+-- name: files_at_both_ends
+-- The files of the completed exports that expire first and last.
+(SELECT id AS export_id, object_name FROM export_jobs WHERE status = 'completed' ORDER BY file_expires_at LIMIT 1)
+UNION
+(SELECT id AS export_id, object_name FROM export_jobs WHERE status = 'completed' ORDER BY file_expires_at DESC LIMIT 1);
+
 -- name: files_to_delete
 -- Files of expired exports whose last link has expired. Random order, so replicas rarely pick the same file and one
 -- undeletable file cannot block the rest.

@@ -99,9 +99,9 @@ class _Comparison:
         return {"seconds": ours, f"{_RIVAL}_put_seconds": rival, "ratio": rival / ours if rival else None}
 
     async def _check(self) -> None:
-        """Download the only object, check it, and delete it."""
+        """Download the only object but the marker, check it, and delete it."""
         listing = await self._client.list_objects_v2(Bucket=self._bucket)
-        (key,) = [entry["Key"] for entry in listing["Contents"]]
+        (key,) = [entry["Key"] for entry in listing["Contents"] if not entry["Key"].endswith("/.owner.json")]
         response = await self._client.get_object(Bucket=self._bucket, Key=key)
         with self._file.open("wb") as written:
             async for chunk in response["Body"].iter_chunks(1024 * 1024):

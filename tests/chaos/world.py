@@ -121,11 +121,13 @@ class World:
             await asyncio.to_thread(self.postgres.start)
 
     async def objects(self) -> dict[str, str]:
-        """Return the name of every object, as the rows have it, and its ETag and modification time."""
+        """Return the name of every object but the marker, as the rows have it, and its ETag and modification time."""
         found = {}
         async for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=_BUCKET):
             for entry in page.get("Contents", []):
-                found[entry["Key"].removeprefix(f"{PREFIX}/")] = f"{entry['ETag']} {entry['LastModified']}"
+                name = entry["Key"].removeprefix(f"{PREFIX}/")
+                if name != ".owner.json":
+                    found[name] = f"{entry['ETag']} {entry['LastModified']}"
         return found
 
     async def uploads(self) -> list[str]:

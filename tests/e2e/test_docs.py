@@ -67,6 +67,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "export DATABASE_URL"): "test_the_commands_for_a_real_database_bring_the_service_up",
     (OPERATING, "pg_dump"): "test_a_restored_backup_works",
     (OPERATING, "pg_restore"): "test_a_restored_backup_works",
+    (OPERATING, "contact-exports storage adopt"): "tests/faults/test_restored_copies.py",
     (OPERATING, "GRANT"): "test_the_service_works_with_the_documented_grants_and_no_more",
     (OPERATING, "SELECT"): "test_the_recipe_runs",
     (OPERATING, "--"): "test_the_recipe_runs",
@@ -431,9 +432,10 @@ async def test_a_restored_backup_works(database_url: str, empty_database_url: st
             export_id = await client.create(whole_range())
             await client.wait(export_id)
         await shell(programs + docs.block("sh", OPERATING, "pg_dump"), {"DATABASE_URL": database_url})
-        await shell(programs + docs.block("sh", OPERATING, "pg_restore"), {"DATABASE_URL": empty_database_url})
+        restored = {"DATABASE_URL": empty_database_url, **store.settings}
+        await shell(programs + docs.block("sh", OPERATING, "pg_restore"), restored)
         async with (
-            running({"DATABASE_URL": empty_database_url, **store.settings}) as program,
+            running(restored) as program,
             ExportClient(program.address, space.key) as client,
         ):
             await client.download(await client.wait(export_id), tmp_path / "file")

@@ -4,13 +4,32 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tests.support import stores
 from tests.support.calls import create
 from tests.support.contacts import Tenant
 from tests.support.jobs import connect
 from tests.support.program import running
 from tests.support.roles import role
 from tests.support.stores import StoreUnderTest
-from tests.support.waiting import until_ended
+from tests.support.waiting import until_ended, until_logged
+
+
+async def test_a_changed_storage_url_is_reported_at_startup_while_it_has_not_all_files(
+    database_url: str, space: Tenant, files: StoreUnderTest, tmp_path: Path
+) -> None:
+    async with stores.directory_store(tmp_path / "elsewhere") as elsewhere, connect(database_url) as sql:
+        async with running({"DATABASE_URL": database_url, **files.settings}) as program:
+            old = await create(program, space)
+            await until_ended(sql, old)
+            assert program.events("file_not_in_store") == []
+        async with running({"DATABASE_URL": database_url, **elsewhere.settings}) as program:
+            await until_logged(program, "file_not_in_store", "STORAGE_URL")
+            new = await create(program, space)
+            await until_ended(sql, new)
+        for settings, missing in ((elsewhere.settings, old), (files.settings, new)):
+            async with running({"DATABASE_URL": database_url, **settings}) as program:
+                await until_logged(program, "file_not_in_store")
+                assert [line["export_id"] for line in program.events("file_not_in_store")] == [missing]
 
 
 async def test_a_login_that_is_rotated_in_its_file_needs_no_restart(

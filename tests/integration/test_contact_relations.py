@@ -5,24 +5,30 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import cast
 
 import asyncpg
 import pytest
 import structlog
 
+from service.exports.ownership import Ownership
 from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Window
 from service.postgres.contact_ids import read_contact_ids
+from service.postgres.database_identity import database_identity
 from service.postgres.pool import Database
 from service.postgres.snapshot import ContactSource
 from service.process.health import Health
-from service.process.startup import Startup
+from service.process.startup import Startup, StartupRules
 from service.storage import ObjectStore
+from service.storage.directory import DirectoryStore
 from sql import statement
 from tests.support.jobs import connect, holding
 from tests.support.roles import role
 from tests.support.snapshots import FETCH_SECONDS, SPACE, START, at_once, batches_of, claim_on, lines, source, taken
+from tests.support.stores import link_secret
 
 SERVER = "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;"
 RAISING = """
@@ -323,19 +329,19 @@ async def test_a_slow_view_is_named_with_its_plan_and_ends_the_second_attempt(
 # Startup and readiness -----------------------------------------------------------------------------------------------
 
 
-class GoodStore:
-    """A store whose probe passes."""
-
-    async def probe(self) -> None:
-        """Do nothing."""
+def startup(url: str) -> Startup:
+    """The startup of a service without a store, whose contacts this role reads."""
+    rules = StartupRules(own_contacts=True, may_migrate=False)
+    return Startup(url, source(url), cast("ObjectStore", None), cast("Ownership", None), rules)
 
 
 def readiness(database: Database, url: str) -> Callable[[], Awaitable[str | None]]:
     """Return a call of the readiness check of the contacts, of a service that has started."""
-    store = cast("ObjectStore", GoodStore())
-    startup = Startup(url, source(url), store, own_contacts=True, may_migrate=False)
-    startup.finish()
-    health = Health(database, source(url), store, startup, lambda: None)
+    started = startup(url)
+    started.finish()
+    store = DirectoryStore(Path("/nowhere"), link_secret, timedelta(minutes=1))
+    ownership = Ownership(store, partial(database_identity, database), fresh=timedelta(seconds=10))
+    health = Health(database, source(url), store, ownership, started, lambda: None)
 
     async def contacts() -> str | None:
         return (await health.ready()).checks["contacts"]
@@ -358,8 +364,7 @@ async def test_readiness_fails_with_the_words_of_the_export_and_passes_when_it_i
 
 async def test_startup_reports_relations_that_cannot_be_read_and_goes_on(database_url: str, sql: asyncpg.Connection) -> None:
     async with role(database_url, "REVOKE SELECT ON contacts FROM {}") as reader:
-        startup = Startup(reader, source(reader), cast("ObjectStore", GoodStore()), own_contacts=True, may_migrate=False)
         with structlog.testing.capture_logs() as logged:
-            assert await startup.contacts() is True
+            assert await startup(reader).contacts() is True
         assert [entry["event"] for entry in logged] == ["contacts_not_readable"]
         assert "permission denied for table contacts" in logged[0]["detail"]

@@ -250,7 +250,7 @@ async def test_an_upload_whose_directory_disappears_can_be_retried(place: Place,
         (tmp_path / "elsewhere").rename(tmp_path / "files")
 
 
-async def test_adopt_initializes_an_empty_directory_and_no_other(tmp_path: Path) -> None:
+async def test_an_empty_directory_is_prepared_and_no_other(tmp_path: Path) -> None:
     for name, content in (("empty", None), ("foreign", "file"), ("missing", None)):
         root = tmp_path / name
         if name != "missing":
@@ -258,7 +258,7 @@ async def test_adopt_initializes_an_empty_directory_and_no_other(tmp_path: Path)
         if content is not None:
             (root / content).touch()
         store = DirectoryStore(root, link_secret, timedelta(minutes=15))
-        await store.adopt()
+        await store.prepare_empty()
         if name == "empty":
             await store.probe()
         else:

@@ -114,7 +114,8 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
     monkeypatch.setattr("service.exports.leftovers.ABANDONED_AFTER", timedelta(seconds=-2))
     claim = await dead_claim(connection, claims, space)
     await leave_upload(store, claim.object_name)
-    await leave_upload(store, "an object that no row names")
+    await leave_upload(store, f"{space.space_id}/999/{uuid4()}.ndjson.gz")
+    await leave_upload(store, f".probe/{uuid4().hex}")
     await leftovers.abort_abandoned()
     assert await store.uploads() == [claim.object_name]
     await leave_object(store, claim.object_name)
@@ -123,6 +124,17 @@ async def test_an_old_upload_is_left_alone_only_while_an_attempt_writes_it(
     assert await claims.complete(claim, file, snapshot_at=until, complete_until=until, file_lifetime=timedelta(hours=1))
     await leftovers.abort_abandoned()
     assert (await store.uploads(), await store.objects()) == ([], [claim.object_name])
+
+
+async def test_uploads_of_other_programs_are_left_alone(
+    space: Tenant, store: StoreUnderTest, leftovers: Leftovers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.exports.leftovers.ABANDONED_AFTER", timedelta(seconds=-2))
+    foreign = ["backup.tar", f"other/{space.space_id}/1/{uuid4()}.ndjson.gz", f"{space.space_id}/1/notes.txt"]
+    for name in foreign:
+        await leave_upload(store, name)
+    await leftovers.abort_abandoned()
+    assert await store.uploads() == sorted(foreign)
 
 
 async def test_an_unreachable_store_is_tried_again(

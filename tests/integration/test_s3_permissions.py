@@ -34,7 +34,7 @@ __all__ = ["connection", "space"]
 
 OPERATIONS = {
     # Amazon S3's documentation says which permission each operation needs.
-    "s3:PutObject": ("CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"),
+    "s3:PutObject": ("PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"),
     "s3:GetObject": ("GetObject", "HeadObject"),
     "s3:DeleteObject": ("DeleteObject",),
     "s3:AbortMultipartUpload": ("AbortMultipartUpload",),

@@ -252,7 +252,7 @@ def operation(request: web.Request) -> str:
         return {"POST": "CompleteMultipartUpload", "DELETE": "AbortMultipartUpload"}[request.method]
     if "uploads" in query:
         return "CreateMultipartUpload"
-    return {"HEAD": "HeadObject", "GET": "GetObject", "DELETE": "DeleteObject"}.get(request.method, request.method)
+    return {"PUT": "PutObject", "HEAD": "HeadObject", "GET": "GetObject", "DELETE": "DeleteObject"}[request.method]
 
 
 async def _forward(session: aiohttp.ClientSession, upstream: str, request: web.Request) -> web.Response:

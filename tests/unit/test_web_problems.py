@@ -26,6 +26,7 @@ INTERNAL_CODES = {
     "unknown_timezone",
     "worker_lost",
     "cannot_listen",
+    "store_owned_elsewhere",
 }
 """Codes without a status: no call raises them to its client, so they become status 500."""
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.model import Part
@@ -112,6 +113,34 @@ def publish(unfinished: Path, target: Path, size: int) -> None:
         os.fsync(folder)
     with suppress(FileNotFoundError):
         unfinished.unlink()
+
+
+def read(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """Return a small file's bytes and `stat` result; None if it does not exist. Raises OSError if its directory does not."""
+    with _opened(path.parent) as folder:
+        try:
+            descriptor = os.open(path.name, os.O_RDONLY, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read(), os.fstat(descriptor)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a small file that only this user may read, durably and in one step."""
+    with _opened(path.parent) as folder:
+        temporary = f"{path.name}.{uuid4().hex}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            os.unlink(temporary, dir_fd=folder)
+            raise
+        os.fsync(folder)
 
 
 def remove(path: Path) -> None:

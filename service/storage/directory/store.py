@@ -2,6 +2,7 @@
 
     <root>/uploads/<upload id>.<object name>   unfinished: parts are written at their offsets
     <root>/objects/<object name>.object        complete: linked into place, never overwritten
+    <root>/objects/owner.json                  the marker
 
 Object names are percent-encoded into one flat file name. The suffix is needed because aiohttp's FileResponse serves
 `NAME.gz` in place of `NAME` if both exist.
@@ -23,7 +24,7 @@ import structlog
 from service.errors import FileNotFound
 from service.failures import ExportFailure
 from service.model import Part
-from service.storage import Link, StoredObject, UnfinishedUpload
+from service.storage import Link, Marker, StoredObject, UnfinishedUpload
 from service.storage.directory import files
 from service.storage.directory.links import FileLinkSigner
 from service.storage.object_names import checked_object_name
@@ -33,6 +34,7 @@ from service.storage.upload_scope import CLEANUP_TIMEOUT, upload_scope
 _STARTED = "%Y%m%dT%H%M%SZ"
 _UPLOAD_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{32}", re.ASCII)
 _SUFFIX = ".object"
+_MARKER = "owner.json"
 
 log = structlog.get_logger()
 
@@ -135,6 +137,19 @@ class DirectoryStore:
                 modified_at = datetime.fromtimestamp(stat.st_mtime, UTC)
                 yield StoredObject(unquote(entry.removesuffix(_SUFFIX)), modified_at)
 
+    async def exists(self, object_name: str) -> bool:
+        """See `ObjectStore`."""
+        return await files.in_thread("look up", partial(files.exists, self._object(object_name)))
+
+    async def read_marker(self) -> Marker | None:
+        """See `ObjectStore`."""
+        found = await files.in_thread("read marker", partial(files.read, self._objects / _MARKER))
+        return found and Marker(found[0], datetime.fromtimestamp(found[1].st_mtime, UTC))
+
+    async def write_marker(self, content: bytes) -> None:
+        """See `ObjectStore`. It has no link."""
+        await files.in_thread("write marker", partial(files.replace, self._objects / _MARKER, content))
+
     async def probe(self) -> None:
         """See `ObjectStore`. Also completes an object, because some file systems cannot hard-link files."""
         object_name = f".probe/{uuid4().hex}"
@@ -143,9 +158,9 @@ class DirectoryStore:
             await upload.complete()
         await self.delete(object_name)
 
-    async def adopt(self) -> None:
+    async def prepare_empty(self) -> None:
         """Initialize `root` if it is empty. Call it at startup only: later, an empty `root` is an unmounted disk."""
-        await files.in_thread("adopt", partial(files.make_inside_empty, self._root, self._uploads, self._objects))
+        await files.in_thread("prepare", partial(files.make_inside_empty, self._root, self._uploads, self._objects))
 
     async def create(self) -> None:
         """See `ObjectStore`. Only this user may read the directory."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 from uuid import uuid4
@@ -10,7 +10,7 @@ from uuid import uuid4
 import structlog
 
 from service.failures import ExportFailure, StorageRefused
-from service.storage import MINIMUM_PART_SIZE, Link, StoredObject, UnfinishedUpload
+from service.storage import MINIMUM_PART_SIZE, Link, Marker, StoredObject, UnfinishedUpload
 from service.storage.headers import CONTENT_TYPE, content_disposition
 from service.storage.object_names import checked_object_name
 from service.storage.s3.clients import BucketClient, PresignedLinks, open_clients
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _NO_UPLOAD = ("NoSuchUpload", "NoSuchKey")
 """Error codes of an abort whose upload does not exist. Some stores send the second one after a completion."""
+_NO_OBJECT = ("NoSuchKey", "404")
+"""Error codes of a missing object. A response to HEAD has no body and so no code but its status."""
+_MARKER = ".owner.json"
 
 log = structlog.get_logger()
 Page = TypeVar("Page")
@@ -88,7 +91,39 @@ class S3Store:
         pages = self._calls.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._folder)
         async for page in self._each("ListObjectsV2", pages):
             for found in page.get("Contents", []):
-                yield StoredObject(found["Key"].removeprefix(self._folder), found["LastModified"])
+                name = found["Key"].removeprefix(self._folder)
+                if name != _MARKER:
+                    yield StoredObject(name, found["LastModified"])
+
+    async def exists(self, object_name: str) -> bool:
+        """See `ObjectStore`."""
+        try:
+            async with s3_call("HeadObject", self._timeout):
+                await self._calls.head_object(Bucket=self._bucket, Key=self._key(object_name))
+        except ExportFailure as failure:
+            if error_code(failure) not in _NO_OBJECT:
+                raise
+            return False
+        return True
+
+    async def read_marker(self) -> Marker | None:
+        """See `ObjectStore`."""
+        try:
+            async with s3_call("GetObject", self._timeout):
+                response = await self._calls.get_object(Bucket=self._bucket, Key=self._key(_MARKER))
+                async with response["Body"] as body:
+                    return Marker(await body.read(), response.get("LastModified", datetime.now(UTC)))
+        except ExportFailure as failure:
+            if error_code(failure) not in _NO_OBJECT:
+                raise
+            return None
+
+    async def write_marker(self, content: bytes) -> None:
+        """See `ObjectStore`."""
+        async with s3_call("PutObject", self._timeout):
+            await self._calls.put_object(
+                Bucket=self._bucket, Key=self._key(_MARKER), Body=content, ContentType="application/json"
+            )
 
     async def probe(self) -> None:
         """See `ObjectStore`."""
