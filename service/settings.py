@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         description="Key that signs download links of a file:// store: 32 random bytes as hex or base64"
         " (openssl rand -hex 32). Defaults to a random key stored in the database.",
     )
+    s3_sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        None, description="Encryption that the store must apply to files. Defaults to what the bucket applies."
+    )
+    s3_kms_key_id: str | None = Field(
+        None, description="KMS key for S3_SSE=aws:kms or aws:kms:dsse. Defaults to the account's key for S3."
+    )
     public_url: HttpUrl | None = Field(
         None, description="Base URL at which consumers reach the service. Defaults to scheme and host of the request."
     )
@@ -203,11 +209,18 @@ class Settings(BaseSettings):
             raise ValueError("must be at least 5MiB")
         return value
 
-    @field_validator("s3_endpoint_url", "s3_public_endpoint_url")
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "s3_sse")
     @classmethod
-    def _endpoint_belongs_to_s3(cls, value: str | None, others: ValidationInfo) -> str | None:
+    def _setting_belongs_to_s3(cls, value: str | None, others: ValidationInfo) -> str | None:
         if value is not None and (others.data.get("storage_url") or "").startswith("file:"):
             raise ValueError("needs STORAGE_URL=s3://…")
+        return value
+
+    @field_validator("s3_kms_key_id")
+    @classmethod
+    def _key_belongs_to_kms(cls, value: str | None, others: ValidationInfo) -> str | None:
+        if value is not None and others.data.get("s3_sse") not in ("aws:kms", "aws:kms:dsse"):
+            raise ValueError("needs S3_SSE=aws:kms or S3_SSE=aws:kms:dsse")
         return value
 
     @property

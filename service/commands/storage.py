@@ -15,11 +15,15 @@ def storage() -> None:
 @storage.command("init")
 @command
 async def storage_init() -> None:
-    """Create the bucket or directory if it does not exist, and check that files can be written."""
+    """Create the bucket or directory if it does not exist, and try every step that the service needs.
+
+    A small file is written, downloaded by a link and deleted. Prints what the store refuses.
+    """
     with settings() as given:
         async with open_store(given) as store:
             await store.create()
-            await store.probe()
+            for warning in await store.rehearse():
+                click.echo(f"warning: {warning}", err=True)
     click.echo("ready", err=True)
 
 

@@ -85,6 +85,11 @@ class MeasuredStore:
         with _call("probe", self._observe):
             await self._inner.probe()
 
+    async def rehearse(self) -> list[str]:
+        """See `ObjectStore`."""
+        with _call("rehearse", self._observe):
+            return await self._inner.rehearse()
+
     async def create(self) -> None:
         """See `ObjectStore`."""
         with _call("create", self._observe):

@@ -118,6 +118,8 @@ async def _open_s3(settings: Settings) -> AsyncIterator[ObjectStore]:
         addressing_style=settings.s3_addressing_style,
         checksums=settings.s3_checksum,
         sign_payload=settings.s3_sign_payload,
+        encryption=settings.s3_sse,
+        kms_key_id=settings.s3_kms_key_id,
     )
     async with S3Store.open(bucket, link_lifetime=timedelta(seconds=settings.link_seconds)) as store:
         yield store

@@ -106,7 +106,13 @@ class ObjectStore(Protocol):
         """Write or replace the marker."""
 
     async def probe(self) -> None:
-        """Check that files can be written, by beginning and aborting an upload. The error's detail names the cause."""
+        """Check that files can be written and links work, and leave nothing. The error's detail names the cause."""
+
+    async def rehearse(self) -> list[str]:
+        """Take every step of an object's life once and return warnings for operators.
+
+        Raises StorageRefused whose detail names every step that the store refuses and the missing permission.
+        """
 
     async def create(self) -> None:
         """Create the bucket or the directory. Succeeds if it already exists."""

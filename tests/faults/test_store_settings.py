@@ -4,14 +4,47 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
+import pytest
+
 from tests.support import stores
 from tests.support.calls import create
 from tests.support.contacts import Tenant
 from tests.support.jobs import connect
-from tests.support.program import running
+from tests.support.object_stores import use_credentials
+from tests.support.program import Program, running, started
 from tests.support.roles import role
+from tests.support.s3 import S3Access
+from tests.support.shell import contact_exports
 from tests.support.stores import StoreUnderTest
-from tests.support.waiting import until_ended, until_logged
+from tests.support.waiting import until, until_ended, until_logged
+
+
+async def store_check(program: Program) -> str:
+    """What /readyz says about the store."""
+    async with aiohttp.request("GET", f"{program.address}/readyz") as response:
+        return str((await response.json())["checks"]["store"])
+
+
+async def test_a_wrong_region_is_named_by_readyz_and_by_storage_init(
+    database_url: str, s3: S3Access, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_credentials(monkeypatch, s3)
+    sentence = f"S3_REGION is eu-west-7, but the bucket is in {s3.region}"
+    async with stores.s3_store(s3, bucket) as store:
+        settings = {"DATABASE_URL": database_url, **store.settings, "S3_REGION": "eu-west-7"}
+        ended = await contact_exports("storage", "init", **settings)
+        assert (ended.code, sentence in ended.errors) == (1, True)
+        async with started(settings) as program:
+            await program.listening()
+            await until_logged(program, "store_not_usable", sentence)
+
+            async def named() -> bool:
+                return sentence in await store_check(program)
+
+            await until(named)
+        async with running({**settings, "S3_REGION": s3.region}) as program:
+            assert await store_check(program) == "ok"
 
 
 async def test_a_changed_storage_url_is_reported_at_startup_while_it_has_not_all_files(

@@ -1,6 +1,7 @@
 """The S3 policy of docs/operating.md is enough, and each of its permissions is needed."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,7 @@ from aiohttp import web
 from service.client import ExportClient, ExportStatus
 from service.exports.leftovers import Leftovers
 from service.exports.rescue import Rescue
-from service.failures import ExportFailure
+from service.failures import ExportFailure, StorageRefused
 from service.postgres.claims import Claims
 from service.postgres.pool import Database
 from service.storage import ObjectStore
@@ -46,7 +47,7 @@ GRANTED = [action for statement in POLICY["Statement"] for action in statement["
 
 FAILING_WITHOUT = {
     "s3:PutObject": {"probe", "upload"},
-    "s3:GetObject": {"download"},
+    "s3:GetObject": {"probe", "download"},
     "s3:DeleteObject": {"delete", "clean", "delete_orphans"},
     "s3:AbortMultipartUpload": {"probe", "clean"},
     "s3:ListBucket": {"delete_orphans"},
@@ -195,6 +196,22 @@ async def test_each_permission_is_needed(permission: str, life: Life, faults: S3
     assert await life.failing() == FAILING_WITHOUT[permission]
 
 
+@pytest.mark.parametrize("permission", GRANTED)
+async def test_the_rehearsal_names_the_permission_that_is_missing_and_no_other(
+    permission: str, life: Life, faults: S3Faults
+) -> None:
+    enforce(faults, [action for action in GRANTED if action != permission])
+    with pytest.raises(StorageRefused) as caught:
+        await life.limited.rehearse()
+    assert re.findall(r"s3:\w+", caught.value.detail or "") == [permission]
+
+
+async def test_with_the_policy_the_rehearsal_succeeds_and_leaves_nothing(life: Life, faults: S3Faults) -> None:
+    enforce(faults, GRANTED)
+    assert await life.limited.rehearse() == []
+    assert (await life.every.objects(), await life.every.uploads()) == ([], [])
+
+
 async def test_with_the_policy_the_program_carries_an_export_through_its_whole_life(
     life: Life, faults: S3Faults, database_url: str, tmp_path: Path
 ) -> None:
@@ -210,3 +227,12 @@ async def test_with_the_policy_the_program_carries_an_export_through_its_whole_l
         await until_row(life.sql, "SELECT 1 FROM export_attempts WHERE object_name = $1 AND cleaned_at IS NOT NULL", dead)
     assert await life.every.uploads() == []
     assert dead not in await life.every.objects()
+
+
+@pytest.mark.parametrize("status", [405, 501])
+async def test_a_dead_attempt_is_cleaned_up_on_a_store_that_cannot_list_uploads(
+    life: Life, faults: S3Faults, status: int
+) -> None:
+    faults.always("ListMultipartUploads", respond(status, "NotImplemented"))
+    assert await life.clean()
+    assert await life.sql.fetchval("SELECT bool_and(cleaned_at IS NOT NULL) FROM export_attempts")

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import md5
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -199,16 +201,132 @@ async def test_an_error_of_the_store_becomes_an_export_failure(place: Place, fau
 
 
 async def test_a_bucket_of_another_account_is_refused(place: Place, faults: S3Faults) -> None:
-    faults.next("CreateBucket", s3_faults.respond(409, "BucketAlreadyExists"))
-    faults.next("HeadBucket", s3_faults.respond(403, "Forbidden"))
-    with pytest.raises(StorageRefused):
-        await place.store.create()
-
-
-async def test_bucket_already_exists_is_accepted_if_the_bucket_is_accessible(place: Place, faults: S3Faults) -> None:
-    faults.next("CreateBucket", s3_faults.respond(409, "BucketAlreadyExists"))
+    faults.always(s3_faults.ANY, s3_faults.respond(403, "AccessDenied"))
     await place.store.create()
-    assert faults.seen == ["CreateBucket", "HeadBucket"]
+    with pytest.raises(StorageRefused, match="CreateMultipartUpload: AccessDenied"):
+        await place.store.rehearse()
+    assert "CreateBucket" not in faults.seen
+
+
+async def test_a_bucket_that_exists_is_not_created_again(place: Place, faults: S3Faults) -> None:
+    faults.always("CreateBucket", s3_faults.respond(403, "AccessDenied"))
+    await place.store.create()
+    assert faults.seen == ["HeadBucket"]
+
+
+@pytest.mark.parametrize("code", ["BucketAlreadyExists", "BucketAlreadyOwnedByYou"])
+async def test_a_bucket_that_another_process_creates_at_the_same_time_is_used(
+    place: Place, faults: S3Faults, code: str
+) -> None:
+    faults.next("HeadBucket", s3_faults.respond(404, "NoSuchBucket"))
+    faults.next("CreateBucket", s3_faults.respond(409, code))
+    await place.store.create()
+    assert await place.store.rehearse() == []
+
+
+async def test_an_object_that_is_missing_is_deleted_also_on_a_store_that_says_so(place: Place, faults: S3Faults) -> None:
+    faults.next("DeleteObject", s3_faults.respond(404, "NoSuchKey"))
+    await place.store.delete(NAME)
+    faults.next("DeleteObject", s3_faults.respond(404, "NoSuchBucket"))
+    with pytest.raises(StorageRefused, match="NoSuchBucket"):
+        await place.store.delete(NAME)
+
+
+@pytest.mark.parametrize("status", [405, 501])
+async def test_a_store_that_cannot_list_uploads_has_none(place: Place, faults: S3Faults, status: int) -> None:
+    faults.always("ListMultipartUploads", s3_faults.respond(status, "NotImplemented"))
+    async with place.begin(NAME):
+        assert await place.uploads() == []
+    (warning,) = await place.store.rehearse()
+    assert "cannot list unfinished uploads" in warning
+
+
+# ETags that are no MD5 in small letters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "sent"),
+    [
+        (str.upper, [2, 2]),
+        (lambda etag: f"0x8D{etag[:12]}", [2, 2]),
+        (lambda etag: f"{etag[:8]}-{etag[8:12]}-{etag[12:]}", [2, 2]),
+        (lambda etag: etag[::-1], [3, 4]),  # looks like an MD5: the first part, and perhaps the second, is sent twice
+    ],
+    ids=["capitals", "short", "dashes", "another-hash"],
+)
+async def test_parts_are_stored_whatever_their_etags_are(
+    s3: S3Access, place: Place, faults: S3Faults, change: Callable[[str], str], sent: list[int]
+) -> None:
+    part, completion = s3_faults.other_etags(s3, change)
+    faults.always("UploadPart", part)
+    faults.always("CompleteMultipartUpload", completion)
+    data = os.urandom(PART)
+    await place.put(NAME, data, b"end")
+    assert (await place.fetch(NAME)).body == data + b"end"
+    assert sent[0] <= faults.seen.count("UploadPart") <= sent[1]
+
+
+async def test_a_part_whose_etag_differs_once_is_sent_again(s3: S3Access, place: Place, faults: S3Faults) -> None:
+    part, _ = s3_faults.other_etags(s3, lambda etag: etag[::-1])
+    faults.next("UploadPart", part)
+    await place.put(NAME, b"x")
+    assert faults.seen.count("UploadPart") == 2
+
+
+async def test_a_lost_completion_is_recognized_by_an_etag_in_capitals(place: Place, faults: S3Faults) -> None:
+    async def capitals(request: web.Request, forward: s3_faults.Forward) -> web.StreamResponse:
+        reply = await forward()
+        reply.headers["ETag"] = reply.headers["ETag"].upper()
+        return reply
+
+    faults.next("CompleteMultipartUpload", s3_faults.lose_response)
+    faults.always("CompleteMultipartUpload", s3_faults.respond(404, "NoSuchUpload"))
+    faults.always("HeadObject", capitals)
+    await place.put(NAME, b"x")
+    assert await place.objects() == [NAME]
+
+
+# Encryption --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, (None, None)),
+        ({"encryption": "AES256"}, ("AES256", None)),
+        ({"encryption": "aws:kms", "kms_key_id": "alias/exports"}, ("aws:kms", "alias/exports")),
+    ],
+)
+async def test_files_and_the_marker_are_encrypted_as_the_settings_say(
+    s3: S3Access, bucket: str, faults: S3Faults, options: dict[str, Any], expected: tuple[str | None, str | None]
+) -> None:
+    asked = []
+
+    async def record(request: web.Request, forward: s3_faults.Forward) -> web.StreamResponse:
+        headers = ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id")
+        asked.append(tuple(request.headers.get(name) for name in headers))
+        return await s3_faults.respond(400, "TheServerOfTheTestsHasNoEncryption")(request, forward)
+
+    faults.always("CreateMultipartUpload", record)
+    faults.always("PutObject", record)
+    async with s3_place(s3, bucket, endpoint_url=faults.endpoint_url, **options) as place:
+        for write in (place.put(NAME, b"x"), place.store.write_marker(b"x")):
+            with pytest.raises(StorageRefused, match="HasNoEncryption"):
+                await write
+    assert asked == [expected, expected]
+
+
+async def test_etags_of_parts_encrypted_with_kms_are_not_compared(s3: S3Access, place: Place, faults: S3Faults) -> None:
+    part, completion = s3_faults.other_etags(s3, lambda etag: etag[::-1])
+    encrypted = s3_faults.add_headers(x_amz_server_side_encryption="aws:kms")
+
+    async def encrypted_part(request: web.Request, forward: s3_faults.Forward) -> web.StreamResponse:
+        return await part(request, partial(encrypted, request, forward))  # type: ignore[arg-type]  # a complete response
+
+    faults.always("UploadPart", encrypted_part)
+    faults.always("CompleteMultipartUpload", completion)
+    await place.put(NAME, b"x")
+    assert faults.seen.count("UploadPart") == 1
 
 
 # Temporary errors ------------------------------------------------------------------------------------------------

@@ -5,16 +5,20 @@ Requests are forwarded unchanged, including the Host header, because clients sig
 
 import asyncio
 import random
+import re
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from io import BytesIO
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
+
+from tests.support.s3 import S3Access
 
 Forward = Callable[[], Awaitable[web.Response]]
 Fault = Callable[[web.Request, Forward], Awaitable[web.StreamResponse]]
@@ -120,6 +124,47 @@ def slowly(bytes_per_second: int) -> Fault:
 
     fault.__name__ = f"slowly_{bytes_per_second}"
     return fault
+
+
+def add_headers(**headers: str) -> Fault:
+    """Forward the request and add these headers to the response; an underscore in a name stands for a dash."""
+
+    async def fault(request: web.Request, forward: Forward) -> web.StreamResponse:
+        reply = await forward()
+        reply.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+        return reply
+
+    fault.__name__ = "add_headers"
+    return fault
+
+
+def other_etags(access: S3Access, change: Callable[[str], str]) -> tuple[Fault, Fault]:
+    """Faults for UploadPart and its completion: a store whose ETags of parts are what `change` makes of the usual ones."""
+    usual: dict[str, str] = {}
+
+    async def changed(request: web.Request, forward: Forward) -> web.StreamResponse:
+        reply = await forward()
+        etag = reply.headers["ETag"].strip('"')
+        usual[change(etag)] = etag
+        reply.headers["ETag"] = f'"{change(etag)}"'
+        return reply
+
+    async def completed(request: web.Request, forward: Forward) -> web.StreamResponse:
+        # The body with the ETags is signed, so it cannot be changed; the proxy completes the upload itself.
+        body = unescape((await request.read()).decode())
+        numbers = [int(number) for number in re.findall("<PartNumber>(.*?)</PartNumber>", body)]
+        etags = [usual[etag.strip('"')] for etag in re.findall("<ETag>(.*?)</ETag>", body)]
+        bucket, _, key = request.path.removeprefix("/").partition("/")
+        async with access.client() as client:
+            await client.complete_multipart_upload(
+                Bucket=bucket,
+                Key=key,
+                UploadId=request.query["uploadId"],
+                MultipartUpload={"Parts": [{"PartNumber": n, "ETag": etag} for n, etag in zip(numbers, etags, strict=True)]},
+            )
+        return web.Response(text="<CompleteMultipartUploadResult/>", content_type="application/xml")
+
+    return changed, completed
 
 
 def refuse_tokens(*tokens: str) -> Fault:

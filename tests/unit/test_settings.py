@@ -392,3 +392,13 @@ def test_a_link_secret_may_be_hex_or_base64(monkeypatch: pytest.MonkeyPatch, enc
         text = encode(secrets.token_bytes(32))
         given(monkeypatch, LINK_SECRET=text if isinstance(text, str) else text.decode())
         assert load().link_secret is not None
+
+
+def test_encryption_belongs_to_a_bucket_and_a_key_to_kms(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(monkeypatch, S3_SSE="AES256") == {"S3_SSE": "needs STORAGE_URL=s3://…"}
+    bucket = {"STORAGE_URL": "s3://bucket/prefix"}
+    found = errors(monkeypatch, **bucket, S3_SSE="AES256", S3_KMS_KEY_ID="alias/exports")
+    assert found == {"S3_KMS_KEY_ID": "needs S3_SSE=aws:kms or S3_SSE=aws:kms:dsse"}
+    assert "S3_SSE" in errors(monkeypatch, **bucket, S3_SSE="rot13")
+    given(monkeypatch, **bucket, S3_SSE="aws:kms", S3_KMS_KEY_ID="alias/exports")
+    assert (load().s3_sse, load().s3_kms_key_id) == ("aws:kms", "alias/exports")

@@ -41,7 +41,7 @@ async def test_credentials_have_their_expiry_in_a_private_attribute(monkeypatch:
 
     monkeypatch.setattr(AioCredentialResolver, "load_credentials", load_credentials)
     async with open_clients(SETTINGS, timedelta(minutes=15)) as (_, links):
-        assert (await links.link("key")).expires_at == ends_at
+        assert (await links.public.link("key")).expires_at == ends_at
 
 
 async def test_a_signer_in_the_table_of_signers_chooses_the_payload_hash() -> None:

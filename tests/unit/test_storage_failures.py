@@ -79,21 +79,30 @@ async def test_a_disk_that_does_not_respond_is_unavailable() -> None:
     responded.set()
 
 
-def test_multipart_etags_are_recognized() -> None:
-    assert etags.is_of_parts(etags.of_parts([bytes(16), bytes(16)]))
-    assert not etags.is_of_parts(bytes(16).hex())
+MD5 = bytes(16).hex().replace("0", "a")
 
 
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        ({}, True),
-        ({"ServerSideEncryption": "AES256"}, True),
-        ({"ServerSideEncryption": "aws:kms"}, False),
-        ({"SSECustomerAlgorithm": "AES256"}, False),
+        ({}, None),
+        ({"ETag": f'"{MD5}"'}, MD5),
+        ({"ETag": f'"{MD5.upper()}"'}, MD5),
+        ({"ETag": MD5}, MD5),
+        ({"ETag": f'"{MD5}-1"'}, None),
+        ({"ETag": '"0x8DC0FFEE"'}, None),
+        ({"ETag": MD5, "ServerSideEncryption": "AES256"}, MD5),
+        ({"ETag": MD5, "ServerSideEncryption": "aws:kms"}, None),
+        ({"ETag": MD5, "SSECustomerAlgorithm": "AES256"}, None),
     ],
 )
-def test_an_etag_is_an_md5_unless_the_object_is_encrypted_with_kms_or_a_customer_key(
-    response: dict[str, str], expected: bool
+def test_an_etag_of_a_part_is_an_md5_if_it_looks_like_one_and_the_encryption_keeps_it(
+    response: dict[str, str], expected: str | None
 ) -> None:
-    assert etags.is_md5(response) is expected
+    assert etags.of_part(response) == expected
+
+
+def test_an_etag_of_parts_is_recognized_in_either_case() -> None:
+    etag = etags.of_parts([bytes(16), bytes(16)])
+    assert etags.of_object({"ETag": f'"{etag.upper()}"'}) == etag
+    assert etags.of_object({"ETag": f'"{MD5}"'}) is None

@@ -36,6 +36,8 @@ class BucketClient:
     operations: "S3Client"
     completions: "S3Client"
     """For CompleteMultipartUpload only: botocore sets read timeouts per client, and this one waits longer."""
+    ca_bundle: str | None
+    """File with the certificates that botocore trusts instead of the system's."""
 
 
 class PresignedLinks:
@@ -60,8 +62,16 @@ class PresignedLinks:
         return Link(url, min(expires_at, credentials_end or expires_at))
 
 
+@dataclass(frozen=True, slots=True)
+class BucketLinks:
+    """The links to the files of a bucket: `public` for consumers, `internal` through the endpoint that the service calls."""
+
+    public: PresignedLinks
+    internal: PresignedLinks
+
+
 @asynccontextmanager
-async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncIterator[tuple[BucketClient, PresignedLinks]]:
+async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncIterator[tuple[BucketClient, BucketLinks]]:
     """Open the clients with the credentials that botocore finds, now or later.
 
     Raises StorageRefused if the configuration of botocore is invalid.
@@ -85,8 +95,10 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
             signing = await client(settings.public_endpoint_url or settings.endpoint_url, settings.operation_timeout)
         if settings.sign_payload:
             sign_with_given_hash(operations)
-        links = PresignedLinks(credentials, signing, settings.bucket, link_lifetime)
-        yield BucketClient(settings, operations, completions), links
+        internal = PresignedLinks(credentials, operations, settings.bucket, link_lifetime)
+        public = PresignedLinks(credentials, signing, settings.bucket, link_lifetime)
+        ca_bundle: str | None = session.get_config_variable("ca_bundle")
+        yield BucketClient(settings, operations, completions, ca_bundle), BucketLinks(public, internal)
 
 
 def _config(settings: S3Settings, read_timeout: timedelta) -> AioConfig:

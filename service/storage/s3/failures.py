@@ -61,6 +61,15 @@ def failure_from_s3_error(operation: str, code: str, status: int) -> ExportFailu
     return StorageRefused(detail=detail)
 
 
+def not_supported(error: BaseException) -> bool:
+    """Return whether an error raised by `s3_call` says that the store does not have this operation."""
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return False
+    status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in (HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.METHOD_NOT_ALLOWED)
+
+
 def error_code(error: BaseException) -> str | None:
     """Return the store's error code for an error raised by `s3_call`; None if there was no response."""
     cause = error.__cause__

@@ -6,6 +6,7 @@ from typing import Literal
 
 AddressingStyle = Literal["auto", "path", "virtual"]
 Checksums = Literal["when_required", "when_supported"]
+Encryption = Literal["AES256", "aws:kms", "aws:kms:dsse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class S3Settings:
     checksums: Checksums = "when_required"
     """`when_supported` sends CRC32 instead of Content-MD5; some stores refuse it."""
     sign_payload: bool = True
+    encryption: Encryption | None = None
+    """How the store encrypts objects. None: the default of the bucket."""
+    kms_key_id: str | None = None
+    """Only with one of the kms encryptions. None: the account's key for S3."""
     operation_timeout: timedelta = timedelta(minutes=1)
     complete_timeout: timedelta = timedelta(minutes=2)
     """Deadline of CompleteMultipartUpload: a store may need minutes to join thousands of parts."""

@@ -5,27 +5,30 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
-from uuid import uuid4
 
 import structlog
 
 from service.failures import ExportFailure, StorageRefused
-from service.storage import MINIMUM_PART_SIZE, Link, Marker, StoredObject, UnfinishedUpload
+from service.storage import Link, Marker, StoredObject, UnfinishedUpload
 from service.storage.headers import CONTENT_TYPE, content_disposition
 from service.storage.object_names import checked_object_name
-from service.storage.s3.clients import BucketClient, PresignedLinks, open_clients
-from service.storage.s3.failures import error_code, s3_call
+from service.storage.s3.clients import BucketClient, BucketLinks, open_clients
+from service.storage.s3.failures import error_code, not_supported, s3_call
+from service.storage.s3.link_trial import LinkTrial
 from service.storage.s3.settings import S3Settings
+from service.storage.s3.trials import Trials
 from service.storage.s3.upload import S3Upload
 from service.storage.upload_scope import CLEANUP_TIMEOUT, upload_scope
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.literals import BucketLocationConstraintType
+    from types_aiobotocore_s3.type_defs import CreateMultipartUploadRequestTypeDef, PutObjectRequestTypeDef
 
 _NO_UPLOAD = ("NoSuchUpload", "NoSuchKey")
 """Error codes of an abort whose upload does not exist. Some stores send the second one after a completion."""
 _NO_OBJECT = ("NoSuchKey", "404")
 """Error codes of a missing object. A response to HEAD has no body and so no code but its status."""
+_NO_BUCKET = ("NoSuchBucket", "404")
 _MARKER = ".owner.json"
 
 log = structlog.get_logger()
@@ -35,7 +38,7 @@ Page = TypeVar("Page")
 class S3Store:
     """An `ObjectStore` in any S3-compatible store. Create it with `open`."""
 
-    def __init__(self, client: BucketClient, links: PresignedLinks) -> None:
+    def __init__(self, client: BucketClient, links: BucketLinks) -> None:
         self._client = client
         self._calls = client.operations
         self._bucket = client.settings.bucket
@@ -43,6 +46,7 @@ class S3Store:
         self._region = client.settings.region
         self._timeout = client.settings.operation_timeout
         self._links = links
+        self._trials = Trials(self, client, LinkTrial(client, links), self._key)
 
     @classmethod
     @asynccontextmanager
@@ -68,23 +72,32 @@ class S3Store:
 
     async def delete(self, object_name: str) -> None:
         """See `ObjectStore`."""
-        async with s3_call("DeleteObject", self._timeout):
-            await self._calls.delete_object(Bucket=self._bucket, Key=self._key(object_name))
+        try:
+            async with s3_call("DeleteObject", self._timeout):
+                await self._calls.delete_object(Bucket=self._bucket, Key=self._key(object_name))
+        except ExportFailure as failure:
+            if error_code(failure) != "NoSuchKey":  # S3 itself answers 204
+                raise
 
     async def link(self, object_name: str, *, filename: str, origin: str) -> Link:
         """See `ObjectStore`. Both arguments are unused: the object carries its file name, and the store serves it."""
         async with s3_call("link", self._timeout):
-            return await self._links.link(self._key(object_name))
+            return await self._links.public.link(self._key(object_name))
 
     async def unfinished_uploads(self, object_name: str = "") -> AsyncIterator[UnfinishedUpload]:
-        """See `ObjectStore`."""
+        """See `ObjectStore`. A store that cannot list uploads has none: those that rows name can still be aborted."""
         prefix = self._folder + object_name
         pages = self._calls.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix)
-        async for page in self._each("ListMultipartUploads", pages):
-            for upload in page.get("Uploads", []):
-                name = upload["Key"].removeprefix(self._folder)
-                if name == (object_name or name):
-                    yield UnfinishedUpload(name, upload["UploadId"], upload["Initiated"])
+        try:
+            async for page in self._each("ListMultipartUploads", pages):
+                for upload in page.get("Uploads", []):
+                    name = upload["Key"].removeprefix(self._folder)
+                    if name == (object_name or name):
+                        yield UnfinishedUpload(name, upload["UploadId"], upload["Initiated"])
+        except StorageRefused as failure:
+            if not not_supported(failure):
+                raise
+            log.info("uploads_not_listed", detail=failure.detail)
 
     async def objects(self) -> AsyncIterator[StoredObject]:
         """See `ObjectStore`."""
@@ -120,26 +133,46 @@ class S3Store:
 
     async def write_marker(self, content: bytes) -> None:
         """See `ObjectStore`."""
+        request: PutObjectRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": self._key(_MARKER),
+            "Body": content,
+            "ContentType": "application/json",
+        }
         async with s3_call("PutObject", self._timeout):
-            await self._calls.put_object(
-                Bucket=self._bucket, Key=self._key(_MARKER), Body=content, ContentType="application/json"
-            )
+            await self._calls.put_object(**request, **self._encryption())
 
     async def probe(self) -> None:
         """See `ObjectStore`."""
-        object_name = f".probe/{uuid4().hex}"
-        try:
-            async with self.upload(object_name, part_size=MINIMUM_PART_SIZE, filename="probe", metadata={}) as upload:
-                await self.abort_upload(object_name, upload.upload_id)
-        except StorageRefused as failure:
-            if error_code(failure) == "NoSuchBucket":
-                detail = f"the bucket {self._bucket} does not exist; `contact-exports storage init` creates it"
-            else:
-                detail = f"the bucket {self._bucket} cannot be written to: {failure.detail}"
-            raise StorageRefused(detail=detail) from failure
+        await self._trials.probe(_MARKER)
+
+    async def rehearse(self) -> list[str]:
+        """See `ObjectStore`."""
+        return await self._trials.rehearse()
 
     async def create(self) -> None:
-        """See `ObjectStore`. Raises StorageRefused if another account owns the bucket."""
+        """See `ObjectStore`. A bucket that exists is not created again, because some stores refuse that.
+
+        Raises StorageRefused if the bucket can be neither found nor created.
+        """
+        try:
+            async with s3_call("HeadBucket", self._timeout):
+                await self._calls.head_bucket(Bucket=self._bucket)
+        except StorageRefused as failure:
+            # Without the permission to look, the bucket may exist; the next step finds out.
+            if error_code(failure) in _NO_BUCKET:
+                await self._create()
+
+    def _key(self, object_name: str) -> str:
+        return self._folder + checked_object_name(object_name)
+
+    def _encryption(self) -> dict[str, str]:
+        """The fields of a request that ask the store to encrypt an object."""
+        settings = self._client.settings
+        fields = {"ServerSideEncryption": settings.encryption, "SSEKMSKeyId": settings.kms_key_id}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    async def _create(self) -> None:
         try:
             async with s3_call("CreateBucket", self._timeout):
                 if self._region == "us-east-1":  # S3 refuses its default region as a location
@@ -150,25 +183,21 @@ class S3Store:
                         Bucket=self._bucket, CreateBucketConfiguration={"LocationConstraint": location}
                     )
         except ExportFailure as failure:
+            # Another process was faster. If the bucket belongs to another account, the next step finds out.
             if error_code(failure) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
-            # Some stores send the second code also for a bucket of the same account.
-            async with s3_call("HeadBucket", self._timeout):
-                await self._calls.head_bucket(Bucket=self._bucket)
-
-    def _key(self, object_name: str) -> str:
-        return self._folder + checked_object_name(object_name)
 
     async def _begin(self, object_name: str, part_size: int, filename: str, metadata: Mapping[str, str]) -> S3Upload:
         key = self._key(object_name)
+        request: CreateMultipartUploadRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "ContentType": CONTENT_TYPE,
+            "ContentDisposition": content_disposition(filename),
+            "Metadata": dict(metadata),
+        }
         async with s3_call("CreateMultipartUpload", self._timeout):
-            response = await self._calls.create_multipart_upload(
-                Bucket=self._bucket,
-                Key=key,
-                ContentType=CONTENT_TYPE,
-                ContentDisposition=content_disposition(filename),
-                Metadata=dict(metadata),
-            )
+            response = await self._calls.create_multipart_upload(**request, **self._encryption())
         upload = S3Upload(self._client, key, response["UploadId"], part_size)
         if response["ResponseMetadata"]["RetryAttempts"]:
             upload.after_complete = partial(self._abort_duplicates, object_name)

@@ -5,6 +5,8 @@ from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+import structlog
+
 from service.failures import ExportFailure, StorageUnavailable
 from service.model import Part
 from service.storage.part_sizes import PartSizes
@@ -15,6 +17,8 @@ from service.storage.s3.failures import CORRUPTED, error_code, s3_call
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, UploadPartRequestTypeDef
+
+log = structlog.get_logger()
 
 
 class S3Upload:
@@ -74,16 +78,22 @@ class S3Upload:
         await asyncio.gather(*self._in_flight, return_exceptions=True)
 
     async def _put(self, number: int, part: Part, size: int) -> None:
+        """Send the part, and once more if the store seems to have received other bytes."""
         body = await PartBody.prepare(part, signed=self._client.settings.sign_payload)
         try:
-            await self._send(number, body)
+            intact = await self._send(number, body)
         except StorageUnavailable as failure:
             if error_code(failure) not in CORRUPTED:
                 raise
-            await self._send(number, body)
+            intact = False
+        if not intact and not await self._send(number, body):
+            # Not chance: this store's ETags only look like MD5s.
+            self._etags_are_md5 = False
+            log.info("etags_are_not_md5", upload_id=self.upload_id)
         self._sizes.record(number, size)
 
-    async def _send(self, number: int, body: PartBody) -> None:
+    async def _send(self, number: int, body: PartBody) -> bool:
+        """Return False if the ETag in the response contradicts the bytes."""
         body.seek(0)
         request: UploadPartRequestTypeDef = {
             "Bucket": self._client.settings.bucket,
@@ -98,15 +108,14 @@ class S3Upload:
             request["ContentMD5"] = b64encode(body.md5).decode()
         async with s3_call("UploadPart", self._client.settings.operation_timeout):
             response = await self._client.operations.upload_part(**request)
-        etag = response["ETag"]
-        if not etags.is_md5(response):
+        stored = etags.of_part(response)
+        if stored is None:
             self._etags_are_md5 = False
-        elif etag.strip('"') != body.md5.hex():
-            raise StorageUnavailable(detail="UploadPart: the ETag in the response is not the MD5 of the part")
         self._md5s[number] = body.md5
-        self._parts[number] = {"PartNumber": number, "ETag": etag}
+        self._parts[number] = {"PartNumber": number, "ETag": response["ETag"]}
         if "ChecksumCRC32" in response:
             self._parts[number]["ChecksumCRC32"] = response["ChecksumCRC32"]
+        return not self._etags_are_md5 or stored == body.md5.hex()
 
     async def _exists(self, size: int) -> bool:
         """Return whether the object exists with the parts' bytes: only the response to `complete` may be lost."""
@@ -115,7 +124,6 @@ class S3Upload:
                 head = await self._client.operations.head_object(Bucket=self._client.settings.bucket, Key=self._key)
         except ExportFailure:
             return False
-        etag = head["ETag"].strip('"')
-        comparable = self._etags_are_md5 and etags.is_md5(head) and etags.is_of_parts(etag)
+        etag = etags.of_object(head) if self._etags_are_md5 else None
         expected = etags.of_parts([self._md5s[number] for number in sorted(self._md5s)])
-        return head["ContentLength"] == size and (not comparable or etag == expected)
+        return head["ContentLength"] == size and etag in (None, expected)
