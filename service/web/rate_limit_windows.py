@@ -59,5 +59,5 @@ def open_windows(url: str, database: Database) -> RateLimitWindows:
         return LibraryWindows(cast(Storage, storage_from_string(url, wrap_exceptions=True)))
     except (ConfigurationError, ValueError):
         # Their messages may contain the URL, which may contain a password.
-        needs = "RATE_LIMIT_STORAGE_URL=async+redis://host:port needs the extra: pip install 'contact-exports[redis]'"
+        needs = "RATE_LIMIT_STORAGE_URL=async+redis://host:port needs the package coredis; install the extra `redis`"
         raise RateLimitStorageUnusable(needs if url.startswith("async+redis") else None) from None

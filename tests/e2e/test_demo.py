@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def run_demo() -> str:
     """The path of `./run`. Fails the test if `./run` would replace the environment that these tests use."""
-    command = ["sh", "-c", "cat setup.cfg pyproject.toml constraints.txt | cksum"]
+    command = ["sh", "-c", "cat setup.cfg pyproject.toml requirements/*.txt | cksum"]
     requirements = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     stamp = ROOT / ".venv" / "stamp"
     if not stamp.exists() or not stamp.read_text().endswith(f"{ROOT} {requirements}"):

@@ -108,6 +108,22 @@ def test_the_build_context_has_every_file_that_the_dockerfile_copies() -> None:
     assert [source for source in copied if source not in kept or not (ROOT / source).exists()] == []
 
 
+def test_base_images_have_a_version_and_take_a_digest() -> None:
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(bases) == {"python:3.13-slim-trixie${BASE_DIGEST:+@$BASE_DIGEST}"}
+    images = [service["image"] for service in compose()["services"].values() if "build" not in service]
+    assert images
+    assert [image for image in images if ":" not in image or image.endswith(":latest")] == []
+
+
+def test_the_image_installs_hashed_requirements_and_then_the_package_alone() -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"pip --python \S+ (?:install|wheel) ([^&\n]*)", text)
+    assert len(installs) == 4
+    assert all("--require-hashes" in each or "--no-deps" in each for each in installs)
+    assert not any("-r " in each and "--require-hashes" not in each for each in installs)
+
+
 def test_the_compose_file_fits_the_compose_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

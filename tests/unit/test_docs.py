@@ -38,7 +38,7 @@ def test_the_page_of_the_export_command_has_its_options() -> None:
 
 @pytest.mark.parametrize("reader", ["pandas", "Polars", "pyarrow", "DuckDB"])
 def test_the_page_for_consumers_names_the_version_that_is_tested(reader: str) -> None:
-    pinned = re.findall(rf"^{reader.lower()}==(.+)$", docs.text_of("constraints.txt"), re.MULTILINE)
+    pinned = re.findall(rf"^{reader.lower()}==(\S+)", docs.text_of("requirements/foreign.txt"), re.MULTILINE)
     named = re.findall(rf"{reader} (\d[\d.]*\d)", docs.text_of("docs/consuming.md"))
     assert named == pinned * 2
 

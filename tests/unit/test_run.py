@@ -23,7 +23,7 @@ esac
 """
 PROGRAM = """#!/bin/sh
 echo "$(basename "$0") in $PWD: $*"
-env | grep -E '^(CDPATH|PYTHONHOME|PYTHONPATH|PIP_USER|PIP_TARGET)=' || true
+env | grep -E '^(CDPATH|PIP_.*|PYTHON[A-Z]+)=' || true
 """
 
 
@@ -44,8 +44,9 @@ def checkout(tmp_path: Path) -> Path:
     (directory / "service").mkdir(parents=True)
     (directory / "service" / "__main__.py").touch()
     (directory / "tests" / "foreign").mkdir(parents=True)
-    for name in ("run", "setup.cfg", "pyproject.toml", "constraints.txt", PINS):
+    for name in ("run", "setup.cfg", "pyproject.toml", PINS):
         shutil.copy(ROOT / name, directory / name)
+    shutil.copytree(ROOT / "requirements", directory / "requirements")
     executable(tmp_path / "python", PYTHON)
     executable(tmp_path / "program", PROGRAM)
     return directory
@@ -60,14 +61,17 @@ def call(script: str | Path, *arguments: str, cwd: Path, **environment: str) -> 
 
 def test_the_first_call_installs_and_the_second_does_not(checkout: Path) -> None:
     first, second = (call("./run", "serve", cwd=checkout, PYTHON="../python") for _ in range(2))
-    assert first.stdout.startswith(f"pip in {checkout}: install ")
-    assert first.stdout.splitlines()[0].endswith(" -c constraints.txt -e .[embedded]")
+    calls = [line for line in first.stdout.splitlines() if line.startswith(f"pip in {checkout}: install ")]
+    lists = "-r requirements/build.txt -r requirements/service.txt -r requirements/embedded.txt"
+    assert calls[0].endswith(f" --require-hashes {lists}")
+    assert calls[1].endswith(" --no-deps --no-build-isolation -e .")
+    assert len(calls) == 2
     assert first.stdout.endswith(f"contact-exports in {checkout}: serve\nPIP_USER=0\n")
     assert second.stdout == f"contact-exports in {checkout}: serve\nPIP_USER=0\n"
     assert second.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["setup.cfg", "pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["setup.cfg", "pyproject.toml", "requirements/service.txt"])
 def test_changed_requirements_make_a_new_environment(checkout: Path, name: str) -> None:
     call("./run", "serve", cwd=checkout, PYTHON="../python")
     (checkout / ".venv" / "old").touch()
@@ -80,7 +84,9 @@ def test_changed_requirements_make_a_new_environment(checkout: Path, name: str) 
 def test_foreign_consumers_get_an_environment_of_their_own_and_a_new_one_when_their_versions_change(checkout: Path) -> None:
     consumers = checkout / ".venv" / "consumers"
     first, second = (call("./run", "foreign", "-x", cwd=checkout, PYTHON="../python") for _ in range(2))
-    assert f"uv in {checkout}: pip install --quiet --python {consumers}/bin/python -r {PINS}\n" in first.stdout
+    assert (
+        f"uv in {checkout}: pip install --quiet --require-hashes --python {consumers}/bin/python -r {PINS}\n" in first.stdout
+    )
     assert second.stdout == f"python in {checkout}: -m pytest -m foreign -n 2 tests/foreign -x\nPIP_USER=0\n"
     (consumers / "old").touch()
     with (checkout / PINS).open("a") as file:
@@ -101,11 +107,28 @@ def test_a_symbolic_link_and_cdpath_lead_to_the_checkout(checkout: Path, tmp_pat
     assert (decoy / "bin" / ".venv").exists()
 
 
-def test_settings_of_the_caller_reach_neither_python_nor_pip(checkout: Path) -> None:
-    settings = {"PIP_USER": "1", "PIP_TARGET": "/nowhere", "PYTHONHOME": "/nowhere", "PYTHONPATH": "/nowhere"}
-    ended = call("./run", "serve", cwd=checkout, PYTHON="../python", **settings)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV", "PIP_DRY_RUN"),
+        *("PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_NO_DEPS", "PIP_NO_BINARY", "PIP_PRE", "PIP_REQUIRE_HASHES"),
+        *("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONINSPECT", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "CDPATH"),
+    ],
+)
+def test_settings_of_the_caller_reach_neither_python_nor_pip(checkout: Path, name: str) -> None:
+    ended = call("./run", "serve", cwd=checkout, PYTHON="../python", **{name: "1"})
     assert ended.returncode == 0, ended.stderr
     assert {line for line in ended.stdout.splitlines() if "=" in line and " " not in line} == {"PIP_USER=0"}
+
+
+def test_the_sources_of_packages_are_the_callers(checkout: Path) -> None:
+    names = [
+        *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_TRUSTED_HOST", "PIP_PROXY"),
+        *("PIP_CERT", "PIP_CLIENT_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_TIMEOUT", "PIP_RETRIES", "PIP_CACHE_DIR"),
+        *("PIP_NO_CACHE_DIR", "PIP_CONFIG_FILE", "PIP_KEYRING_PROVIDER"),
+    ]
+    ended = call("./run", "serve", cwd=checkout, PYTHON="../python", **dict.fromkeys(names, "1"))
+    assert set(ended.stdout.splitlines()) >= {f"{name}=1" for name in names}
 
 
 def test_arguments_are_passed_on(checkout: Path) -> None:
