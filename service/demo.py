@@ -1,16 +1,12 @@
 """The demo: an embedded Postgres, a directory as object store, the real service, and a client that calls it."""
 
 import asyncio
-import contextlib
-import fcntl
 import gzip
-import os
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -27,6 +23,9 @@ from service.access import Access
 from service.client import ClientError, Download, Export, ExportClient, ExportRequest, ExportStatus, Extra
 from service.embedded import EmbeddedError
 from service.embedded.postgres import EmbeddedPostgres, find_binaries, psql_path
+from service.embedded.private_directory import private_directory
+from service.errors import ServiceError
+from service.home_directory import ignore_foreign_home
 from service.model import Scope
 from service.postgres.access import AccessTables
 from service.postgres.migrate import migrate
@@ -53,12 +52,13 @@ console = Console(highlight=False, soft_wrap=True)
 @click.option("--keep", is_flag=True, help="Keep the service running until Ctrl-C, to try the printed commands.")
 def demo(*, contacts: int, keep: bool) -> None:
     """Run an export from start to finish with temporary data, and remove the data afterwards."""
+    ignore_foreign_home()
     logs.set_up(level="warning", form="console")
     try:
-        with _private_directory() as directory, EmbeddedPostgres(directory / "postgres") as postgres:
+        with private_directory(_PREFIX) as directory, EmbeddedPostgres(directory / "postgres") as postgres:
             console.print(f"[bold]Postgres {postgres.version}[/] on a unix socket, files in {directory / 'files'}")
             asyncio.run(_Demo(directory, postgres.dsn(), contacts, keep=keep).run())
-    except (ClientError, EmbeddedError) as error:
+    except (ClientError, EmbeddedError, ServiceError) as error:
         raise click.ClickException(str(error)) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise SystemExit(130) from None
@@ -115,13 +115,14 @@ class _Demo:
     @asynccontextmanager
     async def _service(self) -> AsyncIterator[str]:
         files = self._directory / "files"
-        settings = Settings(
+        # Without validation no variable of the environment is read: settings of another service must not reach the demo.
+        settings = Settings.model_construct(
             database_url=SecretStr(self._dsn),
             storage_url=files.as_uri(),
             port=0,
             admin_port=0,
-            poll_seconds=1,
-            grace_seconds=2,
+            poll_seconds=1.0,
+            grace_seconds=2.0,
         )
         files.mkdir()
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -178,28 +179,3 @@ class _Demo:
             f"{shutil.which('psql') or psql_path(find_binaries())} '{self._dsn}' -x -c 'TABLE export_overview'",
         ):
             console.print(f"  {escape(command)}")
-
-
-@contextmanager
-def _private_directory() -> Iterator[Path]:
-    """Create a temporary directory and remove it at the end. First, directories left by killed demos are removed."""
-    for leftover in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), _locked(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
-    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    with _locked(directory):
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process. Raises OSError if another process holds it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)

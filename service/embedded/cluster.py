@@ -13,7 +13,6 @@ of the directory, for two uses:
 
 import fcntl
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.embedded import EmbeddedError, child_process
+from service.embedded.accounts import check_user_name, server_account
 from service.embedded.binaries import ENVIRONMENT, server_version
 
 SOCKET_NAME = ".s.PGSQL.5432"
@@ -65,7 +65,7 @@ class ClusterDirectory:
             if names and not names & {"cluster", "cluster.new", "log", "owner"}:
                 raise EmbeddedError(f"{self.path} contains other files: choose an empty or a new directory")
             # Postgres refuses to run as root.
-            self.account = _server_account(self.path) if os.geteuid() == 0 else None
+            self.account = server_account(self.path) if os.geteuid() == 0 else None
             if self.account is not None:
                 os.chown(self.path, self.account.uid, self.account.gid)
             self.path.chmod(0o700)
@@ -88,14 +88,24 @@ class ClusterDirectory:
             return False
         return True
 
-    def own(self) -> int:
-        """Return a descriptor that marks the server as owned while it is open. The caller must hold the lock."""
+    def own(self, user: str) -> int:
+        """Return a descriptor that marks the server as owned while it is open. The caller must hold the lock.
+
+        `user` names the owner for other processes; see `owner`.
+        """
         # A new file each time, because an owner whose server died may still have the old one open.
         with suppress(FileNotFoundError):
             os.unlink("owner", dir_fd=self._descriptor)
         owner = os.open("owner", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._descriptor)
+        os.write(owner, user.encode(errors="replace"))
         fcntl.flock(owner, fcntl.LOCK_EX)
         return owner
+
+    def owner(self) -> str:
+        """The name of the process that started the server, as `own` got it; empty if there is none."""
+        with suppress(OSError):
+            return (self.path / "owner").read_text(errors="replace")
+        return ""
 
     def is_owned(self) -> bool:
         """Return whether the process that started the server is alive. If not, the server is about to stop."""
@@ -150,7 +160,7 @@ class ClusterDirectory:
         except FileNotFoundError:
             return None
         match text.splitlines():
-            case [pid, _, _, _, sockets, _, _, state, *_]:
+            case [pid, _, _, _, sockets, _, _, state, *_] if pid.isdecimal():
                 named = Path(sockets)
                 own = self.path if named.is_relative_to("/proc/self/fd") else named
                 return Postmaster(int(pid), own, state.strip() == "ready")
@@ -167,6 +177,7 @@ class ClusterDirectory:
         if mark.exists():
             self._check_major(mark.read_text().strip(), server_version(binaries, self.account))
             return
+        check_user_name(self.account)
         shutil.rmtree(self.path / "cluster.new", ignore_errors=True)
         fixed = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"]
         command = [str(binaries / "initdb"), f"--pgdata={self.inside / 'cluster.new'}", *fixed]
@@ -184,16 +195,16 @@ class ClusterDirectory:
     def forget_dead_postmaster(self) -> None:
         """Remove leftovers of a killed server that could prevent a start. The caller must hold the lock.
 
-        Postgres refuses to start if a process with the id in `postmaster.pid` exists, but ids are reused. The lock proves
-        that no embedded server runs here. A server started by hand holds no lock; the process name protects it.
+        Postgres refuses to start if a process with the id in a lock file exists, but ids are reused. It also refuses if a
+        lock file is empty or has no id, which a power cut can cause. The lock proves that no embedded server runs here. A
+        server started by hand holds no lock; the process name protects it.
         """
         found = self.postmaster()
-        if found is None:
-            return
-        self.remove_socket_directory(found.socket_directory)
-        name = Path(f"/proc/{found.pid}/comm")
-        if name.exists() and name.read_text().strip() != "postgres":
-            (self.path / "cluster" / "postmaster.pid").unlink(missing_ok=True)
+        if found is not None:
+            self.remove_socket_directory(found.socket_directory)
+        for file in (self.path / "cluster" / "postmaster.pid", self.path / f"{SOCKET_NAME}.lock"):
+            if not _may_be_of_a_server(file):
+                file.unlink(missing_ok=True)
 
     def make_socket_directory(self) -> Path:
         """Return the socket's directory: this one, or a new temporary one if clients cannot use this path."""
@@ -220,14 +231,13 @@ class ClusterDirectory:
             )
 
 
-def _server_account(directory: Path) -> child_process.Account:
-    owner = directory.stat()
-    if owner.st_uid != 0:
-        return child_process.Account(str(owner.st_uid), owner.st_uid, owner.st_gid)
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return child_process.Account(name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedError("Postgres refuses to run as root, and the users postgres and nobody do not exist")
+def _may_be_of_a_server(lock_file: Path) -> bool:
+    """False if the first line of the file is no process id, or that of a process which is no Postgres server."""
+    try:
+        first, *_ = lock_file.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return False
+    if not first.strip().isdigit():
+        return False
+    name = Path(f"/proc/{int(first)}/comm")
+    return not name.exists() or name.read_text().strip() == "postgres"

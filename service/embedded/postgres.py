@@ -50,7 +50,8 @@ class EmbeddedPostgres:
 
     The data survive a restart. On Linux the server ends with this process, even if this process is killed. If another
     process already runs a server in the same directory, `start()` joins it: `joined` is then True and `stop()` leaves it
-    running. `parameters` are server settings, such as `{"fsync": "off"}`; the defaults are durable.
+    running. `parameters` are server settings, such as `{"fsync": "off"}`; the defaults are durable. `used_by` names this
+    program to others that join.
     """
 
     def __init__(
@@ -59,15 +60,18 @@ class EmbeddedPostgres:
         *,
         binaries: Path | None = None,
         parameters: Mapping[str, str] = MappingProxyType({}),
+        used_by: str = "another program",
     ) -> None:
         self.joined = False
         self._directory = ClusterDirectory(data_directory)
         self._binaries = binaries or find_binaries()
         self._parameters = {**_PARAMETERS, **parameters}
+        self._used_by = f"{used_by} (process {os.getpid()})"
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._socket_directory = self._directory.path
         self._ownership: int | None = None
+        self._copies = contextlib.ExitStack()
 
     @property
     def pid(self) -> int:
@@ -81,11 +85,20 @@ class EmbeddedPostgres:
         """Version of the programs, such as "15.18"."""
         return server_version(self._binaries)
 
+    @property
+    def user(self) -> str:
+        """The program that started the server, with its process id, such as `contact-exports serve (process 7)`."""
+        return self._directory.owner() or "another program"
+
     def dsn(self, database: str = "postgres") -> str:
         """Return the address of `database` for the superuser, for asyncpg and psql."""
         host = quote(str(self._socket_directory))
-        # The port is only part of the socket's name. Without it, PGPORT from the environment would be used.
-        return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port=5432"
+        # The port is only part of the socket's name. Without these parameters, PGPORT, PGSSLMODE and PGTARGETSESSIONATTRS of
+        # the environment would be used.
+        return (
+            f"postgresql://postgres@/{quote(database, safe='')}"
+            f"?host={host}&port=5432&sslmode=disable&target_session_attrs=any"
+        )
 
     def start(self) -> None:
         """Start the server, or join the running one. Returns when it is ready, after 0.03 to 60 s.
@@ -101,7 +114,7 @@ class EmbeddedPostgres:
             if not self._lock_or_join(deadline):
                 return
             try:
-                self._ownership = self._directory.own()
+                self._ownership = self._directory.own(self._used_by)
                 self._launch(deadline)
                 self._wait_until_ready(deadline)
             except BaseException:
@@ -118,6 +131,7 @@ class EmbeddedPostgres:
         self._pid, self.joined = None, False
         if process is not None:
             self._end(process, mode)
+        self._copies.close()
         if self._ownership is not None:
             os.close(self._ownership)
             self._ownership = None
@@ -168,11 +182,11 @@ class EmbeddedPostgres:
         return True
 
     def _launch(self, deadline: float) -> None:
-        directory = self._directory
+        directory, programs = self._directory, self._binaries
         if directory.account is not None:
-            self._binaries = runnable_by(directory.account, self._binaries)
+            programs = self._copies.enter_context(runnable_by(directory.account, self._binaries))
         durable = self._parameters.get("fsync") != "off"
-        directory.make_cluster(self._binaries, durable=durable, seconds=deadline - time.monotonic())
+        directory.make_cluster(programs, durable=durable, seconds=deadline - time.monotonic())
         directory.forget_dead_postmaster()
         self._socket_directory = directory.make_socket_directory()
         in_here = self._socket_directory == directory.path
@@ -181,7 +195,7 @@ class EmbeddedPostgres:
         settings = [f"--{name}={value}" for name, value in parameters.items()]
         # SIGQUIT, because the server must stop at once when this process dies. The next start recovers.
         self._process = directory.run(
-            [str(self._binaries / "postgres"), "-D", str(directory.inside / "cluster"), *settings],
+            [str(programs / "postgres"), "-D", str(directory.inside / "cluster"), *settings],
             death_signal=signal.SIGQUIT,
         )
         self._pid = self._process.pid

