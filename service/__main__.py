@@ -4,6 +4,8 @@ from importlib import import_module
 
 import click
 
+from service.commands.output import prepare_streams
+
 _COMMANDS = {
     "contacts": "service.commands.contacts:contacts",
     "demo": "service.demo:demo",
@@ -46,6 +48,7 @@ def main() -> None:
     Settings of the service are environment variables, listed in the documentation. Without DATABASE_URL and STORAGE_URL, all
     commands but `export` and `health` use an embedded Postgres and a directory in STATE_DIR.
     """
+    prepare_streams()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Database URLs as providers print them, translated for our driver. No error message contains a user, password or host."""
 
+import getpass
 import os
 import re
 import ssl
@@ -9,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 _IGNORED = frozenset(
     {
-        *("application_name", "fallback_application_name", "client_encoding", "statement_timeout"),
+        *("application_name", "fallback_application_name", "client_encoding", "statement_timeout", "lock_timeout"),
         *("connect_timeout", "socket_timeout", "pool_timeout", "pool_size", "connection_limit", "max_overflow"),
         *("pgbouncer", "prepared_statement_cache_size", "statement_cache_size", "prepareThreshold", "supa"),
         *("channel_binding", "gssencmode", "sslcompression", "sslaccept", "uselibpqcompat", "load_balance_hosts"),
@@ -22,7 +23,7 @@ _PASSED = frozenset(
         *("host", "port", "dbname", "database", "user", "password", "passfile", "service", "krbsrvname", "gsslib"),
         *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation"),
         *("ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs"),
-        *("options", "search_path", "role", "lock_timeout", "work_mem"),
+        *("options", "search_path", "role", "work_mem"),
     }
 )
 """Parameters of the driver, and settings of the server that make sense for this service."""
@@ -35,8 +36,15 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
     "gsslib": ("gssapi", "sspi"),
 }
+_VARIABLES: Mapping[str, str] = {
+    "PGSSLMODE": "sslmode",
+    "PGSSLNEGOTIATION": "sslnegotiation",
+    "PGTARGETSESSIONATTRS": "target_session_attrs",
+    "PGGSSLIB": "gsslib",
+}
+"""Variables of the environment from which the driver takes a parameter that the URL does not have."""
 _FILES = ("sslcert", "sslkey", "sslcrl")
-_HOST = re.compile(r"(?:\[[^\]]+\]|[^:\[\]]+)(?::(?P<port>.*))?")
+_HOST = re.compile(r"(?:\[[^\]]+\]|(?P<name>[^:\[\]]+))(?::(?P<port>.*))?")
 _ENCODE = "has a character that must be percent-encoded, such as / (%2F), # (%23), ? (%3F) or @ (%40) in a password"
 
 
@@ -50,10 +58,24 @@ def translate(url: str) -> str:
     for name, choices in _CHOICES.items():
         if parameters.get(name, choices[0]) not in choices:
             raise ValueError(f"has an unknown {name}; it must be one of {', '.join(choices)}")
+    _check_variables(parameters, has_port=bool(re.search(":[0-9]", parts.netloc.rpartition("@")[2])))
     if parameters.get("sslnegotiation") == "direct" and parameters.get("sslmode") not in _SSL_MODES[3:]:
         raise ValueError("has sslnegotiation=direct, which needs sslmode=require, verify-ca or verify-full")
     _check_files(parameters)
+    _check_user(parts, parameters)
     return parts._replace(query=urlencode(parameters)).geturl()
+
+
+def hosts_of(url: str) -> str:
+    """The hosts of a translated URL for operators, such as `db.test:5432,other.test`; never a user or a password."""
+    parts = urlsplit(url)
+    parameters = dict(parse_qsl(parts.query))
+    return (
+        unquote(parts.netloc.rpartition("@")[2])
+        or ":".join(parameters[name] for name in ("host", "port") if name in parameters)
+        or os.environ.get("PGHOST")
+        or "the local socket"
+    )
 
 
 def _split(url: str) -> SplitResult:
@@ -82,7 +104,15 @@ def _hosts(listed: str) -> list[str]:
             raise ValueError("has a host list that is not of the form host:port,host:port")
         if found["port"]:
             _check_port(found["port"])
+        _check_name(unquote(found["name"] or ""))
     return hosts
+
+
+def _check_name(name: str) -> None:
+    try:
+        name.encode("utf-8" if name.startswith("/") else "idna")
+    except UnicodeError:
+        raise ValueError("has a host that is not a valid name") from None
 
 
 def _check_port(port: str) -> None:
@@ -129,6 +159,26 @@ def _check_listed_hosts(parameters: dict[str, str]) -> None:
         raise ValueError("has another number of ports than of hosts")
     if ports:
         parameters["port"] = ",".join(ports * len(hosts) if len(ports) == 1 else ports)
+
+
+def _check_variables(parameters: dict[str, str], *, has_port: bool) -> None:
+    for variable, name in _VARIABLES.items():
+        value = os.environ.get(variable)
+        if value and name not in parameters and value not in _CHOICES[name]:
+            raise ValueError(f"is completed by {variable}, which must be one of {', '.join(_CHOICES[name])}")
+    if not has_port and "port" not in parameters and not re.fullmatch("[0-9,]*", os.environ.get("PGPORT", "")):
+        raise ValueError("is completed by PGPORT, which must be a number from 1 to 65535")
+
+
+def _check_user(parts: SplitResult, parameters: dict[str, str]) -> None:
+    """Without a name of a user, the driver takes that of this process's user, and fails if that has none."""
+    named = parts.username or parameters.keys() & {"user", "service"}
+    if named or os.environ.get("PGUSER") or os.environ.get("PGSERVICE"):
+        return
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        raise ValueError("names no user, and the user of this process has no name; add one: postgresql://user@…") from None
 
 
 def _check_files(parameters: dict[str, str]) -> None:

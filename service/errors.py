@@ -144,7 +144,17 @@ class DatabaseUnavailable(ServiceError):
 
 
 class DatabaseRefused(DatabaseUnavailable):
-    """The server rejects the password or has no such database; `detail` says which."""
+    """The server rejects the login, or a pooler is in front of it; a person must correct a setting. `detail` says why."""
+
+
+class PoolerInFront(DatabaseRefused):
+    """A connection pooler in front of the database refuses or drops the settings of a session."""
+
+
+class RightMissing(ServiceError):
+    """The database role lacks a right; `detail` names it."""
+
+    message = "The database role of the service lacks a right."
 
 
 class LoginRefused(ServiceError):

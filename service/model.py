@@ -50,8 +50,16 @@ class Caller:
     scopes: frozenset[Scope]
 
 
+_NO_PLACES = frozenset({"Factory", "localtime", "posixrules"})
+"""Files among the timezones that mean "not configured", or the timezone of the machine."""
+_OTHER_COUNTS = ("posix/", "right/")
+"""Copies of the timezones on some machines; the second counts leap seconds."""
+
+
 def timezone(name: str) -> ZoneInfo:
-    """The IANA timezone with this name. Raises UnknownTimezone."""
+    """The IANA timezone with this name. Raises UnknownTimezone, also for names that mean a setting of one machine."""
+    if name in _NO_PLACES or name.startswith(_OTHER_COUNTS):
+        raise UnknownTimezone(name)
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

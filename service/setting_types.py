@@ -4,12 +4,16 @@ import base64
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from service import database_urls
 from service.web.rate_limits import parse_limit
@@ -17,6 +21,9 @@ from service.webhooks.allowed import parse_hosts, parse_networks
 
 _ORIGIN = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?", re.ASCII)
 _SHORTEST_TOKEN = 16
+_S3_HOST = re.compile(
+    r"[0-9a-f:.]*:[0-9a-f:.]*|([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.?", re.ASCII
+)
 _SECRET_BYTES = 32
 _SECRET_VALUES = 16
 """Different byte values in a link secret. 32 random bytes have fewer once in 10^11 times; a repeated word does."""
@@ -128,13 +135,56 @@ def state_dir() -> Path:
     try:
         home = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     except RuntimeError:  # a numeric user in a container has no home directory
-        home = Path(tempfile.gettempdir())
+        return Path(tempfile.gettempdir(), f"contact-exports-{os.geteuid()}")
     return home / "contact-exports"
+
+
+def checked_endpoint(value: str, others: Mapping[str, Any]) -> str:
+    """An S3 endpoint that fits the settings before it. Raises ValueError."""
+    if (others.get("storage_url") or "").startswith("file:"):
+        raise ValueError("needs STORAGE_URL=s3://…")
+    if not _S3_HOST.fullmatch(urlsplit(value).hostname or ""):
+        raise ValueError("must have a host name of letters, digits, hyphens and dots: the S3 client accepts no other")
+    if urlsplit(value).path != urlsplit(others.get("s3_endpoint_url", value) or "").path:
+        raise ValueError("must have the path of S3_ENDPOINT_URL, because the store checks the path of a link")
+    return value
+
+
+def unusable_ca_bundle() -> list[str]:
+    """An error line if the S3 client's AWS_CA_BUNDLE cannot be read; the client would not name the file."""
+    path = os.environ.get("AWS_CA_BUNDLE")
+    return [f"AWS_CA_BUNDLE names a file that cannot be read: {path}"] if path and not os.access(path, os.R_OK) else []
+
+
+def number_range(field: FieldInfo) -> str | None:
+    """The range of a number, such as `1 to 64`; None if the setting is no number."""
+    lowest: list[Any] = [each.ge for each in field.metadata if isinstance(each, Ge)]
+    highest: list[Any] = [each.le for each in field.metadata if isinstance(each, Le)]
+    return f"{max(lowest):,} to {min(highest):,}" if lowest and highest else None
+
+
+def faults(error: ValidationError, fields: Mapping[str, FieldInfo]) -> list[str]:
+    """One line for each invalid setting: its name and what is wrong, without the value."""
+    lines = []
+    for detail in error.errors(include_input=False, include_url=False, include_context=False):
+        name = "".join(str(part) for part in detail["loc"][:1])
+        lines.append(f"{name.upper()} {_fault(fields.get(name.lower()), detail)}")
+    return lines
+
+
+def _fault(field: FieldInfo | None, detail: ErrorDetails) -> str:
+    allowed = number_range(field) if field else None
+    if detail["type"] == "byte_size_unit":  # the original message quotes the unit
+        return "must be a size such as 8MiB"
+    if allowed is not None and detail["type"] != "value_error":
+        return f"must be a {'' if field and field.annotation is float else 'whole '}number from {allowed}"
+    return detail["msg"].removeprefix("Value error, ")
 
 
 LONGEST = 2_000_000
 """Longest time in seconds, 23 days: the server counts its timeouts in milliseconds, in 32 bits."""
-Seconds = Annotated[float, Field(gt=0, le=LONGEST, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.01, le=LONGEST, allow_inf_nan=False)]
+"""A time in seconds. The server would take less than a millisecond for no timeout."""
 SecondsFromZero = Annotated[float, Field(ge=0, le=LONGEST, allow_inf_nan=False)]
 Limit = Annotated[str, AfterValidator(_limit)]
 """A rate limit such as `5/minute`."""

@@ -1,14 +1,13 @@
-"""Settings, read from environment variables. Only `service.process` and the commands use them; others get plain values."""
+"""The settings. Only `service.process` and the commands use them; others get plain values."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import AliasChoices, ByteSize, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import failpoints, setting_types
 from service.listen_address import DEFAULT_HOST, DEFAULT_PORT
-from service.secret_files import read_secret_files
 from service.setting_types import (
     HttpUrl,
     Limit,
@@ -18,6 +17,7 @@ from service.setting_types import (
     RateLimitStorageUrl,
     Seconds,
     StorageUrl,
+    checked_endpoint,
     state_dir,
 )
 from service.storage import MINIMUM_PART_SIZE
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     part_size: ByteSize = Field(
         ByteSize(8 * MIB),
         le=1024 * MIB,
-        description="Upload part size (bytes, or e.g. 8MiB)."
+        description="Upload part size (bytes, or e.g. 8MiB), from 5MiB to 1GiB."
         " Increased automatically if an export would need more than 10,000 parts.",
     )
     link_seconds: int = Field(900, ge=1, le=604_800, description="Lifetime of a download link, in seconds.")
@@ -120,7 +120,10 @@ class Settings(BaseSettings):
         None, description="Origins whose pages may call the API in browsers, separated by commas. None by default."
     )
     max_connections: int = Field(
-        1000, ge=128, description="Most client connections at once. Lowered if the limit of file descriptors leaves fewer."
+        1000,
+        ge=128,
+        le=65_536,
+        description="Most client connections at once. Lowered if the limit of file descriptors leaves fewer.",
     )
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
@@ -132,7 +135,10 @@ class Settings(BaseSettings):
         description="Where rate limits are counted: async+postgres:// (the main database), async+redis://… or async+memory://.",
     )
     max_range_days: int | None = Field(
-        None, ge=1, description="Longest date range of an export or a list of contacts, in days. Unlimited by default."
+        None,
+        ge=1,
+        le=36_500,
+        description="Longest date range of an export or a list of contacts, in days. Unlimited by default.",
     )
 
     export_slots: int = Field(
@@ -166,10 +172,10 @@ class Settings(BaseSettings):
         " clocks differ, and the transaction starts later.",
     )
     file_lifetime_hours: float = Field(
-        24, gt=0, le=876_000, allow_inf_nan=False, description="How long the file of a completed export is kept."
+        24, ge=0.001, le=876_000, allow_inf_nan=False, description="How long the file of a completed export is kept."
     )
     history_days: float = Field(
-        90, gt=0, le=36500, allow_inf_nan=False, description="How long the rows of ended exports are kept."
+        90, ge=0.001, le=36_500, allow_inf_nan=False, description="How long the rows of ended exports are kept."
     )
     grace_seconds: setting_types.SecondsFromZero = Field(
         8, description="How long running exports continue after SIGTERM. Then they are handed back to the queue."
@@ -209,9 +215,14 @@ class Settings(BaseSettings):
             raise ValueError("must be at least 5MiB")
         return value
 
-    @field_validator("s3_endpoint_url", "s3_public_endpoint_url", "s3_sse")
+    @field_validator("s3_endpoint_url", "s3_public_endpoint_url")
     @classmethod
-    def _setting_belongs_to_s3(cls, value: str | None, others: ValidationInfo) -> str | None:
+    def _endpoint_belongs_to_s3(cls, value: str | None, others: ValidationInfo) -> str | None:
+        return value if value is None else checked_endpoint(value, others.data)
+
+    @field_validator("s3_sse")
+    @classmethod
+    def _encryption_belongs_to_s3(cls, value: str | None, others: ValidationInfo) -> str | None:
         if value is not None and (others.data.get("storage_url") or "").startswith("file:"):
             raise ValueError("needs STORAGE_URL=s3://…")
         return value
@@ -242,25 +253,6 @@ class Settings(BaseSettings):
     def files_url(self) -> str:
         """Address of the file storage. Raises SettingsError if it is not set."""
         return _required("STORAGE_URL", self.storage_url)
-
-
-def load() -> Settings:
-    """Read the settings from this process's environment. Raises SettingsError that lists all invalid settings."""
-    fields = Settings.model_fields.items()
-    secrets, errors = read_secret_files(name for name, field in fields if "SecretStr" in str(field.annotation))
-    settings = None
-    try:
-        settings = Settings(**secrets)
-    except ValidationError as error:
-        for detail in error.errors(include_input=False, include_url=False, include_context=False):
-            name = "".join(str(part) for part in detail["loc"][:1]).upper()
-            # The original message of an invalid size quotes its unit.
-            unit = detail["type"] == "byte_size_unit"
-            text = "must be a size such as 8MiB" if unit else detail["msg"].removeprefix("Value error, ")
-            errors.append(f"{name} {text}")
-    if errors or settings is None:
-        raise SettingsError("\n".join(errors))
-    return settings
 
 
 def _required(name: str, value: T | None) -> T:

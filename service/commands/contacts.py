@@ -10,6 +10,7 @@ import click
 
 from service.commands.arguments import ID
 from service.commands.environment import command, settings
+from service.commands.output import print_line, visible
 from service.postgres.contact_check import check_contacts
 from service.postgres.findings import Finding, Level, Relation, Report
 
@@ -43,7 +44,8 @@ async def contacts_check(space_id: int | None, seconds: float, *, as_json: bool)
     with settings() as given:
         each, total = timedelta(seconds=min(_READ_SECONDS, seconds)), timedelta(seconds=seconds)
         report = await check_contacts(given.contacts_dsn, space_id=space_id, each=each, total=total)
-    click.echo(_as_json(report) if as_json else _as_text(report))
+    for line in (_as_json(report) if as_json else _as_text(report)).splitlines():
+        print_line(visible(line))
     sys.exit(report.exit_code)
 
 

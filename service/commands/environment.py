@@ -2,32 +2,44 @@
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
-from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
+import structlog
 from pydantic import SecretStr
 
 from service import logs
+from service.commands.output import print_note, visible
+from service.commands.state import embedded_postgres, files_directory
 from service.embedded import EmbeddedError
-from service.embedded.postgres import EmbeddedPostgres, find_binaries
-from service.errors import SchemaMismatch, ServiceError
+from service.errors import (
+    CannotListen,
+    DatabaseRefused,
+    LoginRefused,
+    RightMissing,
+    SchemaMismatch,
+    ServiceError,
+    StoreOwnedElsewhere,
+)
+from service.home_directory import ignore_foreign_home
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database
 from service.postgres.sample_contacts import SampleContacts, open_sample_contacts
 from service.process.resources import open_database, open_store
-from service.settings import Settings, SettingsError, load
+from service.process.startup import CONTACTS_REFUSED, MAIN_REFUSED
+from service.setting_source import load, misspelt
+from service.settings import Settings, SettingsError
 from service.storage import ObjectStore
 
 EXIT_FAILED = 1
 EXIT_FIX_BY_HAND = 2
-"""The settings, the listen address or the database schema must be fixed by hand."""
+"""A setting, the listen address, the login, rights or schema of a database, or the owner of the files must be fixed by hand."""
+_FIXED_BY_HAND = (SchemaMismatch, CannotListen, LoginRefused, RightMissing, StoreOwnedElsewhere)
 
-_OTHER_COMMAND_SECONDS = 60.0
+log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -37,6 +49,7 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
     @wraps(work)
     def run(*arguments: P.args, **options: P.kwargs) -> T:
+        _check_text(options)
         try:
             return asyncio.run(work(*arguments, **options))
         except SettingsError as error:
@@ -45,36 +58,39 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             _exit(str(error), EXIT_FIX_BY_HAND)
         except ServiceError as error:
             message = f"{error.message} ({error.detail})" if error.detail else error.message
-            fix_by_hand = error.code in ("schema_mismatch", "cannot_listen", "login_refused", "store_owned_elsewhere")
-            _exit(message, EXIT_FIX_BY_HAND if fix_by_hand else EXIT_FAILED)
+            _exit(message, EXIT_FIX_BY_HAND if isinstance(error, _FIXED_BY_HAND) else EXIT_FAILED)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
 
     return run
 
 
+def _check_text(options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise click.BadParameter("is not valid UTF-8", param_hint=name.upper()) from None
+
+
 @contextmanager
 def settings(*, alone: bool = False) -> Iterator[Settings]:
     """Read the settings. Without DATABASE_URL and STORAGE_URL, start the embedded Postgres and use STATE_DIR.
 
-    The embedded Postgres stops with the command that started it. `alone` waits up to 60 s until no other command owns it,
-    so that this command does.
+    The embedded Postgres stops with the command that started it. `alone`: no other command may own it.
     """
     given = load()
+    ignore_foreign_home()
     logs.set_up(level=given.log_level, form=given.log_format)
+    for sentence in misspelt():
+        log.warning("unknown_setting", detail=sentence)
     if given.database_url is not None or given.storage_url is not None:
-        yield given
+        with _refusals(MAIN_REFUSED):
+            yield given
         return
-    files = given.state_dir / "files"
-    try:
-        files.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"STATE_DIR cannot be used: {files}: {error.strerror}") from None
-    with _embedded(given.state_dir, alone=alone) as postgres:
-        click.echo(
-            f"DATABASE_URL and STORAGE_URL are not set: using Postgres {postgres.version} and files in {given.state_dir}",
-            err=True,
-        )
+    files = files_directory(given.state_dir)
+    with embedded_postgres(given.state_dir, alone=alone) as postgres:
         addresses = {"database_url": SecretStr(postgres.dsn()), "storage_url": files.absolute().as_uri()}
         yield given.model_copy(update=addresses)
 
@@ -109,28 +125,20 @@ async def _open_migrated(given: Settings) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def sample_contacts() -> AsyncIterator[SampleContacts]:
     """Sample contacts in the database that has the contacts."""
-    with settings() as given:
+    with settings() as given, _refusals(CONTACTS_REFUSED if given.contacts_database_url else MAIN_REFUSED):
         async with open_sample_contacts(given.contacts_dsn) as opened:
             yield opened
 
 
 @contextmanager
-def _embedded(state: Path, *, alone: bool) -> Iterator[EmbeddedPostgres]:
+def _refusals(message: str) -> Iterator[None]:
+    """Raises LoginRefused with this message if a database refuses the login."""
     try:
-        find_binaries()
-    except EmbeddedError as error:
-        raise SettingsError(f"DATABASE_URL and STORAGE_URL are required. To try the service without them: {error}") from None
-    with EmbeddedPostgres(state / "postgres") as postgres:
-        deadline = time.monotonic() + _OTHER_COMMAND_SECONDS
-        while alone and postgres.joined:
-            if time.monotonic() > deadline:
-                raise EmbeddedError(f"another command uses the Postgres in {state}; stop it first")
-            time.sleep(0.5)
-            postgres.stop()
-            postgres.start()
-        yield postgres
+        yield
+    except DatabaseRefused as error:
+        raise LoginRefused(message, detail=error.detail) from error
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    click.echo(message, err=True)
+    print_note("\n".join(visible(line) for line in message.splitlines()))
     sys.exit(code)

@@ -1,11 +1,10 @@
 """The commands of `contact-exports exports`."""
 
-from collections.abc import Mapping
-
 import click
 
 from service.commands.arguments import ID
 from service.commands.environment import command, database
+from service.commands.output import print_fields, print_line, print_note, print_row
 from service.errors import ServiceError
 from service.model import ExportStatus
 from service.postgres.export_jobs import ExportJobs
@@ -27,7 +26,7 @@ async def exports_list(space_id: int | None, status: str | None, limit: int) -> 
     """List exports: id, Space, state, age, summary."""
     async with database() as opened:
         for row in await Overview(opened).latest(space_id=space_id, status=status, limit=limit):
-            click.echo("\t".join(str(row[name]) for name in ("export_id", "space", "status", "age", "summary")))
+            print_fields(*(row[name] for name in ("export_id", "space", "status", "age", "summary")))
 
 
 @exports.command("show")
@@ -40,13 +39,13 @@ async def exports_show(export_id: int) -> None:
         row = await overview.one(export_id)
         if row is None:
             raise ServiceError("There is no such export.")
-        _print_fields(row)
+        print_row(row)
         for attempt in await overview.attempts(export_id):
-            click.echo()
-            _print_fields(attempt)
+            print_line()
+            print_row(attempt)
         for delivery in await WebhookDeliveries(opened).of_export(export_id):
-            click.echo()
-            _print_fields(delivery)
+            print_line()
+            print_row(delivery)
 
 
 @exports.command("cancel")
@@ -58,14 +57,8 @@ async def exports_cancel(export_id: int) -> None:
         found = await ExportJobs(opened).cancel(export_id, None)
     if found is None:
         raise ServiceError("There is no such export.")
-    click.echo(found.status)
+    print_line(found.status)
     if found.was is found.status:
-        click.echo("the export had already ended", err=True)
+        print_note("the export had already ended")
     elif found.status is ExportStatus.EXPIRED:
-        click.echo("a running service will delete the file", err=True)
-
-
-def _print_fields(row: Mapping[str, object]) -> None:
-    for name, value in row.items():
-        if value is not None:
-            click.echo(f"{name:22} {value}")
+        print_note("a running service will delete the file")

@@ -7,6 +7,7 @@ import click
 from service.access import Access
 from service.commands.arguments import ID
 from service.commands.environment import command, database
+from service.commands.output import print_fields, print_line
 from service.errors import ServiceError
 from service.model import Scope
 from service.postgres.access import AccessTables
@@ -34,7 +35,7 @@ async def keys_create(space_id: int, scopes: tuple[Scope, ...], days: int | None
     """Create an API key and print it. It cannot be shown again."""
     lifetime = timedelta(days=days) if days else None
     async with database() as opened:
-        click.echo(await Access(AccessTables(opened)).create_key(space_id, scopes or Scope, lifetime))
+        print_line(await Access(AccessTables(opened)).create_key(space_id, scopes or Scope, lifetime))
 
 
 @keys.command("list")
@@ -47,7 +48,7 @@ async def keys_list(space_id: int | None) -> None:
             state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
             if key.expires_at and not key.revoked_at:
                 state = f"{'expired' if key.expires_at < datetime.now(UTC) else 'expires'} {key.expires_at:%Y-%m-%d}"
-            click.echo(f"{key.key_id}\t{key.space_id}\t{','.join(key.scopes)}\t{state}")
+            print_fields(key.key_id, key.space_id, ",".join(key.scopes), state)
 
 
 @keys.command("revoke")

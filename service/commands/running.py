@@ -6,9 +6,10 @@ import signal
 import click
 
 from service.commands.environment import command, settings
+from service.commands.output import print_note
 from service.postgres.migrate import migrate as apply_migrations
 from service.process import run as program
-from service.settings import load
+from service.setting_source import load
 
 
 @click.command()
@@ -32,4 +33,4 @@ async def migrate() -> None:
     """Apply missing migrations to the main database."""
     with settings() as given:
         applied = await apply_migrations(given.direct_dsn, own_contacts=given.contacts_database_url is None)
-        click.echo("\n".join(f"applied {name}" for name in applied) or "up to date", err=True)
+        print_note("\n".join(f"applied {name}" for name in applied) or "up to date")

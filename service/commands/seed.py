@@ -6,6 +6,7 @@ import click
 
 from service.commands.arguments import ID
 from service.commands.environment import command, database, sample_contacts
+from service.commands.output import print_note
 from service.errors import SpaceNotFound
 from service.postgres.access import AccessTables
 
@@ -39,4 +40,4 @@ async def seed(space_id: int, count: int, first: datetime, last: datetime, seed:
             last_created_at=last.replace(tzinfo=UTC) + timedelta(days=1, seconds=-1),
             seed=seed,
         )
-    click.echo(f"{count} contacts", err=True)
+    print_note(f"{count} contacts")

@@ -7,6 +7,7 @@ import click
 from service.access import Access
 from service.commands.arguments import ID, Name
 from service.commands.environment import command, database, database_and_store
+from service.commands.output import print_fields, print_line, print_note
 from service.exports.leftovers import GRACE_LEASES
 from service.exports.space_deletion import SpaceDeletion
 from service.postgres.access import AccessTables
@@ -28,7 +29,7 @@ def spaces() -> None:
 async def spaces_create(name: str, timezone: str) -> None:
     """Create a Space and print its id."""
     async with database() as opened:
-        click.echo(await Access(AccessTables(opened)).create_space(name, timezone))
+        print_line(await Access(AccessTables(opened)).create_space(name, timezone))
 
 
 @spaces.command("list")
@@ -38,7 +39,7 @@ async def spaces_list() -> None:
     async with database() as opened:
         for space in await AccessTables(opened).spaces():
             state = "active" if space.subscription_active else "suspended"
-            click.echo(f"{space.space_id}\t{space.name}\t{space.timezone}\t{state}")
+            print_fields(space.space_id, space.name, space.timezone, state)
 
 
 @spaces.command("suspend")
@@ -73,11 +74,11 @@ async def spaces_delete(space_id: int, yes: bool) -> None:  # noqa: FBT001 - cli
         tables = SpaceDeletionTables(opened)
         found = await tables.contents(space_id)
         summary = f"keys: {found.keys}, exports: {found.exports}, running: {found.running}"
-        click.echo(f"Space {space_id} {found.name!r}: {summary}", err=True)
+        print_note(f"Space {space_id} {found.name!r}: {summary}")
         if not yes:
             click.confirm("Delete all of it, with the files?", abort=True, err=True)
         claims = Claims(opened, renewals=opened)
         grace = timedelta(seconds=given.lease_seconds) * GRACE_LEASES
         async for done in SpaceDeletion(tables, ExportFiles(opened), claims, store, grace=grace).run(space_id):
             if done.count:
-                click.echo(f"{done.step.value}: {done.count}")
+                print_line(f"{done.step.value}: {done.count}")

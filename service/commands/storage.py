@@ -3,6 +3,7 @@
 import click
 
 from service.commands.environment import command, database_and_store, settings
+from service.commands.output import print_note
 from service.process.build import build_ownership
 from service.process.resources import open_store
 
@@ -23,8 +24,8 @@ async def storage_init() -> None:
         async with open_store(given) as store:
             await store.create()
             for warning in await store.rehearse():
-                click.echo(f"warning: {warning}", err=True)
-    click.echo("ready", err=True)
+                print_note(f"warning: {warning}")
+    print_note("ready")
 
 
 @storage.command("adopt")
@@ -36,4 +37,4 @@ async def storage_adopt() -> None:
     """
     async with database_and_store() as (given, opened, store):
         adopted = await build_ownership(store, opened, given).take()
-    click.echo("adopted" if adopted else "the files already belong to this database", err=True)
+    print_note("adopted" if adopted else "the files already belong to this database")

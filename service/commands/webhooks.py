@@ -7,11 +7,12 @@ import orjson
 
 from service.commands.arguments import ID
 from service.commands.environment import EXIT_FAILED, command, database
+from service.commands.output import print_fields, print_line, print_note, print_row, visible
 from service.errors import ServiceError, WebhookAddressRefused
 from service.postgres.webhook_deliveries import WebhookDeliveries
 from service.postgres.webhook_endpoints import WebhookEndpoints
 from service.process.webhooks import allow_list, build_sender
-from service.settings import load
+from service.setting_source import load
 from service.web.bodies import render_time
 from service.webhooks.event_types import BY_DEFAULT, EVENT_TYPES
 from service.webhooks.signing import secret_text, signed_headers
@@ -45,9 +46,9 @@ async def webhooks_set(space_id: int, url: str, events: tuple[str, ...]) -> None
     async with database() as opened:
         secret = await WebhookEndpoints(opened).set(space_id, url, sorted(set(events or BY_DEFAULT)))
     if secret is None:
-        click.echo("the secret is unchanged", err=True)
+        print_note("the secret is unchanged")
     else:
-        click.echo(secret_text(secret))
+        print_line(secret_text(secret))
 
 
 @webhooks.command("show")
@@ -57,9 +58,7 @@ async def webhooks_show(space_id: int) -> None:
     """Show the endpoint of a Space, whether it works, and what waits for it. Never shows a secret."""
     async with database() as opened:
         row = await WebhookEndpoints(opened).overview(space_id)
-    for name, value in row.items():
-        if value is not None:
-            click.echo(f"{name:22} {', '.join(value) if name == 'events' else value}")
+    print_row({**row, "events": ", ".join(row["events"])})
 
 
 @webhooks.command("rotate")
@@ -68,7 +67,7 @@ async def webhooks_show(space_id: int) -> None:
 async def webhooks_rotate(space_id: int) -> None:
     """Make a new secret and print it. For one day webhooks are signed with both secrets."""
     async with database() as opened:
-        click.echo(secret_text(await WebhookEndpoints(opened).rotate(space_id)))
+        print_line(secret_text(await WebhookEndpoints(opened).rotate(space_id)))
 
 
 @webhooks.command("disable")
@@ -99,15 +98,15 @@ async def webhooks_test(space_id: int) -> None:
         endpoint = await WebhookEndpoints(opened).to_test(space_id)
     body = orjson.dumps({"type": "webhook.test", "timestamp": render_time(endpoint.at), "data": {}})
     headers = signed_headers(f"msg_{uuid.uuid4().hex}", endpoint.at, body, endpoint.secrets)
-    click.echo(f"POST {endpoint.url}")
+    print_line(f"POST {endpoint.url}")
     for name, value in headers.items():
-        click.echo(f"{name}: {value}")
-    click.echo(f"\n{body.decode()}\n")
+        print_line(f"{name}: {value}")
+    print_line(f"\n{body.decode()}\n")
     response = await sender.post(endpoint.url, body, headers)
-    click.echo(response.reason)
+    print_line(visible(response.reason))
     if response.body:
-        click.echo(_printable(response.body))
-    click.echo(f"after {response.seconds:.3f} s")
+        print_line(_printable(response.body))
+    print_line(f"after {response.seconds:.3f} s")
     if not response.accepted:
         raise SystemExit(EXIT_FAILED)
 
@@ -121,7 +120,7 @@ async def webhooks_deliveries(space_id: int | None, state: str | None, limit: in
     """List deliveries that wait, and those of the last 7 days: id, Space, export, event, age, summary."""
     async with database() as opened:
         for row in await WebhookDeliveries(opened).latest(space_id=space_id, state=state, limit=limit):
-            click.echo("\t".join(str(row[name]) for name in ("webhook_id", "space", "export_id", "event", "age", "summary")))
+            print_fields(*(row[name] for name in ("webhook_id", "space", "export_id", "event", "age", "summary")))
 
 
 @webhooks.command("resend")

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from service.errors import PoolerInFront
 from service.failures import SourceData, SourceUnavailable
 from service.postgres.bounded_reads import BoundedReads, OutOfTime
 from service.postgres.check_relations import check_columns, check_probe, check_relation, check_session
@@ -13,7 +14,6 @@ from service.postgres.relations import CONTRACT
 from service.postgres.session import connect_to_contacts
 from service.postgres.snapshot import ContactSource
 
-_POOLER = "unsupported startup parameter"
 _EMPTY = "No contacts were found in time, so no export was planned or measured."
 
 
@@ -73,7 +73,7 @@ async def _check_export(reads: BoundedReads, source: ContactSource, report: Repo
 
 
 def _report_unreachable(error: SourceUnavailable, report: Report) -> None:
-    if _POOLER in str(error.__cause__):
+    if isinstance(error.__cause__, PoolerInFront):
         text = "A connection pooler is between this command and the server; it refuses settings of the session."
         mend = "Give the address of the server itself in CONTACTS_DATABASE_URL (or DATABASE_DIRECT_URL)."
         report.fault("pooler", "database", text, mend)

@@ -1,12 +1,13 @@
 """Translates errors of the Postgres driver into errors of this service."""
 
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import asyncpg
 
-from service.errors import DatabaseRefused, DatabaseUnavailable, ServiceError
+from service.errors import DatabaseRefused, DatabaseUnavailable, RightMissing, ServiceError
 from service.failures import SourceData, SourceUnavailable, SourceUnreadable
 
 _UNAVAILABLE_CLASSES = ("08", "25", "40", "53", "55", "57", "58")
@@ -19,20 +20,31 @@ _DEFINITION_CLASSES = ("3F", "42")
 _ROUTINE_CLASSES = ("2F", "P0")
 """SQLSTATE classes of errors that a function raises. Their messages are written by people and may quote values of rows."""
 _ROUTINE = re.compile(r'PL/pgSQL function ([\w."$]+)\([^)]*\) line (\d+)')
-_REFUSED = (asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ClientConfigurationError,
+    ssl.SSLCertVerificationError,
+    DatabaseRefused,
+)
+"""Errors at login that only a person can fix."""
+_NO_TLS = "rejected SSL upgrade"
+"""The driver's text if the server has no TLS and the URL requires it."""
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises DatabaseUnavailable for errors of an unavailable database, DatabaseRefused for a wrong password or database.
+    """Raises DatabaseUnavailable for errors of an unavailable database, DatabaseRefused for a login that cannot succeed.
 
-    Any other error passes unchanged.
+    Raises RightMissing if the role lacks a right. Any other error passes unchanged.
     """
     try:
         yield
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise RightMissing(detail=describe(error)) from error
     except Exception as error:
         if unavailable(error):
-            failure = DatabaseRefused if isinstance(error, _REFUSED) else DatabaseUnavailable
+            failure = DatabaseRefused if _refused(error) else DatabaseUnavailable
             raise failure(detail=describe(error)) from error
         raise
 
@@ -59,8 +71,12 @@ def _source_failure(error: Exception) -> type[SourceData | SourceUnavailable]:
 
 
 def login_refused(error: SourceUnavailable) -> bool:
-    """True if a wrong password or a missing database caused the error."""
-    return isinstance(error.__cause__, _REFUSED)
+    """True if a login that cannot succeed caused the error, as with a wrong password or a missing database."""
+    return error.__cause__ is not None and _refused(error.__cause__)
+
+
+def _refused(error: BaseException) -> bool:
+    return isinstance(error, _REFUSED) or (isinstance(error, ConnectionError) and _NO_TLS in str(error))
 
 
 def unavailable(error: BaseException) -> bool:
@@ -80,9 +96,11 @@ def describe(error: BaseException) -> str:
     """
     if isinstance(error, asyncpg.PostgresError):
         return f"{type(error).__name__} {error.sqlstate}: {_server_sentence(error)}".rstrip(": ")
+    hosts = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     if isinstance(error, TimeoutError):
-        return "no response in time"
-    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__
+        return f"no response in time{hosts}"
+    shown = isinstance(error, OSError | asyncpg.ClientConfigurationError)
+    return f"{type(error).__name__}: {error}{hosts}" if shown else type(error).__name__
 
 
 def _server_sentence(error: asyncpg.PostgresError) -> str:

@@ -21,7 +21,7 @@ from service.failpoints import failpoint
 from service.postgres.addresses import Dsn, current
 from service.postgres.driver_errors import database_errors, unavailable
 from service.postgres.free_connections import FreeConnections
-from service.postgres.session import lift_transaction_timeout
+from service.postgres.session import connect
 from service.postgres.shares import Shares
 from sql import statement
 
@@ -34,6 +34,8 @@ _CLOSE_TIMEOUT = timedelta(seconds=3)
 _SESSION = {
     "default_transaction_isolation": "read committed",
     "idle_session_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
 }
 """Settings that override defaults of the role. Read-only mode is not among them: providers set it on a full disk."""
 _IDLE_TIME = timedelta(minutes=1)
@@ -65,13 +67,12 @@ class Database:
         milliseconds = str(int(seconds * _SERVER_SHARE * 1000))
         own = {**_SESSION, "application_name": application_name, "statement_timeout": milliseconds}
         self._pool = asyncpg.create_pool(
-            connect=partial(_connect, dsn),
+            connect=partial(_connect, dsn, pooler=pooler),
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=_IDLE_TIME.total_seconds(),
             command_timeout=seconds,
             timeout=seconds,
-            init=None if pooler else lift_transaction_timeout,
             reset=_leave_as_it_is,
             statement_cache_size=0 if pooler else 100,
             server_settings=None if pooler else {**own, **session},
@@ -154,9 +155,11 @@ def _ignore(_: float) -> None:
     """Nobody measures the waits."""
 
 
-async def _connect(dsn: Dsn, *_: Any, **options: Any) -> asyncpg.Connection:
+async def _connect(dsn: Dsn, *_: Any, pooler: bool, **options: Any) -> asyncpg.Connection:
     """Replaces the driver's connect, which would use the URL of the first connection for all of them."""
-    return await asyncpg.connect(current(dsn), **options)
+    if pooler:
+        return await asyncpg.connect(current(dsn), **options)
+    return await connect(dsn, **options)
 
 
 async def _leave_as_it_is(_: asyncpg.Connection) -> None:

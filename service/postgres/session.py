@@ -1,9 +1,13 @@
 """Sessions that do not depend on the defaults of their role, which an administrator may have changed for other programs."""
 
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 
+from service.database_urls import hosts_of
+from service.errors import DatabaseRefused, PoolerInFront
+from service.failures import SourceUnavailable
 from service.postgres.addresses import Dsn, current
 from service.postgres.driver_errors import source_errors
 from sql import statement
@@ -12,12 +16,19 @@ APPLICATION_NAME = "contact-exports export"
 """Marks our snapshots in pg_stat_activity, to distinguish them from transactions that write."""
 
 _CALL_TIMEOUT = timedelta(seconds=10)
+_MARK = {"contact_exports.session": "ours"}
+"""A setting that only our sessions have. A connection pooler refuses or drops it, and with it all other settings."""
+_POOLER = (
+    "a connection pooler such as PgBouncer is in front of the database: set DATABASE_DIRECT_URL (for the contacts"
+    " CONTACTS_DATABASE_URL) to the address of the database itself"
+)
 _READS_CONTACTS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "on",
     # The server raises an error instead of leaving contacts out because of row-level security.
     "row_security": "off",
     "jit": "off",
+    "lock_timeout": "0",
     # Otherwise a server that is busy with a statement notices a closed socket only after the statement.
     "client_connection_check_interval": "2s",
 }
@@ -55,24 +66,43 @@ async def connect_to_contacts(dsn: Dsn, fetch_timeout: timedelta) -> asyncpg.Con
     """
     seconds = fetch_timeout.total_seconds()
     with source_errors():
-        connection = await asyncpg.connect(
-            current(dsn),
-            timeout=_CALL_TIMEOUT.total_seconds(),
-            command_timeout=seconds,
-            statement_cache_size=0,
-            server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(seconds * 1000))},
-        )
         try:
-            await lift_transaction_timeout(connection)
-        except BaseException:
-            connection.terminate()
+            return await connect(
+                dsn,
+                timeout=_CALL_TIMEOUT.total_seconds(),
+                command_timeout=seconds,
+                statement_cache_size=0,
+                server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(seconds * 1000))},
+            )
+        except DatabaseRefused as error:
+            raise SourceUnavailable(detail=error.detail) from error
+
+
+async def connect(dsn: Dsn, **options: Any) -> asyncpg.Connection:
+    """A session that has the `server_settings` among the options of the driver, and no transaction_timeout of its role.
+
+    Raises PoolerInFront if a connection pooler drops the settings; the driver's errors, with a note that names the hosts.
+    """
+    settings = {**options.pop("server_settings", {}), **_MARK}
+    address = current(dsn)
+    try:
+        connection: asyncpg.Connection = await asyncpg.connect(address, server_settings=settings, **options)
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" not in str(error):  # PgBouncer's own text, never translated
             raise
-        return connection
-
-
-async def lift_transaction_timeout(connection: asyncpg.Connection) -> None:
-    """Override the role's transaction_timeout. Raises the driver's errors, TimeoutError."""
-    await connection.fetch(statement("lift_transaction_timeout"), timeout=_CALL_TIMEOUT.total_seconds())
+        raise PoolerInFront(detail=_POOLER) from error
+    except (OSError, TimeoutError) as error:
+        error.add_note(hosts_of(address))
+        raise
+    try:
+        mark = await connection.fetchval(statement("begin_session"), timeout=_CALL_TIMEOUT.total_seconds())
+    except BaseException:
+        connection.terminate()
+        raise
+    if mark not in _MARK.values():
+        connection.terminate()
+        raise PoolerInFront(detail=_POOLER)
+    return connection
 
 
 async def lift_limits(connection: asyncpg.Connection) -> None:

@@ -11,14 +11,15 @@ from service.exports.ownership import Ownership
 from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
 from service.postgres.addresses import Dsn
 from service.postgres.migrate import check_schema, migrate
+from service.postgres.rights import check_rights
 from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
 
 _FIRST_PAUSE = timedelta(seconds=0.5)
 _LONGEST_PAUSE = timedelta(seconds=5)
 """Time between two tries to reach a database; the pause doubles from the first to the longest."""
-_MAIN_REFUSED = "The main database refuses the login; correct DATABASE_URL (or DATABASE_DIRECT_URL)."
-_CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_DATABASE_URL."
+MAIN_REFUSED = "The main database refuses the login; correct DATABASE_URL (or DATABASE_DIRECT_URL)."
+CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_DATABASE_URL."
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ class Startup:
             try:
                 return await self._apply_missing_migrations()
             except DatabaseRefused as error:
-                raise LoginRefused(_MAIN_REFUSED, detail=error.detail) from error
+                raise LoginRefused(MAIN_REFUSED, detail=error.detail) from error
             except DatabaseUnavailable as error:
                 log.warning("waiting_for_database", detail=error.detail)
             await asyncio.sleep(pause.total_seconds())
@@ -79,7 +80,7 @@ class Startup:
         except SourceUnreadable as error:
             log.error("contacts_not_readable", detail=error.detail)  # noqa: TRY400 - expected; no traceback
         except LoginRefused as error:
-            raise LoginRefused(_CONTACTS_REFUSED, detail=error.detail) from error
+            raise LoginRefused(CONTACTS_REFUSED, detail=error.detail) from error
         except SourceUnavailable as error:
             log.warning("contacts_not_reachable", detail=error.detail)
             return False
@@ -115,8 +116,10 @@ class Startup:
             log.info("store_usable")
 
     async def _apply_missing_migrations(self) -> None:
+        await check_rights(self._dsn)
         if await check_schema(self._dsn, own_contacts=self._rules.own_contacts):
             return
         if not self._rules.may_migrate:
             raise SchemaMismatch("Migrations are missing and MIGRATE_ON_START is off. Run: contact-exports migrate")
         await migrate(self._dsn, own_contacts=self._rules.own_contacts)
+        await check_rights(self._dsn)

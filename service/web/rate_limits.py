@@ -17,6 +17,8 @@ from service.web.rate_limit_windows import RateLimitWindows
 
 _CALL_TIMEOUT = timedelta(seconds=10)
 """Deadline of a call to the rate-limit store. Longer than the database's own; other stores have none."""
+_MOST_CALLS = 1_000_000
+_LONGEST_WINDOW = timedelta(days=366)
 
 
 class RateLimitBucket(StrEnum):
@@ -119,4 +121,6 @@ def parse_limit(text: str) -> RateLimitItem:
         item = None
     if item is None or item.amount < 1:
         raise ValueError("must be a limit such as 5/minute")
+    if item.amount > _MOST_CALLS or item.get_expiry() > _LONGEST_WINDOW.total_seconds():
+        raise ValueError("must be at most 1,000,000 calls in at most 366 days")
     return item

@@ -1,7 +1,9 @@
--- name: lift_transaction_timeout
--- Override the role's transaction_timeout in this session. Servers before version 17 do not know it, so it cannot be in the
--- settings of the connection.
-SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL;
+-- name: begin_session
+-- The mark that was sent among the settings of the session, or null if something in between dropped it. Overrides the role's
+-- transaction_timeout; servers before version 17 do not know it, so it cannot be among the settings of the session.
+SELECT current_setting('contact_exports.session', true) AS mark,
+       CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL
+            THEN set_config('transaction_timeout', '0', false) END AS transaction_timeout;
 
 -- name: lift_limits
 -- Override defaults of the role that would interrupt or refuse a migration.

@@ -11,9 +11,9 @@ from service.client import ClientError, ExportClient, ExportStatus, Extra, Unaut
 from tests.support import stores
 from tests.support.contacts import Tenant, tenant, whole_range
 from tests.support.export_checks import blocked_reads, until_reading
-from tests.support.program import running
-from tests.support.shell import contact_exports
-from tests.support.waiting import until_logged, until_row
+from tests.support.program import Program, running, started
+from tests.support.shell import contact_exports, run, shell
+from tests.support.waiting import until_logged, until_row, until_true
 
 
 async def test_creating_prints_only_the_id_or_the_key(database_url: str) -> None:
@@ -52,6 +52,14 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
         (("spaces", "suspend", "99"), "no such Space", 1),
         (("keys", "create", "--space", "99"), "no such Space", 1),
         (("keys", "revoke", "0123456789abcdef"), "no such key", 1),
+        (("keys", "revoke", "\udcff"), "KEY_ID: is not valid UTF-8", 2),
+        (("webhooks", "resend", "\udcff"), "WEBHOOK_ID: is not valid UTF-8", 2),
+        (("webhooks", "set", "--space", "1", "https://a.test/\udcff"), "URL: is not valid UTF-8", 2),
+        (("spaces", "create", "a\udcff", "--timezone", "UTC"), "visible character", 2),
+        (("spaces", "create", "a" * 201, "--timezone", "UTC"), "200 characters", 2),
+        (("spaces", "create", "X", "--timezone", "\udcff"), "TIMEZONE: is not valid UTF-8", 2),
+        (("spaces", "create", "X", "--timezone", "localtime"), "localtime", 1),
+        (("exports", "list", "--status", "\udcff"), "queued", 2),
         (("exports", "show", "99"), "no such export", 1),
         (("exports", "cancel", "99"), "no such export", 1),
         (("seed", "--space", "99", "--contacts", "5"), "no such Space", 1),
@@ -78,7 +86,66 @@ async def test_a_state_directory_that_cannot_be_made_is_an_error_with_its_path(t
     ended = await contact_exports("spaces", "list", STATE_DIR=str(tmp_path / "file"))
     assert (ended.code, ended.output) == (2, "")
     assert f"STATE_DIR cannot be used: {tmp_path / 'file'}" in ended.errors
+    assert "; set STATE_DIR to a directory of this user" in ended.errors
     assert "Traceback" not in ended.errors
+
+
+async def test_names_cannot_break_lines_or_control_the_terminal(database_url: str, connection: asyncpg.Connection) -> None:
+    name = "a\tb\nc\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE}d \\ \N{LATIN SMALL LETTER O WITH DIAERESIS}"
+    await connection.execute("INSERT INTO spaces (name, timezone) VALUES ($1, 'UTC')", name)
+    await connection.execute(
+        "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, max_attempts,"
+        " request_id) VALUES (1, '2024-01-01', '2024-01-02', 'UTC', '2024-01-01Z', '2024-01-02Z', 1, $1)",
+        name,
+    )
+    shown = r"a\tb\nc\x1b[2J\u202ed \ " + "\N{LATIN SMALL LETTER O WITH DIAERESIS}"
+    spaces, exports, export = await asyncio.gather(
+        contact_exports("spaces", "list", DATABASE_URL=database_url),
+        contact_exports("exports", "list", DATABASE_URL=database_url),
+        contact_exports("exports", "show", "1", DATABASE_URL=database_url),
+    )
+    assert spaces.output == f"1\t{shown}\tUTC\tactive\n"
+    assert exports.output.startswith(f"1\t{shown}\tqueued\t")
+    assert f"{shown}\n" in export.output
+    assert "\x1b" not in export.output
+
+
+async def test_any_name_is_printed_on_any_terminal(database_url: str) -> None:
+    await contact_exports("spaces", "create", "\N{GREEK SMALL LETTER OMEGA}", "--timezone", "UTC", DATABASE_URL=database_url)
+    for terminal in ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        listed = await contact_exports("spaces", "list", DATABASE_URL=database_url, **terminal)
+        assert (listed.code, listed.output[:2], listed.errors) == (0, "1\t", "")
+
+
+async def test_a_result_that_cannot_be_written_is_one_line(database_url: str) -> None:
+    for redirected in (">/dev/full", ">/dev/full 2>/dev/full", ">&-"):
+        ended = await run(
+            "sh", "-c", f"contact-exports spaces create X --timezone UTC {redirected}", DATABASE_URL=database_url
+        )
+        assert "Traceback" not in ended.errors
+        assert len(ended.errors.splitlines()) <= 1
+    ended = await run("sh", "-c", "contact-exports spaces list >/dev/full", DATABASE_URL=database_url)
+    assert (ended.code, ended.errors) == (1, "The result cannot be written: No space left on device.\n")
+
+
+async def test_a_misspelt_setting_is_named_and_its_value_is_not(database_url: str) -> None:
+    ended = await contact_exports("spaces", "list", DATABASE_URL=database_url, DATABASE_ULR="hunter2", S3_BUCKET="hunter2")
+    assert ended.code == 0
+    assert "DATABASE_ULR is not a setting; did you mean DATABASE_URL?" in ended.errors
+    assert "S3_BUCKET is not a setting of this service." in ended.errors
+    assert "hunter2" not in ended.errors
+
+
+async def test_a_store_that_cannot_be_used_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = await contact_exports("storage", "init", DATABASE_URL="postgresql:///x", STORAGE_URL=f"file://{tmp_path}/file/a")
+    assert (below.code, len(below.errors.splitlines())) == (1, 1)
+    assert f"Not a directory: {tmp_path}/file/a" in below.errors
+    bucket = {"STORAGE_URL": "s3://bucket", "S3_ENDPOINT_URL": "http://127.0.0.1:1"}
+    credentials = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    dead = await contact_exports("storage", "init", **bucket, **credentials)
+    assert (dead.code, len(dead.errors.splitlines())) == (1, 1)
+    assert "EndpointConnectionError (127.0.0.1:1)" in dead.errors
 
 
 async def test_an_unreachable_or_empty_database_is_a_one_line_error(empty_database_url: str, tmp_path: Path) -> None:
@@ -147,12 +214,30 @@ async def test_commands_use_the_embedded_postgres_while_serve_runs_and_while_it_
     async with running(state) as program:
         second = await contact_exports("spaces", "create", "Zwei", "--timezone", "UTC", **state)
         assert second.output == "2\n"
+        for redirected in ("2>/dev/full", "2>&-"):  # with a note and a warning that are lost
+            ended = await run("sh", "-c", f"contact-exports spaces list {redirected}", EXPORT_SLOT="1", **state)
+            assert (ended.code, ended.output) == (0, "1\tEins\tUTC\tactive\n2\tZwei\tUTC\tactive\n")
+        printed = [entry["text"] for entry in program.events("text")]
+        (psql,) = [
+            line.removesuffix(" connects to the database\n") for line in printed if "connects to the database" in line
+        ]
+        assert (
+            await shell(f"{psql} --no-align --tuples-only --command 'SELECT name FROM spaces ORDER BY id'", state)
+            == "Eins\nZwei\n"
+        )
+        async with started(state) as other:
+            await until_logged_text(other, f"serve (process {program.pid}) uses the Postgres in {short_path / 'state'}")
         health = await contact_exports("health", PORT=program.address.rpartition(":")[2])
         assert health.code == 0
         assert await program.end() == 0
     listed = await contact_exports("spaces", "list", **state)
     assert listed.output == "1\tEins\tUTC\tactive\n2\tZwei\tUTC\tactive\n"
     assert (await contact_exports("health", PORT="1")).code == 1
+
+
+async def until_logged_text(program: Program, text: str) -> None:
+    """Wait until the program has printed this text outside its log."""
+    await until_true(lambda: any(text in entry["text"] for entry in program.events("text")))
 
 
 async def test_operators_list_and_show_exports(database_url: str, space: Tenant, tmp_path: Path) -> None:

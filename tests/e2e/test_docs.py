@@ -1,5 +1,6 @@
 """Every command of the README and of docs/ is run: by a test of this module, by another test, or by CI."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from tests.support.calls import cancel, create_once
 from tests.support.contacts import Tenant, add_contacts, lines_of, tenant, whole_range
 from tests.support.jobs import connect
 from tests.support.program import Program, running, started
-from tests.support.shell import shell
+from tests.support.shell import contact_exports, shell
 from tests.support.waiting import until, until_ended, until_row
 
 README, OPERATING, CONSUMING, ADOPTING = "README.md", "docs/operating.md", "docs/consuming.md", "docs/adopting.md"
@@ -68,6 +69,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "pg_dump"): "test_a_restored_backup_works",
     (OPERATING, "pg_restore"): "test_a_restored_backup_works",
     (OPERATING, "contact-exports storage adopt"): "tests/faults/test_restored_copies.py",
+    (OPERATING, "CREATE ROLE"): "test_the_role_and_the_database_of_the_page_are_all_that_the_service_needs",
     (OPERATING, "GRANT"): "test_the_service_works_with_the_documented_grants_and_no_more",
     (OPERATING, "SELECT"): "test_the_recipe_runs",
     (OPERATING, "--"): "test_the_recipe_runs",
@@ -189,7 +191,8 @@ async def connection(database_url: str) -> asyncpg.Connection:
 
 
 @pytest.mark.parametrize(
-    "recipe", [text for page in (OPERATING, WEBHOOKS) for _, text in docs.blocks("sql", page) if "GRANT" not in text]
+    "recipe",
+    [text for page in (OPERATING, WEBHOOKS) for _, text in docs.blocks("sql", page) if text.startswith(("SELECT", "--"))],
 )
 async def test_the_recipe_runs(recipe: str, database_url: str, connection: asyncpg.Connection) -> None:
     await tenant(database_url)
@@ -329,9 +332,59 @@ async def test_the_service_works_with_the_documented_grants_and_no_more(
                 assert await jobs.prune_idempotency_keys() == 1
             errors = [entry for entry in program.log if entry.get("level") in ("error", "warning")]
             assert errors == []
+            await run_all_commands(limited, store.settings["STORAGE_URL"])
+        async with connect(limited) as operator:
+            for text in (text for _, text in docs.blocks("sql", OPERATING) if text.startswith(("SELECT", "--"))):
+                await operator.execute(text)
     finally:
         await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
         await connection.close()
+
+
+async def run_all_commands(url: str, files: str) -> None:
+    """Run every command on this database and storage, except `seed`, which only the owner of the contacts may."""
+
+    async def succeeds(command: str, **settings: str) -> str:
+        ended = await contact_exports(*command.split(), DATABASE_URL=url, **settings)
+        assert ended.code == 0, f"{command}: {ended.errors}"
+        return ended.output.strip()
+
+    space_id = await succeeds("spaces create X --timezone UTC")
+    key = await succeeds(f"keys create --space {space_id}")
+    async with connect(url) as sql:
+        export_id = await sql.fetchval(
+            "INSERT INTO export_jobs (space_id, start_date, end_date, timezone, window_from, window_to, max_attempts)"
+            " VALUES ($1, '2024-01-01', '2024-01-02', 'UTC', '2024-01-01Z', '2024-01-02Z', 1) RETURNING id",
+            int(space_id),
+        )
+    reads = ("migrate", "spaces list", "keys list", "exports list", f"exports show {export_id}")
+    writes = (f"keys revoke {key}", f"exports cancel {export_id}", f"spaces suspend {space_id}")
+    await asyncio.gather(*map(succeeds, (*reads, *writes)))
+    await succeeds(f"spaces activate {space_id}")
+    await succeeds(f"spaces delete {space_id} --yes", STORAGE_URL=files)
+
+
+async def test_the_role_and_the_database_of_the_page_are_all_that_the_service_needs(
+    postgres_server: str, tmp_path: Path
+) -> None:
+    name = f"contact_exports_test_{os.getpid()}"
+    statements = docs.block("sql", OPERATING, "CREATE ROLE").replace("contact_exports", name).split(";\n")
+    async with connect(postgres_server) as superuser:
+        try:
+            for text in filter(None, statements):
+                await superuser.execute(text)
+            url = urlsplit(re.sub(r"//[^@/]*@", f"//{name}:secret@", postgres_server))._replace(path=f"/{name}").geturl()
+            async with (
+                stores.directory_store(tmp_path / "files") as store,
+                running({"DATABASE_URL": url, **store.settings}) as program,
+            ):
+                space = await tenant(url)
+                async with ExportClient(program.address, space.key) as client:
+                    export = await client.wait(await client.create(whole_range()))
+                    assert export.status is ExportStatus.COMPLETED
+        finally:
+            await superuser.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await superuser.execute(f"DROP ROLE IF EXISTS {name}")
 
 
 async def test_a_service_that_must_not_migrate_names_the_command_that_does(empty_database_url: str, tmp_path: Path) -> None:

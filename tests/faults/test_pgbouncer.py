@@ -14,6 +14,7 @@ from tests.support.export_checks import ROWS, assert_file_is_correct, blocked_re
 from tests.support.pgbouncer import SERVER_CONNECTIONS, pgbouncer
 from tests.support.postgres_proxy import postgres_proxy
 from tests.support.program import running
+from tests.support.shell import contact_exports
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_ended
 
@@ -49,6 +50,18 @@ async def test_replicas_work_through_a_transaction_pooler_and_use_no_session_sta
             assert 1 <= len(upstream.connections()) <= SERVER_CONNECTIONS
             assert {each.application_name for each in upstream.connections()} == {""}
             assert unexpected_errors(first) + unexpected_errors(second) == []
+
+
+async def test_a_pooler_without_a_direct_address_is_named(database_url: str, files: StoreUnderTest) -> None:
+    async with postgres_proxy(database_url) as upstream, pgbouncer(upstream.url) as pooler:
+        main = await contact_exports("serve", DATABASE_URL=pooler.url, **files.settings)
+        contacts = await contact_exports(
+            "serve", DATABASE_URL=database_url, CONTACTS_DATABASE_URL=pooler.url, **files.settings
+        )
+    for ended in (main, contacts):
+        assert ended.code == 2
+        assert "a connection pooler such as PgBouncer is in front of the database: set DATABASE_DIRECT_URL" in ended.errors
+        assert "Traceback" not in ended.errors
 
 
 async def test_a_pooler_restart_delays_requests_and_interrupts_no_running_export(

@@ -13,7 +13,8 @@ from service.errors import DatabaseUnavailable
 from service.failures import StorageRefused, StorageUnavailable
 from service.postgres.pool import Database
 from service.process import database_addresses
-from service.settings import Settings, load
+from service.setting_source import load
+from service.settings import Settings
 from service.storage.s3 import credentials
 from tests.support.jobs import connect
 from tests.support.object_stores import Place, s3_place, use_credentials

@@ -8,6 +8,7 @@ from pydantic import ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from service.setting_types import number_range
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -69,8 +70,11 @@ def mapped_modules(tree: str) -> list[str]:
 def settings_table() -> str:
     """The table of settings as the code defines them."""
     fields = Settings.model_fields.items()
-    rows = [f"| `{name.upper()}` | {_default(field)} | {field.description} |" for name, field in fields]
-    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+    rows = [
+        f"| `{name.upper()}` | {_default(field)} | {number_range(field) or ''} | {field.description} |"
+        for name, field in fields
+    ]
+    return "\n".join(["| variable | default | range | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
 def _default(field: FieldInfo) -> str:

@@ -1,13 +1,17 @@
 """Database URLs as providers print them: what is dropped, translated and refused."""
 
+import getpass
+import ssl
 from pathlib import Path
+from ssl import DefaultVerifyPaths
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import certifi
 import pytest
 from asyncpg import connect_utils
 
-from service.database_urls import translate
+from service.database_urls import hosts_of, translate
 
 _ENCODED = "percent-encoded"
 
@@ -31,6 +35,7 @@ def parameters(url: str) -> dict[str, str]:
         ("application_name=x&keepalives_idle=3&sslaccept=strict&supa=base-pooler.x", {}),
         ("options=endpoint%3Dcool-name-1", {"options": "endpoint=cool-name-1"}),
         ("target_session_attrs=read-write&search_path=a,b", {"target_session_attrs": "read-write", "search_path": "a,b"}),
+        ("lock_timeout=1&statement_timeout=1", {}),
         ("sslmode=", {}),
     ],
 )
@@ -56,6 +61,9 @@ def test_parameters_of_other_clients_are_dropped_or_translated(given: str, trans
         ("postgresql:///a?port=5432", "another number of ports than of hosts"),
         ("postgresql:///a?host=a,,b", "host list"),
         ("postgresql:///a?host=a&port=x", "port"),
+        ("postgresql://a..b/a", "a host that is not a valid name"),
+        (f"postgresql://{'a' * 64}.test/a", "a host that is not a valid name"),
+        ("postgresql:///a?host=a..b", "a host that is not a valid name"),
         ("postgresql://db.test/a?sslmode=on", "unknown sslmode; it must be one of disable, allow"),
         ("postgresql://db.test/a?target_session_attrs=master", "unknown target_session_attrs"),
         ("postgresql://db.test/a?sslnegotiation=direct", "sslnegotiation=direct"),
@@ -76,6 +84,63 @@ def test_verify_full_without_a_root_certificate_is_refused(monkeypatch: pytest.M
     for mode in ("verify-ca", "verify-full"):
         with pytest.raises(ValueError, match=f"sslmode={mode}, which needs a root certificate.*sslrootcert=/path/to/ca.pem"):
             translate(f"postgresql://db.test/a?sslmode={mode}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "url"),
+    [
+        ("PGPORT", "x", "postgresql://a@db.test/a"),
+        ("PGSSLMODE", "on", "postgresql://a@db.test:1/a"),
+        ("PGTARGETSESSIONATTRS", "master", "postgresql://a@db.test:1/a"),
+        ("PGSSLNEGOTIATION", "x", "postgresql://a@db.test:1/a"),
+    ],
+)
+def test_variables_that_complete_the_url_are_checked(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=f"is completed by {variable}, which must be"):
+        translate(url)
+    complete = "postgresql://a@db.test:1/a?sslmode=disable&target_session_attrs=any&sslnegotiation=postgres"
+    assert translate(complete) == complete
+
+
+def test_a_url_without_a_user_needs_a_user_with_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.delenv("PGUSER", raising=False)
+    with pytest.raises(ValueError, match="names no user, and the user of this process has no name; add one"):
+        translate("postgresql://db.test/a")
+    for url in ("postgresql://alice@db.test/a", "postgresql://db.test/a?user=alice"):
+        assert translate(url) == url
+    monkeypatch.setenv("PGUSER", "alice")
+    assert translate("postgresql://db.test/a") == "postgresql://db.test/a"
+
+
+def test_the_root_certificates_of_the_system_are_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = certifi.where()
+    monkeypatch.setenv("SSL_CERT_FILE", roots)
+    assert parameters("postgresql://a@db.test/a?sslmode=verify-full&sslrootcert=system")["sslrootcert"] == roots
+    monkeypatch.setenv("SSL_CERT_FILE", "/none/ca.pem")
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: DefaultVerifyPaths("", "", "", "/none/ca.pem", "", ""))
+    with pytest.raises(ValueError, match=r"/none/ca\.pem is not one that can be read"):
+        translate("postgresql://a@db.test/a?sslmode=verify-full&sslrootcert=system")
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://alice:secret@a.test:1,b.test/a", "a.test:1,b.test"),
+        ("postgresql://alice:secret@/a?host=/run/postgresql&port=5433", "/run/postgresql:5433"),
+        ("postgresql://%2Ftmp/a", "/tmp"),
+        ("postgresql://alice:secret@/a", "the local socket"),
+    ],
+)
+def test_hosts_are_named_without_user_and_password(monkeypatch: pytest.MonkeyPatch, url: str, hosts: str) -> None:
+    monkeypatch.delenv("PGHOST", raising=False)
+    assert hosts_of(url) == hosts
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Settings from the environment: all errors at once, by name and without values."""
 
 import base64
+import os
 import re
 import secrets
 import tempfile
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from service.settings import Settings, SettingsError, load
+from service.setting_source import load
+from service.setting_types import number_range
+from service.settings import Settings, SettingsError
 from service.web.rate_limits import RateLimitBucket
 
 DATABASE = "postgresql://alice:pass-of-alice@db.test/contacts"
@@ -28,7 +31,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
         monkeypatch.delenv(f"{name.upper()}_FILE", raising=False)
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "XDG_STATE_HOME"):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -114,7 +117,7 @@ def test_all_invalid_settings_are_reported_together(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["LEASE_SECONDS", "FETCH_TIMEOUT_SECONDS", "GRACE_SECONDS", "FILE_LIFETIME_HOURS"])
 def test_a_time_that_no_server_can_count_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert "less than or equal" in errors(monkeypatch, **{name: "1e9"})[name]
+    assert errors(monkeypatch, **{name: "1e9"})[name].startswith("must be a number from ")
 
 
 def test_a_conflict_between_two_settings_is_reported_with_the_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +256,59 @@ def test_a_duration_must_be_finite_and_not_negative(monkeypatch: pytest.MonkeyPa
     assert errors(monkeypatch, **dict.fromkeys(_DURATIONS, value)).keys() == set(_DURATIONS)
 
 
+def test_every_number_has_a_range() -> None:
+    numbers = [field for field in Settings.model_fields.values() if re.search(r"\b(int|float)\b", str(field.annotation))]
+    assert len(numbers) > 15
+    assert [field for field in numbers if number_range(field) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("MAX_CONNECTIONS", "65537", "a whole number from 128 to 65,536"),
+        ("MAX_RANGE_DAYS", "1000000", "a whole number from 1 to 36,500"),
+        ("EXPORT_SLOTS", "1.5", "a whole number from 0 to 64"),
+        ("POLL_SECONDS", "soon", "a number from 0.01 to 2,000,000"),
+        # The server would take less than a millisecond for no timeout at all.
+        ("FETCH_TIMEOUT_SECONDS", "0.0001", "a number from 0.01 to 2,000,000"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused_with_the_range(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    assert errors(monkeypatch, **{name: value}) == {name: f"must be {allowed}"}
+
+
+@pytest.mark.parametrize("name", ["HOST", "DATABASE_URL", "STATE_DIR", "STORAGE_URL", "PORT"])
+def test_a_value_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "/a\udcff")
+    with pytest.raises(SettingsError, match=f"^{name} is not valid UTF-8$"):
+        load()
+
+
+@pytest.mark.parametrize("value", ["http://my_store:9000", "http://a..b", f"http://{'a' * 64}.test"])
+def test_a_host_that_the_s3_client_does_not_accept_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    said = errors(monkeypatch, STORAGE_URL="s3://bucket", S3_ENDPOINT_URL=value)
+    assert said["S3_ENDPOINT_URL"].startswith("must have a host name of letters, digits, hyphens and dots")
+
+
+@pytest.mark.parametrize("endpoint", [None, "http://s3.internal:9000", "http://s3.internal/other"])
+def test_a_public_endpoint_has_no_path_of_its_own(monkeypatch: pytest.MonkeyPatch, endpoint: str | None) -> None:
+    internal = {} if endpoint is None else {"S3_ENDPOINT_URL": endpoint}
+    said = errors(monkeypatch, STORAGE_URL="s3://bucket", S3_PUBLIC_ENDPOINT_URL="https://files.test/s3", **internal)
+    assert said == {
+        "S3_PUBLIC_ENDPOINT_URL": "must have the path of S3_ENDPOINT_URL, because the store checks the path of a link"
+    }
+    given(monkeypatch, S3_ENDPOINT_URL="http://s3.internal/s3")
+    assert load().s3_public_endpoint_url == "https://files.test/s3"
+
+
+def test_the_certificates_of_the_s3_client_must_be_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert errors(monkeypatch, AWS_CA_BUNDLE="/none/ca.pem") == {
+        "AWS_CA_BUNDLE": "names a file that cannot be read: /none/ca.pem"
+    }
+
+
 @pytest.mark.parametrize(
     ("value", "size"), [("5MiB", 5 * 2**20), ("8000000", 8_000_000), ("1GiB", 2**30), ("6MB", 6 * 10**6)]
 )
@@ -280,6 +336,13 @@ def test_a_rate_limit_is_kept_as_written(monkeypatch: pytest.MonkeyPatch, value:
 @pytest.mark.parametrize("value", ["5", "minute", "0/minute", "-5/minute", "5/fortnight", "5/minute; 100/day"])
 def test_any_other_rate_limit_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     assert errors(monkeypatch, RATE_LIMIT_STATUS=value) == {"RATE_LIMIT_STATUS": "must be a limit such as 5/minute"}
+
+
+@pytest.mark.parametrize("value", ["1000001/minute", "5/2 year", "99999999999999999999/second"])
+def test_a_rate_limit_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    assert errors(monkeypatch, RATE_LIMIT_STATUS=value) == {
+        "RATE_LIMIT_STATUS": "must be at most 1,000,000 calls in at most 366 days"
+    }
 
 
 @pytest.mark.parametrize(
@@ -360,7 +423,7 @@ def test_a_user_without_a_home_directory_can_load_the_settings(monkeypatch: pyte
     given(monkeypatch)
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.setattr(Path, "expanduser", nobody)
-    assert load().state_dir == Path(tempfile.gettempdir(), "contact-exports")
+    assert load().state_dir == Path(tempfile.gettempdir(), f"contact-exports-{os.geteuid()}")
 
 
 def test_failpoints_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

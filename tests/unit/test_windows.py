@@ -148,6 +148,12 @@ def test_the_error_names_an_unknown_timezone(name: str) -> None:
     assert caught.value.timezone == name
 
 
+@pytest.mark.parametrize("name", ["Factory", "localtime", "posixrules", "posix/Europe/Berlin", "right/Europe/Berlin"])
+def test_a_name_that_depends_on_the_machine_is_no_timezone(name: str) -> None:
+    with pytest.raises(UnknownTimezone):
+        timezone(name)
+
+
 def test_a_known_timezone_is_found() -> None:
     assert timezone("Europe/Berlin").key == "Europe/Berlin"
 
