@@ -36,7 +36,7 @@ from service.storage import ObjectStore
 
 EXIT_FAILED = 1
 EXIT_FIX_BY_HAND = 2
-"""A setting, the listen address, the login, rights or schema of a database, or the owner of the files must be fixed by hand."""
+"""A person must fix settings, the listen address, the login, rights or schema of a database, or the owner of the files."""
 _FIXED_BY_HAND = (SchemaMismatch, CannotListen, LoginRefused, RightMissing, StoreOwnedElsewhere)
 
 log = structlog.get_logger()

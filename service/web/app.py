@@ -18,7 +18,7 @@ from service.web.gate import PRIORITY, Gate
 from service.web.health import ALIVE, READY, Readiness
 from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import ON_RESPONSE, OnResponse, finish_response, identify, render_errors
-from service.web.origin import PUBLIC_URL
+from service.web.origin import PUBLIC_URL, MissingPublicUrl
 from service.web.page_turns import PageTurns
 from service.web.paging import Cursors
 from service.web.rate_limits import Throttle
@@ -60,7 +60,7 @@ def build_app(
         middlewares=[identify, *([cors.preflight] if cors else []), render_errors],
         client_max_size=MAXIMUM_BODY,
     )
-    app.on_response_prepare.append(finish_response)
+    app.on_response_prepare.extend([finish_response, MissingPublicUrl().notice])
     if cors:
         app.on_response_prepare.append(cors.finish_response)
     app[EXPORTS] = services.exports

@@ -3,14 +3,34 @@
 import re
 from urllib.parse import urlsplit
 
+import structlog
 from aiohttp import hdrs, web
 
 from service.web.problems import MalformedHost
 
+log = structlog.get_logger()
 PUBLIC_URL = web.AppKey("public_url", str)
 """PUBLIC_URL, without a trailing slash. Absent from the application if it is not set."""
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]+)?|\[[0-9A-Fa-f:.]+\](:[0-9]+)?", re.ASCII)
+
+
+class MissingPublicUrl:
+    """Warns once if a proxy with TLS is in front of the service and PUBLIC_URL is not set: links begin with http://."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    async def notice(self, request: web.Request, _: web.StreamResponse) -> None:
+        """Look at the headers that proxies add. A signal of the application, called before each response."""
+        if not self._warned and PUBLIC_URL not in request.app and _came_by_tls(request):
+            self._warned = True
+            log.warning("public_url_missing", detail="A proxy with TLS is in front, so links need PUBLIC_URL=https://…")
+
+
+def _came_by_tls(request: web.Request) -> bool:
+    first = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return first == "https" or any(hop.get("proto", "").lower() == "https" for hop in request.forwarded[:1])
 
 
 def origin_of(request: web.Request) -> str:

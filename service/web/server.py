@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import IPv6Address
 from typing import Any, cast
 
 import structlog
@@ -115,7 +116,7 @@ class GuardedRunner(web.AppRunner):
         return GuardedServer(await super()._make_server(), self._connections, **self._options)
 
 
-class QueueingSite(web.TCPSite):
+class _Queueing(web.BaseSite):
     """Accepts connections in bursts, and lets many more wait in the kernel: the event loop has one number for both."""
 
     async def start(self) -> None:
@@ -124,6 +125,29 @@ class QueueingSite(web.TCPSite):
         for listening in cast(asyncio.Server, self._server).sockets:
             with socket.socket(fileno=os.dup(listening.fileno())) as end:
                 end.listen(_QUEUE)
+
+
+class _QueueingSite(_Queueing, web.TCPSite):
+    """Listens on the addresses of a host."""
+
+
+class _QueueingSocket(_Queueing, web.SockSite):
+    """Listens on a socket."""
+
+
+def _site(runner: web.AppRunner, host: str, port: int) -> web.BaseSite:
+    """`::` in any spelling listens on IPv4 as well. Raises OSError."""
+    if _is_all_of_ipv6(host) and socket.has_dualstack_ipv6():
+        both = socket.create_server((host, port), family=socket.AF_INET6, backlog=ACCEPT_BURST, dualstack_ipv6=True)
+        return _QueueingSocket(runner, both, backlog=ACCEPT_BURST)
+    return _QueueingSite(runner, host, port, backlog=ACCEPT_BURST)
+
+
+def _is_all_of_ipv6(host: str) -> bool:
+    try:
+        return IPv6Address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 @asynccontextmanager
@@ -149,9 +173,9 @@ async def listen(
     await runner.setup()
     try:
         try:
-            await QueueingSite(runner, host, port, backlog=ACCEPT_BURST).start()
-        except OSError as error:
-            reason = error.strerror or os.strerror(error.errno or 0)
+            await _site(runner, host, port).start()
+        except (OSError, UnicodeError) as error:
+            reason = (error.strerror or os.strerror(error.errno or 0)) if isinstance(error, OSError) else "not a host name"
             raise CannotListen(detail=f"{prefix}HOST={host} {prefix}PORT={port}: {reason}") from None
         bound_host, bound_port = runner.addresses[0][:2]
         address = f"http://{f'[{bound_host}]' if ':' in bound_host else bound_host}:{bound_port}"

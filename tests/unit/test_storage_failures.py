@@ -2,14 +2,18 @@
 
 import errno
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import files
 from service.storage.s3 import etags
-from service.storage.s3.failures import failure_from_s3_error
+from service.storage.s3.failures import failure_from_s3_error, s3_call
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,22 @@ def test_a_wrong_clock_is_called_that() -> None:
 )
 def test_an_error_of_the_file_system_is_classified(number: int, expected: type[ExportFailure]) -> None:
     assert type(files.failure_from_os_error("write part", OSError(number, "", "/files/uploads"))) is expected
+
+
+@pytest.mark.parametrize("change", [files.make_empty, files.remove, files.exists])
+async def test_an_error_names_the_whole_path(tmp_path: Path, change: Callable[[Path], object]) -> None:
+    name = "a" * 300
+    with pytest.raises(ExportFailure) as caught:
+        await files.in_thread("a step", partial(change, tmp_path / name))
+    assert (caught.value.detail or "").endswith(f"File name too long: {tmp_path / name}")
+
+
+async def test_a_dead_endpoint_is_named_without_the_rest_of_the_address() -> None:
+    error = EndpointConnectionError(endpoint_url="https://user:secret@s3.test:9000/bucket/key?signature=x", error="refused")
+    with pytest.raises(StorageUnavailable) as caught:
+        async with s3_call("CreateBucket", timedelta(seconds=1)):
+            raise error
+    assert caught.value.detail == "CreateBucket: EndpointConnectionError (s3.test:9000)"
 
 
 async def test_a_disk_that_does_not_respond_is_unavailable() -> None:

@@ -32,9 +32,10 @@ T = TypeVar("T")
 
 
 def failure_from_os_error(operation: str, error: OSError) -> ExportFailure:
-    """Translate an OSError into an export failure. The detail names the operation, the error and a missing directory."""
+    """Translate an OSError into an export failure. The detail names the operation, the error and the path."""
     code = errno.errorcode.get(error.errno or 0, "unknown")
-    detail = f"{operation}: {code}: {os.strerror(error.errno or 0)}"
+    path = f": {error.filename}" if isinstance(error.filename, str) else ""
+    detail = f"{operation}: {code}: {os.strerror(error.errno or 0)}{path}"
     if error.errno in _FULL:
         return StorageFull(detail=detail)
     if error.errno == errno.ENOENT:
@@ -173,10 +174,17 @@ def entries(folder: Path) -> list[tuple[str, os.stat_result]]:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[int]:
-    """Open the directory. Opening it first distinguishes a missing directory from a missing file."""
+    """Open the directory. Opening it first distinguishes a missing directory from a missing file.
+
+    An error inside the block gets the whole path of the file that it names.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield descriptor
+    except OSError as error:
+        if isinstance(error.filename, str):
+            error.filename = str(folder / error.filename)
+        raise
     finally:
         os.close(descriptor)
 

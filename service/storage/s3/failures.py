@@ -1,6 +1,6 @@
 """Translation of S3 and botocore errors into export failures. `s3_call` wraps every call and sets its deadline.
 
-A detail contains the operation and the error code, never an address, a key or the text of the response.
+A detail contains the operation, the error code and the host of an endpoint, never a path, a key or the text of the response.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
@@ -92,4 +93,11 @@ async def s3_call(operation: str, timeout: timedelta) -> AsyncIterator[None]:
         raise StorageRefused(detail=f"{operation}: {type(error).__name__}") from error
     except (BotoCoreError, OSError, RuntimeError) as error:
         # botocore raises RuntimeError if refreshed credentials are already expired.
-        raise StorageUnavailable(detail=f"{operation}: {type(error).__name__}") from error
+        raise StorageUnavailable(detail=f"{operation}: {type(error).__name__}{_host(error)}") from error
+
+
+def _host(error: Exception) -> str:
+    """The host that a connection error names, with its port; the rest of its address is left out."""
+    named = getattr(error, "kwargs", {})
+    host = urlsplit(str(named.get("endpoint_url") or named.get("proxy_url") or "")).netloc.rpartition("@")[2]
+    return f" ({host})" if host else ""
