@@ -5,14 +5,38 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from service.errors import ScopeMissing, SubscriptionInactive, Unauthenticated
 from service.model import Caller, Scope, timezone
-from service.postgres.access import AccessTables
+from service.postgres.access import AccessTables, Credential
 
 _KEY = re.compile(r"ce_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 """`ce_`, the public part that identifies the row, and 256 random bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A key that a request carries, by the id of its row and its hash; whether it is valid is not known yet."""
+
+    key_id: str
+    sha256: bytes
+
+    def proves(self, credential: Credential | None) -> Caller:
+        """The caller of the stored credential with this id. Raises Unauthenticated if there is none, or its hash differs."""
+        if credential is None or not hmac.compare_digest(credential.key_sha256, self.sha256):
+            raise Unauthenticated
+        return credential.caller
+
+
+def presented_key(authorization: str | None) -> PresentedKey:
+    """The key in an Authorization header. Raises Unauthenticated, with the same message as an unknown key."""
+    scheme, _, key = (authorization or "").partition(" ")
+    match = _KEY.fullmatch(key.strip())
+    if scheme.lower() != "bearer" or match is None:
+        raise Unauthenticated
+    return PresentedKey(match[1], _digest(match[0]))
 
 
 class Access:
@@ -21,16 +45,9 @@ class Access:
     def __init__(self, tables: AccessTables) -> None:
         self._tables = tables
 
-    async def authenticate(self, authorization: str | None) -> Caller:
-        """The caller that an Authorization header proves. Raises Unauthenticated, always with the same message."""
-        scheme, _, key = (authorization or "").partition(" ")
-        match = _KEY.fullmatch(key.strip())
-        if scheme.lower() != "bearer" or match is None:
-            raise Unauthenticated
-        credential = await self._tables.live_credential(match[1])
-        if credential is None or not hmac.compare_digest(credential.key_sha256, _digest(match[0])):
-            raise Unauthenticated
-        return credential.caller
+    async def authenticate(self, key: PresentedKey) -> Caller:
+        """The caller that a key proves. Raises Unauthenticated."""
+        return key.proves(await self._tables.live_credential(key.key_id))
 
     async def create_space(self, name: str, zone: str) -> int:
         """Create a Space; returns its id. Raises UnknownTimezone."""

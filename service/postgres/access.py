@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Self
 
 import asyncpg
 
@@ -16,6 +17,12 @@ class Credential:
 
     key_sha256: bytes
     caller: Caller
+
+    @classmethod
+    def of_row(cls, row: asyncpg.Record) -> Self:
+        """The credential in a row with the columns of the statement `live_api_key`."""
+        scopes = frozenset(Scope(scope) for scope in row["scopes"])
+        return cls(row["key_sha256"], Caller(row["space_id"], row["timezone"], row["subscription_active"], scopes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class AccessTables:
     async def live_credential(self, key_id: str) -> Credential | None:
         """The credential with this key id; None if it is unknown, revoked or expired."""
         row = await self._database.read_row("live_api_key", key_id)
-        return None if row is None else _credential(row)
+        return None if row is None else Credential.of_row(row)
 
     async def add_space(self, name: str, timezone: str) -> int:
         """Store a Space and return its id."""
@@ -93,9 +100,3 @@ class AccessTables:
 
 def _space(row: asyncpg.Record) -> Space:
     return Space(row["id"], row["name"], row["timezone"], row["subscription_active"])
-
-
-def _credential(row: asyncpg.Record) -> Credential:
-    scopes = frozenset(Scope(scope) for scope in row["scopes"])
-    caller = Caller(row["space_id"], row["timezone"], row["subscription_active"], scopes)
-    return Credential(row["key_sha256"], caller)

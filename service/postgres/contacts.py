@@ -14,7 +14,7 @@ from service.failures import SourceUnavailable, SourceUnreadable
 from service.model import Extras
 from service.postgres.addresses import Dsn
 from service.postgres.contact_ids import ContactId, IdType, read_contact_ids
-from service.postgres.driver_errors import source_errors
+from service.postgres.driver_errors import connection_was_lost, source_errors
 from service.postgres.extras import Connection, extra_fragments, with_extras
 from service.postgres.pool import Database
 from service.postgres.session import API_SESSION
@@ -107,7 +107,7 @@ class ContactReads:
                 try:
                     return await self._read(extras, work)
                 except (DatabaseUnavailable, SourceUnavailable) as error:
-                    if not _connection_was_lost(error.__cause__):
+                    if not connection_was_lost(error.__cause__):
                         raise
                     return await self._read(extras, work)
         except DatabaseUnavailable as error:
@@ -130,8 +130,3 @@ class ContactReads:
                 # A statement for ids of another type is an error. Somebody may have replaced the relations.
                 self._ids = None
                 raise
-
-
-def _connection_was_lost(cause: BaseException | None) -> bool:
-    lost = asyncpg.InterfaceError | asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError | OSError
-    return isinstance(cause, lost) and not isinstance(cause, TimeoutError)

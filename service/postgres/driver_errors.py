@@ -88,6 +88,14 @@ def unavailable(error: BaseException) -> bool:
     return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError | OSError | TimeoutError)
 
 
+def connection_was_lost(error: BaseException | None) -> bool:
+    """True if a connection broke, as in a restart of the server; False after a timeout."""
+    # The driver raises InternalClientError if it reads the server's farewell in place of a result.
+    lost = asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
+    ended = asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError
+    return isinstance(error, lost | ended) and not isinstance(error, TimeoutError)
+
+
 def describe(error: BaseException) -> str:
     """The error for operators: class, SQLSTATE, and the server's message unless that may contain data of rows.
 

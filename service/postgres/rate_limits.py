@@ -5,15 +5,36 @@ process with a wrong clock still reports the right waiting time.
 """
 
 import time
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from limits import RateLimitItem
 from limits.util import WindowStats
 
+from service.errors import DatabaseUnavailable
+from service.model import Scope
+from service.postgres.access import Credential
+from service.postgres.driver_errors import connection_was_lost
 from service.postgres.pool import Database
 
 _PRUNE_BATCH = 1000
 """Rows per call, so that the statement finishes well within its timeout."""
+
+
+_SPACE = "{space}"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The credential of a key, None if it is unknown, revoked or expired; and the window after the hit.
+
+    The window is None if no hit was recorded: the key is not that of the credential, it lacks the scope, the subscription of
+    its Space is inactive, or the hit does not fit.
+    """
+
+    credential: Credential | None
+    window: WindowStats | None
 
 
 class PostgresWindows:
@@ -27,11 +48,30 @@ class PostgresWindows:
 
         A granted hit is one statement: each further one would make the request wait for the event loop.
         """
-        key, length = item.key_for(*identifiers), _length(item)
-        row = await self._database.fetch_row("record_hit", key, item.amount, length)
+        row = await self._database.fetch_row("record_hit", item.amount, _length(item), item.key_for(*identifiers))
         if row is None:
             return False, await self.stats(item, *identifiers)
         return True, _stats(item, row["age"], row["hits"])
+
+    async def admit(self, item: RateLimitItem, bucket: str, key_id: str, key_sha256: bytes, scope: Scope) -> Admission:
+        """Look a key up and, if it allows the call, record a hit in the window of its Space: one statement for both.
+
+        Retried once if the connection was lost, as after a restart of the database; then the hit may count twice.
+        """
+        before, after = item.key_for(bucket, _SPACE).split(_SPACE)
+        admit = partial(
+            self._database.fetch_row, "admit", item.amount, _length(item), key_id, key_sha256, scope, before, after
+        )
+        try:
+            row = await admit()
+        except DatabaseUnavailable as error:
+            if not connection_was_lost(error.__cause__):
+                raise
+            row = await admit()
+        if row is None:
+            return Admission(None, None)
+        window = None if row["hits"] is None else _stats(item, row["age"], row["hits"])
+        return Admission(Credential.of_row(row), window)
 
     async def stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """When the oldest hit leaves the window, as `time.time()`, and how many calls still fit."""

@@ -1,13 +1,13 @@
 """The checks before each handler of the API: authentication, then scope and subscription, then the rate limit."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from service.access import Access, authorise
+from service.access import Access, PresentedKey, authorise, presented_key
 from service.errors import ServiceError, Unauthenticated
 from service.exports.priority import RequestPriority
 from service.model import Caller, Scope
@@ -22,6 +22,9 @@ ALLOWANCE = web.RequestKey("allowance", Allowance)
 """Set once the rate limit has been read; the middleware sends it in the headers of the response."""
 PRIORITY = web.AppKey("priority", RequestPriority)
 """A handler that waits for its client pauses it."""
+
+LookUp = Callable[[PresentedKey], Awaitable[tuple[Caller, Allowance | None]]]
+"""Finds the caller of a key. With an allowance, the call was counted as well. Raises Unauthenticated."""
 
 
 class Gate:
@@ -56,16 +59,23 @@ class Gate:
         authorization = _authorization(request)
         key = hashlib.sha256((authorization or "").encode(errors="surrogateescape")).digest()
         await self._refuse_if_known(request, key, scope, bucket)
-        async with self._turns.turn(request) if self._turns.needed(key) else nullcontext():
-            act_for(key)
-            caller = request[CALLER] = await self._authenticate(key, authorization)
+        space_id = self._turns.space_of(key)
+        if space_id is None:
+            async with self._turns.turn(request):
+                act_for(key)
+                caller, allowance = await self._authenticate(key, authorization, self._look_up)
+        else:
+            act_for(space_id)
+            caller, allowance = await self._authenticate(key, authorization, partial(self._admit, scope, bucket))
+        request[CALLER] = caller
         act_for(caller.space_id)
         try:
             authorise(caller, scope)
         except ServiceError:
             self._report(request, await self._throttle.peek(bucket, caller.space_id))
             raise
-        allowance = await self._throttle.hit(bucket, caller.space_id)
+        if allowance is None:
+            allowance = await self._throttle.hit(bucket, caller.space_id)
         self._report(request, allowance)
         allowance.check()
 
@@ -89,18 +99,29 @@ class Gate:
             authorise(caller, scope)
             allowance.check()
 
-    async def _authenticate(self, key: bytes, authorization: str | None) -> Caller:
+    async def _authenticate(self, key: bytes, authorization: str | None, look_up: LookUp) -> tuple[Caller, Allowance | None]:
         if self._refused.get(key):  # while this request waited for its turn
             raise Unauthenticated
         try:
-            caller = await self._access.authenticate(authorization)
+            caller, allowance = await look_up(presented_key(authorization))
         except Unauthenticated:
             self._refused.put(key, True)  # noqa: FBT003 - the value of an entry
             self._turns.refused(key)
             raise
         self._verified.put(key, caller)
-        self._turns.verified(key)
-        return caller
+        self._turns.verified(key, caller.space_id)
+        return caller, allowance
+
+    async def _look_up(self, key: PresentedKey) -> tuple[Caller, None]:
+        return await self._access.authenticate(key), None
+
+    async def _admit(self, scope: Scope, bucket: RateLimitBucket, key: PresentedKey) -> tuple[Caller, Allowance | None]:
+        """Look up a key that was valid lately. In the same statement the call is counted, if that is possible."""
+        admission = await self._throttle.admit(bucket, key, scope)
+        if admission is None:
+            return await self._look_up(key)
+        credential, allowance = admission
+        return key.proves(credential), allowance
 
 
 def _authorization(request: web.Request) -> str | None:

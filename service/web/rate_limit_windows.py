@@ -10,8 +10,9 @@ from limits.storage import storage_from_string
 from limits.util import WindowStats
 
 from service.errors import RateLimitStorageUnusable
+from service.model import Scope
 from service.postgres.pool import Database
-from service.postgres.rate_limits import PostgresWindows
+from service.postgres.rate_limits import Admission, PostgresWindows
 
 _OWN_SCHEME = "async+postgres:"
 
@@ -21,6 +22,11 @@ class RateLimitWindows(Protocol):
 
     async def hit(self, item: RateLimitItem, *identifiers: str) -> tuple[bool, WindowStats]:
         """Record a hit if it fits into the window; whether it did, and the window after it."""
+
+    async def admit(
+        self, item: RateLimitItem, bucket: str, key_id: str, key_sha256: bytes, scope: Scope
+    ) -> Admission | None:
+        """Look an API key up, and record a hit of its Space if it allows the call. None if the keys are elsewhere."""
 
     async def stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """When the oldest hit leaves the window, as `time.time()`, and how many calls still fit."""
@@ -38,6 +44,9 @@ class LibraryWindows:
     async def hit(self, item: RateLimitItem, *identifiers: str) -> tuple[bool, WindowStats]:
         """As `RateLimitWindows.hit`."""
         return await self._limiter.hit(item, *identifiers), await self.stats(item, *identifiers)
+
+    async def admit(self, item: RateLimitItem, bucket: str, key_id: str, key_sha256: bytes, scope: Scope) -> None:
+        """None: these storages know no keys."""
 
     async def stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """As `RateLimitWindows.stats`."""

@@ -11,8 +11,12 @@ from typing import Self
 
 from limits import RateLimitItem, parse_many
 from limits.errors import StorageError
+from limits.util import WindowStats
 
+from service.access import PresentedKey
 from service.errors import RateLimited, RateLimitsUnavailable
+from service.model import Scope
+from service.postgres.access import Credential
 from service.web.rate_limit_windows import RateLimitWindows
 
 _CALL_TIMEOUT = timedelta(seconds=10)
@@ -95,6 +99,20 @@ class Throttle:
         """Count a call if it fits into the window. Raises DatabaseUnavailable or RateLimitsUnavailable."""
         return await self._read(bucket, space_id, count=True)
 
+    async def admit(
+        self, bucket: RateLimitBucket, key: PresentedKey, scope: Scope
+    ) -> tuple[Credential | None, Allowance | None] | None:
+        """Look a key up and count the call, if the key allows it and it fits: a faster way to the same result as both steps.
+
+        None if the windows are not in the database of the keys. Raises DatabaseUnavailable.
+        """
+        item = self._items[bucket]
+        admission = await self._windows.admit(item, bucket, key.key_id, key.sha256, scope)
+        if admission is None:
+            return None
+        window = admission.window
+        return admission.credential, None if window is None else _allowance(bucket, item, window)
+
     async def peek(self, bucket: RateLimitBucket, space_id: int) -> Allowance:
         """Read the state without counting a call. Raises DatabaseUnavailable or RateLimitsUnavailable."""
         return await self._read(bucket, space_id, count=False)
@@ -104,13 +122,17 @@ class Throttle:
         try:
             async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                 if count:
-                    granted, (reset_time, remaining) = await self._windows.hit(item, bucket, str(space_id))
+                    granted, window = await self._windows.hit(item, bucket, str(space_id))
                 else:
-                    reset_time, remaining = await self._windows.stats(item, bucket, str(space_id))
+                    window = await self._windows.stats(item, bucket, str(space_id))
         except (StorageError, TimeoutError) as error:
             raise RateLimitsUnavailable(detail=type(error).__name__) from error
-        reset = max(1, math.ceil(reset_time - time.time())) if remaining < item.amount else None
-        return Allowance(bucket, item.amount, item.get_expiry(), max(0, remaining), reset, granted)
+        return _allowance(bucket, item, window, granted=granted)
+
+
+def _allowance(bucket: RateLimitBucket, item: RateLimitItem, window: WindowStats, *, granted: bool = True) -> Allowance:
+    reset = max(1, math.ceil(window.reset_time - time.time())) if window.remaining < item.amount else None
+    return Allowance(bucket, item.amount, item.get_expiry(), max(0, window.remaining), reset, granted)
 
 
 def parse_limit(text: str) -> RateLimitItem:

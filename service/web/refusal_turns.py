@@ -28,15 +28,15 @@ class RefusalTurns:
     def __init__(self, priority: RequestPriority) -> None:
         self._priority = priority
         self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._known = Recent[bytes, bool](_KNOWN_SECONDS)
+        self._known = Recent[bytes, int](_KNOWN_SECONDS)
 
-    def needed(self, key: bytes) -> bool:
-        """Whether a request with this key needs a turn before the key is checked."""
-        return not self._known.get(key)
+    def space_of(self, key: bytes) -> int | None:
+        """The Space of this key. None if a request with it needs a turn before the key is checked."""
+        return self._known.get(key)
 
-    def verified(self, key: bytes) -> None:
+    def verified(self, key: bytes, space_id: int) -> None:
         """Record that the key is valid."""
-        self._known.put(key, True)  # noqa: FBT003 - the value of an entry
+        self._known.put(key, space_id)
 
     def refused(self, key: bytes) -> None:
         """Record that the key is not valid any more."""

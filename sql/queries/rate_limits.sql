@@ -1,17 +1,40 @@
 -- name: record_hit
--- Add a hit to a moving window of length $3 if at most $2 hits are then in it; returns no row, and writes nothing, if it does
+-- Add a hit to moving window $3 of length $2 if at most $1 hits are then in it; returns no row, and writes nothing, if it does
 -- not fit. The row lock serializes concurrent hits. Everything after ON CONFLICT is evaluated under the lock, by the
 -- clock of that moment. The condition is evaluated before the new hits get their time, so it counts every hit that is in the
 -- window at that time.
 INSERT INTO rate_limit_windows AS w (key, hits, expires_at)
-VALUES ($1, ARRAY[clock_timestamp()], clock_timestamp() + $3::interval)
+VALUES ($3, ARRAY[clock_timestamp()], clock_timestamp() + $2::interval)
 ON CONFLICT (key) DO UPDATE
-   SET hits = ARRAY(SELECT hit FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval)
+   SET hits = ARRAY(SELECT hit FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $2::interval)
               || clock_timestamp(),
-       expires_at = clock_timestamp() + $3::interval
- WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $3::interval) < $2::bigint
+       expires_at = clock_timestamp() + $2::interval
+ WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $2::interval) < $1::bigint
 RETURNING cardinality(w.hits) AS hits,
           (SELECT extract(epoch FROM clock_timestamp() - min(hit)) FROM unnest(w.hits) hit)::float8 AS age;
+
+-- name: admit
+-- The credential of key $3 with its Space, as live_api_key reads it; and if the hash of the key is $4, the key has the scope $5
+-- and the Space is active, a hit in the window $6 || (id of the Space) || $7, as record_hit adds it. Without a hit, hits and age
+-- are null: the call is not allowed, or does not fit.
+WITH key AS MATERIALIZED (
+  SELECT k.key_sha256, k.scopes, s.id AS space_id, s.timezone, s.subscription_active
+    FROM api_keys k JOIN spaces s ON s.id = k.space_id
+   WHERE k.key_id = $3 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+), hit AS (
+INSERT INTO rate_limit_windows AS w (key, hits, expires_at)
+SELECT $6::text || key.space_id || $7::text, ARRAY[clock_timestamp()], clock_timestamp() + $2::interval
+  FROM key WHERE key.key_sha256 = $4 AND key.subscription_active AND $5 = ANY (key.scopes)
+ON CONFLICT (key) DO UPDATE
+   SET hits = ARRAY(SELECT hit FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $2::interval)
+              || clock_timestamp(),
+       expires_at = clock_timestamp() + $2::interval
+ WHERE (SELECT count(*) FROM unnest(w.hits) hit WHERE hit > clock_timestamp() - $2::interval) < $1::bigint
+RETURNING cardinality(w.hits) AS hits,
+          (SELECT extract(epoch FROM clock_timestamp() - min(hit)) FROM unnest(w.hits) hit)::float8 AS age
+)
+SELECT key.key_sha256, key.scopes, key.space_id, key.timezone, key.subscription_active, hit.hits, hit.age
+  FROM key LEFT JOIN hit ON true;
 
 -- name: rate_limit_window
 -- Number of hits in a moving window, and the age of the oldest in seconds; null if there is none.

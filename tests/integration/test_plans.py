@@ -6,11 +6,16 @@ from datetime import timedelta
 
 import asyncpg
 
+from service.access import Access, presented_key
 from service.failures import StorageUnavailable
-from service.model import Claim, ExportStatus, NewExport
+from service.model import Claim, ExportStatus, NewExport, Scope
+from service.postgres.access import AccessTables
 from service.postgres.claims import Claims, Progress, Renewal
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
+from service.postgres.pool import Database
+from service.postgres.rate_limits import PostgresWindows
+from service.web.rate_limits import parse_limit
 from tests.support.crowded import CROWDED_SPACE, FINISHED, RUNNING, crowded_database
 from tests.support.jobs import AT, FILE, LEASE, REQUEST, WINDOW, connect, job_table
 from tests.support.one_connection import OneConnection
@@ -35,6 +40,7 @@ class Crowd:
     jobs: ExportJobs
     files: ExportFiles
     claims: Claims
+    database: Database
 
     async def reads(self, call: Call) -> dict[str, int]:
         """Rows and index entries that this call reads, by scanned table or index, also inside functions."""
@@ -70,6 +76,12 @@ class Crowd:
         """Hand an export back."""
         assert await self.claims.hand_back(await self.claim())
 
+    async def admit(self) -> None:
+        """Check a new key and count a call of its Space."""
+        key = presented_key(f"Bearer {await Access(AccessTables(self.database)).create_key(CROWDED_SPACE, Scope)}")
+        item, windows = parse_limit("1000/minute"), PostgresWindows(self.database)
+        assert (await windows.admit(item, "a-bucket", key.key_id, key.sha256, Scope.EXPORTS_READ)).window is not None
+
     async def insert(self) -> None:
         """Queue an export."""
         await self.jobs.insert(NewExport(CROWDED_SPACE, REQUEST, "UTC", WINDOW, 5, ""))
@@ -77,6 +89,7 @@ class Crowd:
 
 CALLS: dict[str, tuple[Call, str, int]] = {
     # The call, an index it must use, and the most rows and index entries it may read.
+    "admit": (Crowd.admit, "rate_limit_windows_pkey", 50),
     "create": (Crowd.insert, "spaces_pkey", 10),
     "find": (lambda crowd: crowd.jobs.find(50_000, CROWDED_SPACE), "export_jobs_pkey", 2),
     "list": (lambda crowd: crowd.jobs.older(CROWDED_SPACE, status=None, below=50_000, limit=200), "export_jobs", 2_000),
@@ -136,4 +149,4 @@ async def test_a_claim_planned_on_an_empty_table_stays_cheap_when_the_queue_is_l
 def crowd(sql: asyncpg.Connection) -> Crowd:
     """The service's classes on this connection."""
     database = OneConnection(sql)
-    return Crowd(sql, ExportJobs(database), ExportFiles(database), Claims(database, renewals=database))
+    return Crowd(sql, ExportJobs(database), ExportFiles(database), Claims(database, renewals=database), database)

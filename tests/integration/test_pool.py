@@ -1,7 +1,6 @@
 """A pool: who shares a connection, who waits for one, and what happens to those that break, are free or are cancelled."""
 
 import asyncio
-import threading
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, cast
@@ -11,6 +10,7 @@ import pytest
 
 from service.errors import DatabaseUnavailable
 from service.postgres.pool import Database
+from tests.support.jobs import end_session
 from tests.support.waiting import until, until_true
 
 NAME = "the tested pool"
@@ -19,23 +19,6 @@ NAME = "the tested pool"
 def pool(url: str, *, size: int, timeout: timedelta = timedelta(seconds=30)) -> Database:
     """A pool whose sessions have the name NAME."""
     return Database(url, application_name=NAME, size=size, timeout=timeout)
-
-
-def end_session(url: str, pid: int) -> None:
-    """Terminate a server session from a thread and return when it has ended; the event loop does not notice meanwhile."""
-
-    async def end() -> None:
-        connection = await asyncpg.connect(url)
-        try:
-            await connection.execute("SELECT pg_terminate_backend($1)", pid)
-            while await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid):
-                await asyncio.sleep(0.01)
-        finally:
-            await connection.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(end()))
-    thread.start()
-    thread.join()
 
 
 async def session_of(database: Database) -> int:

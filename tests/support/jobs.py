@@ -1,5 +1,7 @@
 """The job table for tests: the service's classes and plain SQL."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +31,20 @@ async def connect(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         connection.terminate()
+
+
+def end_session(url: str, pid: int) -> None:
+    """Terminate a server session from a thread and return when it has ended; the event loop does not notice meanwhile."""
+
+    async def end() -> None:
+        async with connect(url) as connection:
+            await connection.execute("SELECT pg_terminate_backend($1)", pid)
+            while await connection.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid):
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=lambda: asyncio.run(end()))
+    thread.start()
+    thread.join()
 
 
 @asynccontextmanager
