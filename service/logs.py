@@ -3,13 +3,15 @@
 A log that cannot be written loses lines and nothing else. A line that repeats is written a few times a minute.
 """
 
+import json
 import logging
 import sys
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -18,6 +20,9 @@ _REPEATS = 10
 _REPEAT_SECONDS = 60.0
 _REMEMBERED_LINES = 256
 
+_NEVER_REPEATS = "request"
+"""The line of a request has an id of its own. So it is not compared, and hundreds of them do not push other lines out."""
+
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 """Tracebacks without local variables, because these contain keys, addresses and rows."""
 
@@ -25,26 +30,26 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 def set_up(*, level: str, form: Literal["json", "console"]) -> None:
     """Log the service's events, and warnings of its libraries, to standard error."""
     stream = cast(TextIO, LossyStream(sys.stderr))
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+    added: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if form == "console"
-        else [_TRACEBACKS, structlog.processors.JSONRenderer()]
+        else [_TRACEBACKS, structlog.processors.JSONRenderer(to_json)]
     )
     threshold = logging.getLevelNamesMapping()[level.upper()]
     repeats = Repeats()
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, repeats.drop_event, *shared, *last],
+        processors=[structlog.contextvars.merge_contextvars, repeats.drop_event, *added, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        foreign_pre_chain=[structlog.contextvars.merge_contextvars, *added],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -52,6 +57,15 @@ def set_up(*, level: str, form: Literal["json", "console"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(threshold, logging.WARNING))
+
+
+def to_json(event: EventDict, **options: Any) -> str:
+    """The event as JSON in ASCII, which every encoding of standard error can hold. `options` are those of `json.dumps`."""
+    with suppress(orjson.JSONEncodeError):
+        text = orjson.dumps(event, options.get("default"))
+        if text.isascii():
+            return text.decode()
+    return json.dumps(event, **options)
 
 
 class LossyStream:
@@ -80,6 +94,8 @@ class Repeats:
 
     def drop_event(self, _: WrappedLogger, __: str, event: EventDict) -> EventDict:
         """A structlog processor, before the time is added. Raises DropEvent."""
+        if event.get("event") == _NEVER_REPEATS:
+            return event
         dropped = self._count(repr(sorted((name, str(value)) for name, value in event.items())))
         if dropped is None:
             raise structlog.DropEvent

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
+import prometheus_client
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -36,6 +38,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._count = Instruments(self._registry)
+        self._of_responses = cache(self._instruments_of)  # the library needs longer to find them than to use them
         self._count.build_info.labels(service_version(), platform.python_version()).set(1)
         self._transitions = TransitionCounter(self._count)
         self._pools: dict[str, Database] = {}
@@ -78,11 +81,16 @@ class Metrics:
 
     def count_response(self, route: str | None, method: str, status: int, seconds: float, bucket: str | None) -> None:
         """Count a response of the API. `route` is None for an unknown address; `bucket` is the rate limit that was read."""
-        method = method if method in _METHODS else "other"
-        self._count.requests.labels(route or "none", method, status).inc()
-        self._count.request_seconds.labels(route or "none", method).observe(seconds)
+        requests, request_seconds = self._of_responses(route or "none", method if method in _METHODS else "other", status)
+        requests.inc()
+        request_seconds.observe(seconds)
         if status == _TOO_MANY_REQUESTS and bucket is not None:
             self._count.rate_limited.labels(bucket).inc()
+
+    def _instruments_of(
+        self, route: str, method: str, status: int
+    ) -> tuple[prometheus_client.Counter, prometheus_client.Histogram]:
+        return self._count.requests.labels(route, method, status), self._count.request_seconds.labels(route, method)
 
     def observe_loop_lag(self, seconds: float) -> None:
         """Record how late the event loop was."""

@@ -65,7 +65,7 @@ async def page_response(request: web.Request, body: Mapping[str, object]) -> web
 
 def render_time(instant: datetime) -> str:
     """UTC, truncated to whole seconds (never rounded up): `2024-01-15T10:30:00Z`."""
-    return instant.astimezone(UTC).replace(microsecond=0, tzinfo=None).isoformat() + "Z"
+    return instant.astimezone(UTC).isoformat(timespec="seconds").removesuffix("+00:00") + "Z"
 
 
 @asynccontextmanager

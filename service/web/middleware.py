@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from http import HTTPStatus
-from uuid import uuid4
+from secrets import token_hex
 
 import structlog
 from aiohttp import web
@@ -35,8 +35,11 @@ log = structlog.get_logger()
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request an id, and add the id to every log line of the request."""
-    with structlog.contextvars.bound_contextvars(request_id=_identified(request)):
+    bound = structlog.contextvars.bind_contextvars(request_id=_identified(request))
+    try:
         return await handler(request)
+    finally:
+        structlog.contextvars.reset_contextvars(**bound)
 
 
 async def finish_response(request: web.Request, response: web.StreamResponse) -> None:
@@ -102,6 +105,6 @@ def _check_expectation(request: web.Request) -> None:
 def _identified(request: web.Request) -> str:
     if REQUEST_ID not in request:
         sent = request.headers.get("X-Request-Id", "")
-        request[REQUEST_ID] = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        request[REQUEST_ID] = sent if sent and _REQUEST_ID.fullmatch(sent) else token_hex(16)
         request[_STARTED] = time.perf_counter()
     return request[REQUEST_ID]

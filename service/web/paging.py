@@ -8,7 +8,6 @@ import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Generic, TypeVar
 
 from multidict import MultiMapping
@@ -42,7 +41,7 @@ class Cursors:
         """A cursor that holds `place` and opens only with the same `bound`: which list, whose, and with which filters."""
         fields = (*(text.encode() for text in bound), place)
         message = b"\n".join([b"cursor", *(field.hex().encode() for field in fields)])
-        mac = hmac.new(await self._secret(), message, sha256).digest()[:_MAC_BYTES]
+        mac = hmac.digest(await self._secret(), message, "sha256")[:_MAC_BYTES]
         return urlsafe_b64encode(place + mac).rstrip(b"=").decode()
 
     async def open(self, cursor: str, *bound: str) -> bytes | None:

@@ -1,5 +1,6 @@
 """The contents of log lines."""
 
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,29 @@ def test_the_count_of_dropped_lines_is_reported(monkeypatch: pytest.MonkeyPatch)
             repeats.drop_event(None, "info", {"event": "same"})
     monkeypatch.setattr(time, "monotonic", lambda: 61.0)
     assert repeats.drop_event(None, "info", {"event": "same"}) == {"event": "same", "dropped_repeats": 7}
+
+
+def test_the_lines_of_requests_do_not_push_out_a_line_that_repeats() -> None:
+    repeats = logs.Repeats()
+    for _ in range(10):
+        repeats.drop_event(None, "info", {"event": "same"})
+    for number in range(1000):
+        repeats.drop_event(None, "info", {"event": "request", "request_id": number})
+    with pytest.raises(structlog.DropEvent):
+        repeats.drop_event(None, "info", {"event": "same"})
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "Zoë", "\N{PILE OF POO}", "half \udc80", 2**70, 1.5, None, True, [1, {"a": "b"}]]
+)
+def test_a_line_is_json_in_ascii_whatever_it_contains(value: object) -> None:
+    line = logs.to_json({"event": "an event", "value": value}, default=repr)
+    assert line.isascii()
+    assert json.loads(line) == {"event": "an event", "value": value}
+
+
+def test_a_value_that_json_does_not_know_is_written_as_its_default() -> None:
+    assert json.loads(logs.to_json({"value": {1, 2}}, default=repr)) == {"value": "{1, 2}"}
 
 
 def test_a_full_disk_under_the_log_stops_nothing() -> None:
