@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Self
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -87,8 +88,12 @@ class Window:
             return cls(first, END_OF_TIME)
 
 
+@lru_cache(maxsize=1024)
 def instant(local: datetime, zone: ZoneInfo, *, later: bool) -> datetime:
-    """The UTC instant of a naive local time; `later` chooses in a DST overlap. Raises OverflowError."""
+    """The UTC instant of a naive local time; `later` chooses in a DST overlap. Raises OverflowError.
+
+    Remembered, because every page of a list repeats the times of the first one.
+    """
     chosen = local.replace(tzinfo=zone, fold=int(later)).astimezone(UTC)
     if chosen.astimezone(zone).replace(tzinfo=None, fold=0) == local:
         return chosen

@@ -1,9 +1,12 @@
 """Reads contacts for the API, through a small read-only pool of its own."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import math
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,6 +24,10 @@ from service.postgres.session import API_SESSION
 from sql import statement
 
 T = TypeVar("T")
+
+_RELATIONS_SECONDS = 5.0
+"""How long it counts whether addresses are unique and custom fields exist: asking costs as much as a small page. A relation
+that is replaced by a view with duplicates is noticed after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class ContactReader:
 
     connection: Connection
     ids: IdType
-    fragments: Sequence[str]
+    fragments: tuple[str, ...]
 
     async def older(self, space_id: int, since: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
         """Contacts of a Space that come after `place` in the list and were created at or after `since`, newest first."""
@@ -60,7 +67,7 @@ class ContactReader:
         parsed = self.ids.parse(contact_id)
         if parsed is None:
             return None
-        text = self.ids.fit(with_extras(statement("one_contact"), self.fragments))
+        text = _fitted(statement("one_contact"), self.ids, self.fragments)
         with source_errors():
             try:
                 return await self.connection.fetchrow(text, parsed, space_id)
@@ -68,9 +75,14 @@ class ContactReader:
                 return None
 
     async def _list(self, text: str, space_id: int, bound: datetime, place: Place, limit: int) -> list[asyncpg.Record]:
-        text = self.ids.fit(with_extras(text, self.fragments)).replace("/* or at */", "=" if place.included else "")
+        text = _fitted(text, self.ids, self.fragments, "=" if place.included else "")
         with source_errors():
             return await self.connection.fetch(text, space_id, bound, place.created_at, place.contact_id, limit)
+
+
+@cache
+def _fitted(text: str, ids: IdType, fragments: tuple[str, ...], or_at: str = "") -> str:
+    return ids.fit(with_extras(text, fragments)).replace("/* or at */", or_at)
 
 
 class ContactReads:
@@ -79,6 +91,8 @@ class ContactReads:
     def __init__(self, dsn: Dsn, size: int, timeout: timedelta) -> None:
         self.timeout = timeout
         self._ids: IdType | None = None
+        self._fragments: dict[Extras, tuple[float, tuple[str, ...]]] = {}
+        """For each choice of extras the fragments, and the time until which they count."""
         self._database = Database(
             dsn, application_name="contact-exports contacts", size=size, timeout=timeout, session=API_SESSION
         )
@@ -122,11 +136,19 @@ class ContactReads:
             with source_errors():
                 if self._ids is None:
                     self._ids = (await read_contact_ids(connection)).type
-                ids, fragments = self._ids, await extra_fragments(connection, extras)
+                ids, fragments = self._ids, await self._fragments_of(connection, extras)
             try:
                 # Errors of `work` itself are not errors of the source: they must reach the log with their traceback.
                 return await work(ContactReader(connection, ids, fragments))
             except SourceUnreadable:
                 # A statement for ids of another type is an error. Somebody may have replaced the relations.
                 self._ids = None
+                self._fragments.clear()
                 raise
+
+    async def _fragments_of(self, connection: Connection, extras: Extras) -> tuple[str, ...]:
+        until, fragments = self._fragments.get(extras, (-math.inf, ()))
+        if time.monotonic() > until:
+            fragments = tuple(await extra_fragments(connection, extras))
+            self._fragments[extras] = time.monotonic() + _RELATIONS_SECONDS, fragments
+        return fragments

@@ -1,12 +1,17 @@
 """The contact API while the contacts' database is down, slow, incomplete or large."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 
 from service.contacts.pages import MAXIMUM_BYTES
+from service.model import Extras
+from service.postgres import contacts
+from service.postgres.extras import Connection, extra_fragments
 from tests.support.contact_api import CONTACTS, START, YEAR, add, add_seconds, all_pages, fetched, ids, listed, space_of
 from tests.support.contacts import add_wide_contacts
 from tests.support.jobs import connect, holding
@@ -142,6 +147,33 @@ async def test_a_missing_column_is_503_until_it_is_back_and_leaves_exports_unhar
     await sql.execute("DROP TABLE comet_tokens")
     await unavailable(api, headers, CONTACTS, message=UNREADABLE, **YEAR, include_comet_tokens=1)
     assert ids(await listed(api, headers)) == [contact]
+
+
+async def test_relations_are_looked_at_once_in_some_seconds_and_a_view_with_duplicates_is_noticed(
+    api: Site, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = await api.caller()
+    (contact,) = await add_seconds(sql, await space_of(sql, headers), 1)
+    await sql.execute("INSERT INTO contact_emails (contact_id, email, last_seen_at) VALUES ($1, 'a@b.test', now())", contact)
+    looked = 0
+
+    async def counted(connection: Connection, extras: Extras) -> list[str]:
+        nonlocal looked
+        looked += 1
+        return await extra_fragments(connection, extras)
+
+    monkeypatch.setattr(contacts, "extra_fragments", counted)
+    for _ in range(3):
+        assert (await listed(api, headers, include_all_emails=1))["data"][0]["emails"] == ["a@b.test"]
+    assert looked == 1
+    await sql.execute(
+        """ALTER TABLE contact_emails RENAME TO stored;
+           CREATE VIEW contact_emails AS SELECT * FROM stored UNION ALL SELECT * FROM stored"""
+    )
+    later = time.monotonic() + contacts._RELATIONS_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert (await listed(api, headers, include_all_emails=1))["data"][0]["emails"] == ["a@b.test"]
+    assert looked == 2
 
 
 async def test_the_connections_are_few_and_read_only(database_url: str, tmp_path: Path) -> None:
