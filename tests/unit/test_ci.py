@@ -50,6 +50,7 @@ def test_it_prints_a_line_per_step_and_ends_with_the_summary_of_the_tests(checko
         ("foreign", "foreign tests"),
         ("mutants --seed 2 --seconds 180", "mutants"),
         ("test -m bench", "benchmark tests"),
+        ("test -m long or debian" if os.geteuid() == 0 else "test -m long", "long tests"),
     ],
 )
 def test_it_stops_at_the_first_step_that_fails_and_names_it(checkout: Path, failing: str, named: str) -> None:
