@@ -161,3 +161,21 @@ def test_without_a_new_enough_python_it_says_so(checkout: Path) -> None:
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"run: Python 3.11 or newer not found (tried: {old}). ")
     assert not (checkout / ".venv").exists()
+
+
+def test_an_interpreter_without_ssl_is_not_chosen(checkout: Path, tmp_path: Path) -> None:
+    """Such an interpreter can make an environment, but its pip cannot download anything."""
+    broken = "import sys; sys.modules['ssl'] = None"
+    incomplete = executable(
+        tmp_path / "python3",
+        f'#!/bin/sh\n[ "$1" = -c ] || exec {sys.executable} "$@"\ncode=$2; shift 2\n'
+        f'exec {sys.executable} -c "{broken}\n$code" "$@"\n',
+    )
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    chosen = tmp_path / "python3.13"
+    shutil.copy(tmp_path / "python", chosen)
+    assert "contact-exports in" in call("./run", "serve", cwd=checkout, PATH=path).stdout
+    refused = call("./run", "serve", cwd=checkout, PYTHON=str(incomplete))
+    assert refused.returncode == 1
+    assert "ssl" in refused.stderr
+    assert refused.stderr.count("\n") == 1
