@@ -1,4 +1,4 @@
-"""Database URLs as providers print them, translated for our driver. No error message contains a user, password or host."""
+"""Database URLs as providers print them, translated for our driver. No error message contains a user or password."""
 
 import getpass
 import os
@@ -76,6 +76,14 @@ def hosts_of(url: str) -> str:
         or os.environ.get("PGHOST")
         or "the local socket"
     )
+
+
+def place_of(url: str) -> str:
+    """Which database a translated URL names and where, in words for operators: without user, password and parameters."""
+    parts = urlsplit(url)
+    given = dict(parse_qsl(parts.query))
+    name = given.get("dbname") or given.get("database") or unquote(parts.path[1:])
+    return f"the database {name} on {hosts_of(url)}" if name else f"the default database on {hosts_of(url)}"
 
 
 def _split(url: str) -> SplitResult:

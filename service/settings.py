@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         description="Region that requests are signed for. AWS_REGION and AWS_DEFAULT_REGION are also read.",
     )
     s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
-        "auto", description="Bucket name in the path or in the host name of S3 requests."
+        "auto", description="Bucket name in the path or in the host name of S3 requests: auto, path or virtual."
     )
     s3_checksum: Literal["when_required", "when_supported"] = Field(
         "when_required", description="Whether uploads carry additional checksums. Some stores refuse them."

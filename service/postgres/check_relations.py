@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import asyncpg
 
 from service.failures import SourceData, SourceUnavailable
+from service.postgres.check_spaces import elsewhere
 from service.postgres.driver_errors import source_errors
 from service.postgres.findings import Column, Finding, Level, Relation, Report
 from service.postgres.relations import CONTRACT, Mismatch, mismatches, probe
@@ -32,7 +33,8 @@ _POOLER = (
     " open and needs settings of its session."
 )
 _ZONE = (
-    "write column AT TIME ZONE 'UTC' (or the zone in which the times are stored): a cast to timestamptz prevents an index"
+    "write column AT TIME ZONE 'UTC' (or the zone in which the times are stored, such as 'Europe/Berlin'):"
+    " a cast to timestamptz prevents an index"
 )
 
 
@@ -78,15 +80,16 @@ async def check_relation(connection: asyncpg.Connection, relation: str, role: st
 
 
 async def _missing(connection: asyncpg.Connection, relation: str, role: str, report: Report) -> bool:
-    elsewhere = await connection.fetchrow(statement("relation_elsewhere"), relation)
-    if elsewhere is None:
-        report.fault("missing", relation, f"{relation} is missing.", f"CREATE VIEW {relation} AS SELECT …")
-    elif elsewhere["may_use"]:
-        text = f"{relation} is in the schema {elsewhere['schema']}, which is not in the search_path of the role {role}."
-        report.fault("missing", relation, text, f"ALTER ROLE {role} SET search_path = {elsewhere['schema']};")
+    found = await connection.fetchrow(statement("relation_elsewhere"), relation)
+    if found is None:
+        mend = f"CREATE VIEW {relation} AS SELECT … (docs/adopting.md). {elsewhere(report)}".rstrip()
+        report.fault("missing", relation, f"{relation} is missing in {report.source} ({report.setting}).", mend)
+    elif found["may_use"]:
+        text = f"{relation} is in the schema {found['schema']}, which is not in the search_path of the role {role}."
+        report.fault("missing", relation, text, f"ALTER ROLE {role} SET search_path = {found['schema']};")
     else:
-        text = f"{relation} is in the schema {elsewhere['schema']}, which the role {role} may not use."
-        report.fault("missing", relation, text, f"GRANT USAGE ON SCHEMA {elsewhere['schema']} TO {role};")
+        text = f"{relation} is in the schema {found['schema']}, which the role {role} may not use."
+        report.fault("missing", relation, text, f"GRANT USAGE ON SCHEMA {found['schema']} TO {role};")
     return False
 
 
@@ -116,12 +119,14 @@ async def check_probe(connection: asyncpg.Connection, relation: str, role: str, 
         with source_errors():
             await probe(connection, relation, 0)
     except (SourceUnavailable, SourceData) as error:
-        report.findings.append(_unreadable(error, relation, role))
+        report.findings.append(await _unreadable(connection, error, relation, role))
         return False
     return True
 
 
-def _unreadable(error: SourceUnavailable | SourceData, relation: str, role: str) -> Finding:
+async def _unreadable(
+    connection: asyncpg.Connection, error: SourceUnavailable | SourceData, relation: str, role: str
+) -> Finding:
     cause = str(error.__cause__)
     code, text, mend = "broken", f"{relation} cannot be read: {error.detail}.", "Correct the view."
     if isinstance(error.__cause__, asyncpg.QueryCanceledError | TimeoutError):
@@ -129,12 +134,18 @@ def _unreadable(error: SourceUnavailable | SourceData, relation: str, role: str)
         mend = "SELECT * FROM pg_locks WHERE NOT granted; end the transaction that holds the lock, and run the check again."
     elif match := _FORBIDDEN.search(cause):
         kind, name = match.groups()
-        right = f"USAGE ON SCHEMA {name}" if kind == "schema" else f"SELECT ON {name}"
+        full = await _full_name(connection, relation, name)
+        right = f"USAGE ON SCHEMA {name}" if kind == "schema" else f"SELECT ON {full}"
         code, text = "no_right", f"{relation} reads the {kind} {name}, which the owner of the view may not read."
-        mend = f"GRANT {right} TO the owner of the view {relation};"
+        mend = f"GRANT {right} TO the owner of the view {await _full_name(connection, relation, relation)};"
         if name == relation:
             text, mend = f"The role {role} may not read all columns of {relation}.", f"GRANT {right} TO {role};"
     elif match := _FILTERED.search(cause):
         code, text = "row_security", f"Row-level security of the table {match[1]} would hide contacts from the role {role}."
         mend = f"ALTER ROLE {role} BYPASSRLS; or let the owner of the table {match[1]} own the view {relation}."
     return Finding(Level.FAULT, code, relation, text, mend)
+
+
+async def _full_name(connection: asyncpg.Connection, relation: str, name: str) -> str:
+    """The name with its schema of something that a relation reads, or is; the name alone if it is not found."""
+    return str(await connection.fetchval(statement("full_name_beneath"), relation, name) or name)

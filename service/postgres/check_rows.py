@@ -40,7 +40,8 @@ def _lost(relation: str) -> tuple[_Problem, ...]:
             Level.WARNING,
             f"{relation}.contact_id",
             f"{{}} rows of {relation} have no contact, so no file shows them",
-            "Delete rows whose contact_id is no contacts.id, or correct contact_id in the view.",
+            "Nothing, while tenants have no Space or contacts leaves people out (such as deleted ones)."
+            " Otherwise correct contact_id in the view: it must be a contacts.id.",
         ),
         _Problem(
             "merged",
@@ -84,6 +85,13 @@ _CHECKS = (
                 "contacts.created_at",
                 "contacts.created_at is infinite in {} rows, so no file has them",
                 "In the view: CASE WHEN isfinite(column) THEN column ELSE another time END.",
+            ),
+            _Problem(
+                "future_times",
+                Level.WARNING,
+                "contacts.created_at",
+                "contacts.created_at is in the future in {} rows; perhaps local times are read as UTC",
+                "In the view, name the zone of the stored times: column AT TIME ZONE 'Europe/Berlin' AS created_at.",
             ),
         ),
     ),

@@ -1,10 +1,9 @@
 """How fast an export of the biggest Space is: its plan, the indexes that it lacks, and the rows that it reads per second."""
 
-import json
 import time
 from contextlib import aclosing, nullcontext
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from typing import assert_never
 from uuid import UUID
 
 import asyncpg
@@ -12,10 +11,12 @@ import asyncpg
 from service.failures import SourceData, SourceSlow, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Extra, Extras, Window
 from service.postgres.bounded_reads import BoundedReads, OutOfTime
+from service.postgres.check_statistics import check_statistics
 from service.postgres.findings import Report, Speed
 from service.postgres.raising_columns import SAMPLE
 from service.postgres.snapshot import ContactSource, Snapshot, estimated_rows, export_query, top_nodes
-from service.postgres.wanted_indexes import Plan, Unindexable, WantedIndex, is_missing, is_sorted, wanted_indexes
+from service.postgres.trial_plans import WITHOUT_INDEXES, plan_without
+from service.postgres.wanted_indexes import Unindexable, WantedIndex, is_missing, is_sorted, wanted_indexes
 from sql import statement
 
 MEASURED_ROWS = 5_000
@@ -24,8 +25,6 @@ _FETCH_ROWS = 2_500
 _ROW_BYTES = 400
 _WHOLE = Window(datetime(1, 1, 2, tzinfo=UTC), END_OF_TIME)
 _EXTRAS: tuple[Extras, ...] = ((), tuple(Extra))
-_METHODS = ("seqscan", "indexscan", "indexonlyscan", "bitmapscan", "sort", "hashjoin", "mergejoin")
-_WITHOUT_INDEXES = {"indexscan", "indexonlyscan", "bitmapscan"}
 _WITH_INDEXES = {"seqscan", "bitmapscan", "sort", "hashjoin", "mergejoin"}
 _SORTED = (
     "The server sorts all contacts of the window before it returns the first one, because space_id comes from another table"
@@ -75,13 +74,15 @@ async def biggest_space(reads: BoundedReads) -> int | None:
 
 
 async def check_plan(reads: BoundedReads, space_id: int, report: Report) -> None:
-    """Name the missing indexes of an export of this Space. Raises OutOfTime, the driver's errors."""
+    """Name the missing indexes of an export of this Space, and missing statistics. Raises OutOfTime, the driver's errors."""
     connection = reads.connection
     query, _ = await export_query(connection, (Extra.COMET_TOKENS, Extra.EMAILS))
-    without = await _plan(reads, query, space_id, _WITHOUT_INDEXES)
-    with_indexes = await _plan(reads, query, space_id, _WITH_INDEXES)
-    report.plan = top_nodes(await _plan(reads, query, space_id, {"sort"}))
+    arguments = (space_id, _WHOLE.start, _WHOLE.end)
+    without = await plan_without(WITHOUT_INDEXES, reads, query, *arguments)
+    with_indexes = await plan_without(_WITH_INDEXES, reads, query, *arguments)
+    report.plan = top_nodes(await plan_without({"sort"}, reads, query, *arguments))
     contacts_have_index = True
+    indexed: set[tuple[str, str]] = set()
     for wanted in wanted_indexes(without, space_id):
         match wanted:
             case Unindexable():
@@ -91,11 +92,14 @@ async def check_plan(reads: BoundedReads, space_id: int, report: Report) -> None
                 contacts_have_index &= not (missing and wanted.serves == "contacts")
                 if missing:
                     await _report_missing(connection, wanted, report)
+                else:
+                    indexed.add((wanted.schema, wanted.table))
             case _:
                 assert_never(wanted)
     reported = any(finding.code == "no_index_possible" and finding.place == "contacts" for finding in report.findings)
     if contacts_have_index and not reported and is_sorted(with_indexes):
         report.warn("sorted", "contacts", _SORTED, _STORE_SPACE)
+    await check_statistics(reads, indexed, report)
 
 
 async def _exists(connection: asyncpg.Connection, wanted: WantedIndex) -> bool:
@@ -122,25 +126,9 @@ async def _report_missing(connection: asyncpg.Connection, wanted: WantedIndex, r
         mend = f"CREATE INDEX{concurrently} ON {table['name']} {wanted.definition()};"
     if any(finding.mend == mend for finding in report.findings):
         return
+    if wanted.has_expression and not wanted.impossible:
+        text += f" Then run ANALYZE {table['name']}, because an index on an expression has no statistics before."
     report.warn("index_missing", wanted.serves, text, mend)
-
-
-async def _plan(reads: BoundedReads, query: str, space_id: int, off: set[str]) -> Plan:
-    """The plan of a query in which the server avoids these methods. Afterwards the settings are those of an export."""
-    connection = reads.connection
-    await reads.limit()
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        for method in _METHODS:
-            await connection.execute(f"SET LOCAL enable_{method} = {'off' if method in off else 'on'}")
-        text = await connection.fetchval(f"EXPLAIN (VERBOSE, FORMAT JSON) {query}", space_id, _WHOLE.start, _WHOLE.end)
-    except asyncpg.QueryCanceledError as error:
-        raise OutOfTime from error
-    finally:
-        await transaction.rollback()
-    plan: dict[str, Any] = json.loads(text)[0]["Plan"]
-    return plan
 
 
 async def check_horizon(source: ContactSource, report: Report) -> None:
@@ -162,7 +150,10 @@ async def check_speed(source: ContactSource, space_id: int, report: Report) -> N
                 rows = await _measure(snapshot, name, source.fetch_timeout.total_seconds(), report)
         except SourceSlow:
             text = f"An export with {name} does not return its first rows in {source.fetch_timeout.total_seconds():g} s."
-            mend = "Create the missing indexes; look for a sort, an aggregate or a slow function in the view."
+            mend = (
+                "Create the missing indexes and run ANALYZE (see the other findings);"
+                " look for a sort, an aggregate or a slow function in the view."
+            )
             report.fault("endless", "contacts", text, mend)
             return
         except (SourceData, SourceUnreadable) as failure:

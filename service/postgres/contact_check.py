@@ -2,28 +2,40 @@
 
 from datetime import timedelta
 
+from service.database_urls import place_of
 from service.errors import PoolerInFront
 from service.failures import SourceData, SourceUnavailable
 from service.postgres.bounded_reads import BoundedReads, OutOfTime
 from service.postgres.check_relations import check_columns, check_probe, check_relation, check_session
 from service.postgres.check_rows import check_rows
+from service.postgres.check_spaces import check_contacts_of_space, check_space_exists
 from service.postgres.check_speed import biggest_space, check_horizon, check_plan, check_speed
+from service.postgres.check_times import check_times
 from service.postgres.driver_errors import login_refused, source_errors
 from service.postgres.findings import Report
 from service.postgres.relations import CONTRACT
 from service.postgres.session import connect_to_contacts
 from service.postgres.snapshot import ContactSource
 
-_EMPTY = "No contacts were found in time, so no export was planned or measured."
+_NOT_IN_TIME = "No contacts were found in time, so no export was planned or measured."
 
 
-async def check_contacts(dsn: str, *, space_id: int | None, each: timedelta, total: timedelta) -> Report:
+async def check_contacts(
+    dsn: str,
+    *,
+    space_id: int | None,
+    each: timedelta,
+    total: timedelta,
+    setting: str = "CONTACTS_DATABASE_URL",
+    main: str | None = None,
+) -> Report:
     """Everything that is wrong or slow about the contacts in a database; writes nothing.
 
     A read takes at most `each` on the server; all checks of rows take at most `total`. `space_id` chooses the Space whose
-    export is planned and measured; by default it is the one with the most contacts.
+    export is planned and measured; by default it is the one with the most contacts. `setting` is the name of the setting
+    with the address `dsn`. `main` is the address of the main database: with it the check looks whether the Space exists.
     """
-    report = Report(space_id=space_id)
+    report = Report(space_id=space_id, source=place_of(dsn), setting=setting)
     try:
         connection = await connect_to_contacts(dsn, each)
     except SourceUnavailable as error:
@@ -37,12 +49,14 @@ async def check_contacts(dsn: str, *, space_id: int | None, each: timedelta, tot
         report.fault("ended_early", "database", f"The check ended early: {error.detail}.", "Run the check again.")
     finally:
         connection.terminate()
+    if main is not None:
+        await check_space_exists(main, report)
     return report
 
 
 async def _check(reads: BoundedReads, source: ContactSource, report: Report) -> None:
     connection = reads.connection
-    role = await check_session(connection, report)
+    role = report.role = await check_session(connection, report)
     exists = [relation for relation in CONTRACT if await check_relation(connection, relation, role, report)]
     different = await check_columns(connection, report)
     readable = [
@@ -50,6 +64,8 @@ async def _check(reads: BoundedReads, source: ContactSource, report: Report) -> 
         for relation in exists
         if relation not in different and await check_probe(connection, relation, role, report)
     ]
+    for relation in readable:
+        await check_times(reads, relation, report)
     await check_rows(reads, readable, report)
     if "contacts" in readable:
         await check_horizon(source, report)
@@ -59,10 +75,12 @@ async def _check(reads: BoundedReads, source: ContactSource, report: Report) -> 
 
 async def _check_export(reads: BoundedReads, source: ContactSource, report: Report) -> None:
     """Plan and measure the export of a Space."""
+    if not await check_contacts_of_space(reads, report):
+        return
     if report.space_id is None:
         report.space_id = await biggest_space(reads)
     if report.space_id is None:
-        report.warn("no_contacts", "contacts", _EMPTY, "Add contacts, or name a Space (--space), and run the check again.")
+        report.warn("no_contacts", "contacts", _NOT_IN_TIME, "Name a Space (--space), and run the check again.")
         return
     try:
         await check_plan(reads, report.space_id, report)
@@ -78,8 +96,9 @@ def _report_unreachable(error: SourceUnavailable, report: Report) -> None:
         mend = "Give the address of the server itself in CONTACTS_DATABASE_URL (or DATABASE_DIRECT_URL)."
         report.fault("pooler", "database", text, mend)
     elif login_refused(error):
-        mend = "Correct user, password and database in CONTACTS_DATABASE_URL (or DATABASE_URL)."
-        report.fault("login_refused", "database", f"The login is refused: {error.detail}.", mend)
+        text = f"{report.source} refuses the login: {error.detail}."
+        report.fault("login_refused", "database", text, f"Correct user, password and database in {report.setting}.")
     else:
-        mend = "Correct host and port in CONTACTS_DATABASE_URL (or DATABASE_URL); check the network and the server."
-        report.fault("unreachable", "database", f"The database cannot be reached: {error.detail}.", mend)
+        text = f"{report.source} cannot be reached: {error.detail}."
+        mend = f"Correct host and port in {report.setting}; check the network and the server."
+        report.fault("unreachable", "database", text, mend)

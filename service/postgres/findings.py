@@ -64,6 +64,12 @@ class Report:
     """Everything that the check found out. Fields that it did not reach are None or empty."""
 
     findings: list[Finding] = field(default_factory=list)
+    source: str = ""
+    """Which database was read, without user and password."""
+    setting: str = ""
+    """The setting that names the database that was read."""
+    role: str | None = None
+    """The role that read it."""
     relations: list[Relation] = field(default_factory=list)
     space_id: int | None = None
     """The Space whose export was planned and measured."""
@@ -80,6 +86,10 @@ class Report:
     def warn(self, code: str, place: str, text: str, mend: str) -> None:
         """Add a warning."""
         self.findings.append(Finding(Level.WARNING, code, place, text, mend))
+
+    def count(self, level: Level) -> int:
+        """The number of findings of a level."""
+        return sum(finding.level is level for finding in self.findings)
 
     @property
     def exit_code(self) -> int:

@@ -22,6 +22,9 @@ _POOLER = (
     "a connection pooler such as PgBouncer is in front of the database: set DATABASE_DIRECT_URL (for the contacts"
     " CONTACTS_DATABASE_URL) to the address of the database itself"
 )
+LATER = timedelta(seconds=1)
+"""How much later than the server the client gives up a statement. If both did it together, the connection would be closed
+while the driver asks the server to cancel the statement, and the driver would log an error."""
 _READS_CONTACTS = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "on",
@@ -60,9 +63,9 @@ _EXPORT_SESSION = {
 
 
 async def connect_to_contacts(dsn: Dsn, fetch_timeout: timedelta) -> asyncpg.Connection:
-    """A read-only session on the contacts. `fetch_timeout` limits each statement on client and server.
+    """A read-only session on the contacts. `fetch_timeout` limits each statement on the server.
 
-    Raises SourceUnavailable; SourceUnreadable if the role may not connect.
+    The client gives up LATER. Raises SourceUnavailable; SourceUnreadable if the role may not connect.
     """
     seconds = fetch_timeout.total_seconds()
     with source_errors():
@@ -70,7 +73,7 @@ async def connect_to_contacts(dsn: Dsn, fetch_timeout: timedelta) -> asyncpg.Con
             return await connect(
                 dsn,
                 timeout=_CALL_TIMEOUT.total_seconds(),
-                command_timeout=seconds,
+                command_timeout=seconds + LATER.total_seconds(),
                 statement_cache_size=0,
                 server_settings=_EXPORT_SESSION | {"statement_timeout": str(int(seconds * 1000))},
             )

@@ -23,7 +23,7 @@ from service.postgres.driver_errors import describe, login_refused, source_error
 from service.postgres.extras import extra_fragments, read_contacts
 from service.postgres.read_ahead import read_ahead
 from service.postgres.relations import IdCheck, check_readable, check_relations
-from service.postgres.session import APPLICATION_NAME, connect_to_contacts
+from service.postgres.session import APPLICATION_NAME, LATER, connect_to_contacts
 from sql import statement
 
 BATCH_ROWS = 500
@@ -184,7 +184,7 @@ class Snapshot:
             async with fetch_slot() as most_rows:
                 started = time.monotonic()
                 try:
-                    rows = await cursor.fetch(min(self._fetch_rows, most_rows), timeout=timeout)
+                    rows = await cursor.fetch(min(self._fetch_rows, most_rows), timeout=timeout + LATER.total_seconds())
                 except (TimeoutError, asyncpg.QueryCanceledError) as error:
                     if time.monotonic() - started < timeout * _TIMEOUT_SHARE:  # an operator cancelled the query
                         raise

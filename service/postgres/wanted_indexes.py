@@ -59,6 +59,11 @@ class WantedIndex:
         )
 
     @property
+    def has_expression(self) -> bool:
+        """Whether the index contains more than columns. Statistics of an expression exist only after ANALYZE."""
+        return any(re.search(r"[(:]", expression) for expression in self.expressions)
+
+    @property
     def impossible(self) -> bool:
         """Whether no index can have these expressions, because they depend on the time zone of a session."""
         return any(_OF_SESSION.search(expression) for expression in self.expressions)

@@ -1,6 +1,6 @@
 -- name: relation_facts
 -- The relation $1 as the search_path finds it: its kind, owner, columns, and rights of this role. No row if there is none.
-SELECT c.oid::regclass::text AS name, n.nspname || '.' || c.relname AS found_as, c.relkind::text AS kind,
+SELECT format('%I.%I', n.nspname, c.relname) AS name, n.nspname || '.' || c.relname AS found_as, c.relkind::text AS kind,
        has_table_privilege(c.oid, 'SELECT') OR has_any_column_privilege(c.oid, 'SELECT') AS may_read,
        ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
               ORDER BY a.attnum) AS columns,
@@ -23,3 +23,14 @@ SELECT quote_ident(n.nspname) AS schema, has_schema_privilege(n.oid, 'USAGE') AS
 -- that a session asks for.
 SELECT quote_ident(current_user) AS role, quote_ident(current_database()) AS database, pg_backend_pid() AS pid,
        current_setting('server_encoding') AS encoding, current_setting('row_security') AS row_security;
+
+-- name: full_name_beneath
+-- The full name of the relation $2, which the relation $1 reads, also through views, or which it is.
+WITH RECURSIVE beneath(oid) AS (
+  SELECT to_regclass($1)::oid
+  UNION
+  SELECT d.refobjid
+    FROM beneath JOIN pg_class v ON v.oid = beneath.oid AND v.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass)
+SELECT format('%I.%I', n.nspname, c.relname)
+  FROM beneath JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = $2 LIMIT 1;

@@ -2,7 +2,8 @@
 -- Counts contacts with values that no file can have, among the first $1 rows; all rows if $1 is null.
 SELECT count(*) AS rows, count(*) FILTER (WHERE id IS NULL) AS null_ids, count(*) FILTER (WHERE space_id IS NULL) AS null_spaces,
        count(*) FILTER (WHERE created_at IS NULL) AS null_times,
-       count(*) FILTER (WHERE NOT isfinite(created_at)) AS infinite_times
+       count(*) FILTER (WHERE NOT isfinite(created_at)) AS infinite_times,
+       count(*) FILTER (WHERE isfinite(created_at) AND created_at > now() + interval '5 minutes') AS future_times
   FROM (SELECT id, space_id, created_at FROM contacts LIMIT $1::bigint) first;
 
 -- name: repeated_ids

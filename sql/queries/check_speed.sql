@@ -20,9 +20,11 @@ SELECT value::bigint AS space_id
 
 -- name: table_to_index
 -- The table that an index is created on: for a partition, the whole partitioned table.
-SELECT coalesce(pg_partition_root(c.oid), c.oid)::regclass::text AS name,
-       pg_partition_root(c.oid) IS NOT NULL AS is_partitioned, c.relkind = 'f' AS is_foreign
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2;
+SELECT format('%I.%I', m.nspname, t.relname) AS name, pg_partition_root(c.oid) IS NOT NULL AS is_partitioned,
+       c.relkind = 'f' AS is_foreign
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class t ON t.oid = coalesce(pg_partition_root(c.oid), c.oid) JOIN pg_namespace m ON m.oid = t.relnamespace
+ WHERE n.nspname = $1 AND c.relname = $2;
 
 -- name: indexes_of_table
 -- The expressions and the WHERE clause of each usable index of a table.

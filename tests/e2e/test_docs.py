@@ -25,6 +25,7 @@ from tests.support.calls import cancel, create_once
 from tests.support.contacts import Tenant, add_contacts, lines_of, tenant, whole_range
 from tests.support.jobs import connect
 from tests.support.program import Program, running, started
+from tests.support.s3 import S3Access
 from tests.support.shell import contact_exports, shell
 from tests.support.waiting import until, until_ended, until_row
 
@@ -74,9 +75,14 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "SELECT"): "test_the_recipe_runs",
     (OPERATING, "--"): "test_the_recipe_runs",
     (ADOPTING, "CREATE"): _ADOPTER,
-    (ADOPTING, "INSERT INTO contact_exports.tenant_spaces"): _ADOPTER,
+    (ADOPTING, "./run help\n"): "tests/unit/test_run.py",
     (ADOPTING, "export DATABASE_URL"): _ADOPTER,
+    (ADOPTING, "contact-exports storage init"): _ADOPTER,
     (ADOPTING, "contact-exports contacts check"): _ADOPTER,
+    (ADOPTING, "contact-exports serve"): _ADOPTER,
+    (ADOPTING, "export PATH"): _ADOPTER,
+    (ADOPTING, "ALTER ROLE"): _ADOPTER,
+    (ADOPTING, "ANALYZE"): _ADOPTER,
     (ADOPTING, "ALTER TABLE crm.people"): _ADOPTER,
     (ADOPTING, "DROP VIEW"): _ADOPTER,
     (ADOPTING, "REFRESH"): _ADOPTER,
@@ -106,6 +112,7 @@ _NOT_RUN: dict[tuple[str, str], str] = {
     (RUNNING, "kubectl"): "it needs a cluster; tests/e2e/test_deployments.py validates the manifests",
     ("CONTRIBUTING.md", "./run lock"): "its result depends on the newest releases, and a test must not change the pins",
 }
+_WORDS_OF_FOUR_MINUTES = 1_000
 _READERS = {
     # A reader, the language of its block, the beginning of the block, and the command that runs the block from a file.
     "python": ("python", "import gzip", f"{sys.executable} block"),
@@ -419,22 +426,30 @@ LINE = {
 
 
 async def test_a_foreign_schema_is_exported_and_becomes_fast_by_the_steps_of_the_page(
-    postgres_server: str, empty_database_url: str, tmp_path: Path
+    postgres_server: str, empty_database_url: str, s3: S3Access, bucket: str, tmp_path: Path
 ) -> None:
-    async with adopted(postgres_server, 0) as crm, stores.directory_store(tmp_path / "files") as store:
-        settings = {"DATABASE_URL": empty_database_url, "CONTACTS_DATABASE_URL": crm.url}
+    async with adopted(postgres_server, 0) as crm:
+        own = stores.s3_settings(s3, bucket, prefix="contacts")
+        settings = {"DATABASE_URL": empty_database_url, "CONTACTS_DATABASE_URL": crm.url, **own}
         await crm.owner.execute("CREATE TABLE public.contacts (the_name text, is_taken text)")
         await crm.owner.execute(PEOPLE)
-        lines = docs.block("sh", ADOPTING, "migrate").splitlines()
-        assert [line.split()[1].partition("=")[0] for line in lines if line.startswith("export ")] == list(settings)
-        commands = "\n".join(line for line in lines if not line.startswith("export "))
-        space_id, key = (await shell(commands, settings)).split()
+        assert exported_names(docs.block("sh", ADOPTING, "export DATABASE_URL")) == list(settings)
+        space_id, key = (await shell(docs.block("sh", ADOPTING, "storage init"), settings)).split()
         assert space_id == "1"
-        await crm.run(page_block("INSERT INTO"))
+        checked = await contact_exports(*docs.block("sh", ADOPTING, "contacts check").split()[1:], **settings)
+        assert checked.code == 1, checked.output
+        assert "0 faults, " in checked.output
+        assert docs.block("sh", ADOPTING, "exports serve") == "contact-exports serve\n"
         async with (
-            running({**settings, **store.settings}) as program,
+            running(settings) as program,
             ExportClient(program.address, key) as client,
         ):
+            consumer = docs.block("sh", ADOPTING, "gunzip -c")
+            calls = {"CONTACT_EXPORTS_URL": program.address, "CONTACT_EXPORTS_API_KEY": key}
+            assert exported_names(consumer) == ["PATH", *calls]
+            commands = "\n".join(line for line in consumer.splitlines() if not line.startswith("export "))
+            first = json.loads(await shell(f"cd {tmp_path}\n{commands}", calls))
+            assert first == {name: value for name, value in LINE.items() if name not in ("comet_tokens", "emails")}
 
             async def exported() -> list[dict[str, object]]:
                 export_id = await client.create(whole_range(Extra.COMET_TOKENS, Extra.EMAILS))
@@ -444,25 +459,37 @@ async def test_a_foreign_schema_is_exported_and_becomes_fast_by_the_steps_of_the
                 return {finding.code for finding in (await crm.check()).findings}
 
             assert (await exported(), await found()) == ([LINE], {"index_missing"})
-            await crm.run(page_block("CREATE INDEX CONCURRENTLY ON crm.people (tenant"))
-            await crm.run(page_block("CREATE INDEX CONCURRENTLY ON crm.people (duplicate_of"))
+            await crm.run_as_owner(page_block("CREATE INDEX CONCURRENTLY ON crm.people (tenant"))
+            await crm.run_as_owner(page_block("CREATE INDEX CONCURRENTLY ON crm.people (duplicate_of"))
+            await crm.run_as_owner(page_block("ANALYZE"))
             assert (await exported(), await found()) == ([LINE], {"sorted"})
-            await crm.run(page_block("ALTER TABLE crm.people"))
+            await crm.run_as_owner(page_block("ALTER TABLE crm.people"))
             assert await exported() == [LINE]
             report = await shell(docs.block("sh", ADOPTING, "contacts check"), settings)
             assert report.endswith("\n0 faults, 0 warnings\n")
-            await crm.run(page_block("DROP VIEW"))
+            await crm.run_as_owner(page_block("DROP VIEW"))
             assert (await exported(), await found()) == ([LINE], {"materialized_view", "complete_until_unknown"})
             await crm.owner.execute(
                 f"INSERT INTO crm.people (person_key, tenant, created) VALUES ('{EVE}', 'acme', '2024-05-05')"
             )
-            await crm.run(page_block("REFRESH"))
+            await crm.run_as_owner(page_block("REFRESH"))
             assert [line["id"] for line in await exported()] == [ADA, EVE]
+
+
+def exported_names(script: str) -> list[str]:
+    """The environment variables that the lines of a script export."""
+    return re.findall(r"^export (\w+)=", script, re.MULTILINE)
+
+
+def test_the_first_part_of_the_page_for_adopters_is_read_in_four_minutes() -> None:
+    text = docs.text_of(ADOPTING)
+    assert len(text[: text.index("\n## Faster\n")].split()) <= _WORDS_OF_FOUR_MINUTES
 
 
 async def test_the_database_of_the_page_belongs_to_its_role(postgres_server: str) -> None:
     name = f"contact_exports_test_{os.getpid()}"
-    statements = page_block("CREATE ROLE").replace("contact_exports", name).splitlines()
+    made = page_block("CREATE ROLE").partition("CREATE SCHEMA")[0]
+    statements = made.replace("contact_exports", name).splitlines()
     async with connect(postgres_server) as server:
         try:
             for each in statements:

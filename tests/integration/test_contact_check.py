@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import asyncpg
 import pytest
 
+from service.database_urls import place_of
 from service.embedded.postgres import EmbeddedPostgres
 from service.model import Extra
 from service.postgres.bounded_reads import BoundedReads, OutOfTime
@@ -24,11 +25,11 @@ from service.postgres.findings import Finding, Level, Report
 from service.postgres.migrate import migrate
 from service.postgres.snapshot import export_query
 from sql import statement
-from tests.support.adopted import Adopted, adopted, page_block
-from tests.support.contacts import add_contacts
+from tests.support.adopted import PASSWORD, Adopted, adopted, as_role, page_block
+from tests.support.contacts import add_contacts, tenant
 from tests.support.jobs import connect, holding
 from tests.support.pgbouncer import pgbouncer
-from tests.support.postgres_proxy import postgres_proxy
+from tests.support.postgres_proxy import Mode, postgres_proxy
 from tests.support.roles import role
 from tests.support.shell import contact_exports
 from tests.support.snapshots import claim_on
@@ -53,6 +54,11 @@ async def check(url: str, *, seconds: float = 20, space_id: int | None = None) -
     return await check_contacts(
         url, space_id=space_id, each=timedelta(seconds=seconds), total=timedelta(seconds=10 * seconds)
     )
+
+
+def only_contacts(url: str) -> dict[str, str]:
+    """Settings of the command with an address of the contacts and none of the main database."""
+    return {"CONTACTS_DATABASE_URL": url, "STORAGE_URL": "file:///nowhere"}
 
 
 def only(report: Report) -> Finding:
@@ -116,7 +122,7 @@ PLANTED = {
     "missing grant": (
         "REVOKE SELECT ON contact_exports.comet_tokens FROM {role}",
         (Level.FAULT, "no_right", "comet_tokens", "The role {role} has no right to read comet_tokens."),
-        "GRANT SELECT ON comet_tokens TO {role};",
+        "GRANT SELECT ON contact_exports.comet_tokens TO {role};",
     ),
     "missing grant of a column": (
         (
@@ -124,7 +130,7 @@ PLANTED = {
             "GRANT SELECT (contact_id, token) ON contact_exports.comet_tokens TO {role}"
         ),
         (Level.FAULT, "no_right", "comet_tokens", "The role {role} may not read all columns of comet_tokens."),
-        "GRANT SELECT ON comet_tokens TO {role};",
+        "GRANT SELECT ON contact_exports.comet_tokens TO {role};",
     ),
     "missing grant of the owner of the view": (
         (
@@ -137,7 +143,7 @@ PLANTED = {
             "comet_tokens",
             "comet_tokens reads the table sightings, which the owner of the view may not read.",
         ),
-        "GRANT SELECT ON sightings TO the owner of the view comet_tokens;",
+        "GRANT SELECT ON crm.sightings TO the owner of the view contact_exports.comet_tokens;",
     ),
     "row-level security": (
         (
@@ -216,6 +222,141 @@ async def test_a_planted_fault_is_found_with_its_mend(crm: Adopted, planted: str
     assert text.replace("{role}", crm.role) in found[0].text
     assert mend.replace("{role}", crm.role) in found[0].mend
     assert report.exit_code == max(each.level for each in report.findings)
+
+
+async def test_a_time_in_the_future_is_a_warning_that_names_the_zone(database_url: str, sql: asyncpg.Connection) -> None:
+    await add_contacts(sql, 7, 3)
+    await sql.execute("UPDATE contacts SET created_at = now() + interval '1 hour' WHERE name = 'Name 2'")
+    finding = only(await check(database_url))
+    assert (finding.level, finding.code, finding.place) == (Level.WARNING, "future_times", "contacts.created_at")
+    assert "in 1 rows" in finding.text
+    assert "AT TIME ZONE 'Europe/Berlin'" in finding.mend
+
+
+@pytest.mark.parametrize(
+    ("view", "column", "now"),
+    [
+        ("contacts", "created_at", "p.created::timestamptz"),
+        ("contact_emails", "last_seen_at", "(a->>'seen')::timestamptz"),
+        ("comet_tokens", "last_seen_at", "max(t.seen)::timestamptz"),
+        ("comet_tokens", "last_seen_at", "max(t.seen::timestamptz)"),
+    ],
+)
+async def test_a_cast_that_depends_on_the_session_is_a_warning_whatever_indexes_exist(
+    crm: Adopted, view: str, column: str, now: str
+) -> None:
+    name = f"contact_exports.{view}"
+    text = await crm.owner.fetchval("SELECT pg_get_viewdef($1::text::regclass)", name)
+    await crm.owner.execute(
+        f"CREATE VIEW contact_exports.before AS {text}"
+        f"; DROP VIEW {name}; CREATE VIEW {name} AS {page_view(view, column, now)}"
+        f"; GRANT SELECT ON {name} TO {crm.role}; CREATE INDEX ON crm.people (space_id)"
+    )
+    found = [each for each in (await crm.check()).findings if each.code == "session_time"]
+    assert [(each.level, each.place) for each in found] == [(Level.WARNING, f"{view}.{column}")]
+    assert "AT TIME ZONE 'Europe/Berlin'" in found[0].mend
+
+
+def page_view(view: str, column: str, now: str) -> str:
+    """The query of a view of the page, with another expression for a column."""
+    (text,) = re.findall(rf"CREATE VIEW contact_exports.{view} AS\n(.*?);", page_block("CREATE VIEW"), re.DOTALL)
+    changed, count = re.subn(rf"[^,]+ AT TIME ZONE 'UTC' AS {column}", f" {now} AS {column}", text)
+    assert count == 1
+    return str(changed)
+
+
+async def test_rows_of_tenants_without_a_space_are_no_reason_to_delete_anything(crm: Adopted) -> None:
+    await crm.owner.execute(f"{VIEW.format('contacts')}{CONTACTS} AND p.tenant = 'acme'")
+    found = [each for each in (await crm.check()).findings if each.code == "without"]
+    assert {each.place for each in found} == {"contact_emails.contact_id", "comet_tokens.contact_id"}
+    for each in found:
+        assert each.mend.startswith("Nothing, while tenants have no Space")
+        assert "elete rows" not in each.mend
+
+
+# Spaces and databases -------------------------------------------------------------------------------------------------
+
+
+async def test_a_space_without_contacts_is_a_warning(database_url: str, sql: asyncpg.Connection) -> None:
+    await add_contacts(sql, 7, 3)
+    finding = only(await check(database_url, space_id=8))
+    assert (finding.level, finding.code) == (Level.WARNING, "space_without_contacts")
+    assert "space_id 8" in finding.text
+    assert "Map a tenant" in finding.mend
+
+
+async def test_empty_tables_are_a_warning_that_names_their_database_and_the_setting_for_another_one(
+    database_url: str,
+) -> None:
+    finding = only(await check(database_url))
+    assert finding.code == "no_contacts"
+    assert f"no rows in the database {urlsplit(database_url).path[1:]} on " in finding.text
+    ended = await contact_exports("contacts", "check", DATABASE_URL=database_url)
+    assert "set CONTACTS_DATABASE_URL" in ended.output
+    assert ended.output.endswith("\n0 faults, 1 warning\n")
+
+
+async def test_a_space_that_does_not_exist_is_a_warning(
+    database_url: str, empty_database_url: str, sql: asyncpg.Connection
+) -> None:
+    space = await tenant(database_url)
+    for space_id in (space.space_id, 99):
+        await add_contacts(sql, space_id, 3)
+    settings = {"DATABASE_URL": database_url, "CONTACTS_DATABASE_URL": database_url}
+    assert (await contact_exports("contacts", "check", "--space", str(space.space_id), **settings)).code == 0
+    unknown = await contact_exports("contacts", "check", "--space", "99", **settings)
+    assert (unknown.code, unknown.errors) == (1, "")
+    assert "There is no Space 99" in unknown.output
+    assert "contact-exports spaces create" in unknown.output
+    early = await contact_exports("contacts", "check", **{**settings, "DATABASE_URL": empty_database_url})
+    assert "Mend: contact-exports migrate" in early.output
+    absent = await contact_exports(
+        "contacts", "check", **{**settings, "DATABASE_URL": "postgresql://x:secret@127.0.0.1:1/x"}
+    )
+    assert "the main database cannot be read" in absent.output
+    assert "secret" not in absent.output + absent.errors
+
+
+async def test_the_report_names_the_database_that_was_read_its_role_and_the_setting_but_no_password(
+    crm: Adopted, database_url: str
+) -> None:
+    place = f"Read {place_of(crm.url)} as the role {crm.role}"
+    assert place.startswith(f"Read the database {crm.database} on ")
+    settings = {"CONTACTS_DATABASE_URL": crm.url, "DATABASE_URL": database_url}
+    ended = await contact_exports("contacts", "check", **settings)
+    assert ended.output.startswith(f"{place} (CONTACTS_DATABASE_URL).\n")
+    ended = await contact_exports("contacts", "check", DATABASE_URL=crm.url)
+    assert ended.output.startswith(f"{place} (DATABASE_URL).\n")
+    ended = await contact_exports("contacts", "check", DATABASE_URL=database_url, DATABASE_DIRECT_URL=crm.url)
+    assert ended.output.startswith(f"{place} (DATABASE_DIRECT_URL).\n")
+    assert quote(PASSWORD) not in ended.output
+    refused = await contact_exports("contacts", "check", **only_contacts("postgresql://a:secret@127.0.0.1:1/crm"))
+    assert "the database crm on 127.0.0.1:1 cannot be reached" in refused.output
+    assert "secret" not in refused.output
+
+
+async def test_tables_that_were_never_analyzed_are_named_with_the_statement(postgres_server: str) -> None:
+    async with adopted(postgres_server, 0) as crm:
+        await crm.fill(20_000, analyze=False)
+        found = {each.place: each.mend for each in (await crm.check()).findings if each.code == "not_analyzed"}
+        assert found == {name: f"ANALYZE {name};" for name in ("crm.people", "crm.sightings")}
+        for mend in found.values():
+            await crm.owner.execute(mend)
+        assert "not_analyzed" not in {each.code for each in (await crm.check()).findings}
+
+
+async def test_an_index_on_an_expression_without_statistics_is_named_with_the_statement(postgres_server: str) -> None:
+    async with adopted(postgres_server, 5_000) as crm:
+        (missing,) = [each for each in (await crm.check()).findings if "COALESCE" in each.mend]
+        assert "Then run ANALYZE crm.people, because" in missing.text
+        assert "not_analyzed" not in {each.code for each in (await crm.check()).findings}
+        await crm.run(page_block(INDEXES).partition("ANALYZE")[0])
+        found = [each for each in (await crm.check()).findings if each.code == "not_analyzed"]
+        assert [(each.level, each.place, each.mend) for each in found] == [
+            (Level.WARNING, "crm.people", "ANALYZE crm.people;")
+        ]
+        await crm.owner.execute(found[0].mend)
+        assert "not_analyzed" not in {each.code for each in (await crm.check()).findings}
 
 
 # Speed ---------------------------------------------------------------------------------------------------------------
@@ -304,7 +445,9 @@ async def test_an_index_of_text_ids_has_the_order_of_bytes_and_every_name_is_quo
                  NULL::timestamptz AS last_seen_at WHERE false"""
         )
         finding = only(await check(empty_database_url))
-        assert finding.mend == ('CREATE INDEX CONCURRENTLY ON "User" (space, "order", "Key" COLLATE "C") WHERE NOT gone;')
+        assert finding.mend == (
+            'CREATE INDEX CONCURRENTLY ON public."User" (space, "order", "Key" COLLATE "C") WHERE NOT gone;'
+        )
         await sql.execute(finding.mend)
         assert (await check(empty_database_url)).findings == []
 
@@ -317,7 +460,7 @@ async def test_the_index_of_a_partitioned_table_is_created_on_all_of_it(database
     )
     await sql.execute("INSERT INTO contacts (id, space_id, created_at) SELECT n, 7, now() FROM generate_series(1, 500) n")
     finding = only(await check(database_url))
-    assert finding.mend == "CREATE INDEX ON contacts (space_id, created_at, id) WHERE merged_into IS NULL;"
+    assert finding.mend == "CREATE INDEX ON public.contacts (space_id, created_at, id) WHERE merged_into IS NULL;"
     await sql.execute(finding.mend)
     assert (await check(database_url)).findings == []
 
@@ -364,6 +507,21 @@ async def test_a_view_that_never_ends_is_reported_in_bounded_time(crm: Adopted) 
     (endless,) = [each for each in report.findings if each.code == "endless"]
     assert "all extras" in endless.text
     assert [speed.extras for speed in report.speeds] == ["no extras"]
+    ended = await contact_exports("contacts", "check", "--space", "1", "--seconds", "2", **only_contacts(crm.url))
+    assert (ended.code, ended.errors) == (2, "")
+
+
+async def test_the_server_ends_a_statement_that_is_too_slow_before_the_client_asks_to_cancel_it(crm: Adopted) -> None:
+    """The driver would still be asking when the connection is closed, and log an error that is none."""
+    await crm.owner.execute(
+        f"{VIEW.format('comet_tokens')}SELECT s.person_key AS contact_id, s.cookie AS token,"
+        " s.seen AT TIME ZONE 'UTC' AS last_seen_at FROM crm.sightings s CROSS JOIN pg_sleep(3600)"
+    )
+    async with postgres_proxy(crm.url) as network:
+        network.set_mode(Mode.DELAY)
+        report = await check(as_role(network.url, crm.role), seconds=1, space_id=1)
+        assert {"slow", "endless"} <= {each.code for each in report.findings}
+        assert network.cancel_requests == 0
 
 
 async def test_when_the_time_for_all_reads_is_over_the_rest_is_reported_as_unfinished(crm: Adopted) -> None:
@@ -397,7 +555,7 @@ async def test_a_locked_table_is_reported_in_bounded_time(database_url: str, sql
         ("CREATE SEQUENCE contacts", "kind", "contacts is a sequence, not a table or view."),
         ("CREATE TYPE contacts AS (id bigint)", "kind", "contacts is a composite type, not a table or view."),
         ("CREATE INDEX contacts ON old (id)", "kind", "contacts is a name of an index, not a table or view."),
-        ("SELECT", "missing", "contacts is missing."),
+        ("SELECT", "missing", "contacts is missing in the database {database} on "),
     ],
 )
 async def test_a_relation_of_the_wrong_kind_or_none_is_a_fault(
@@ -405,8 +563,10 @@ async def test_a_relation_of_the_wrong_kind_or_none_is_a_fault(
 ) -> None:
     await sql.execute(f"ALTER TABLE contacts RENAME TO old; {statement}")
     report = await check(database_url)
-    found = [(each.level, each.code, each.text) for each in report.findings if each.place == "contacts"]
-    assert found == [(Level.FAULT, code, text)]
+    text = text.format(database=urlsplit(database_url).path[1:])
+    (found,) = [each for each in report.findings if each.place == "contacts"]
+    assert (found.level, found.code) == (Level.FAULT, code)
+    assert found.text.startswith(text)
 
 
 async def test_a_schema_that_the_role_may_not_use_is_named(database_url: str, sql: asyncpg.Connection) -> None:
@@ -506,24 +666,26 @@ async def test_the_command_prints_the_report_as_text_or_json_and_exits_with_the_
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     await add_contacts(sql, 7, 50)
-    good = await contact_exports("contacts", "check", DATABASE_URL=database_url)
+    good = await contact_exports("contacts", "check", **only_contacts(database_url))
     assert good.code == 0, good.output
-    assert good.output.startswith("public.contacts is a table: id bigint not null, ")
+    assert "\npublic.contacts is a table: id bigint not null, " in good.output
     assert "\nExport of the Space 7:\n  plan: Index Scan on contacts" in good.output
     assert re.search(r"\n  all extras: 50 contacts in \d+\.\d\d s, [\d,]+ per second; the first after", good.output)
     assert good.output.endswith("\n0 faults, 0 warnings\n")
 
     await sql.execute("DROP INDEX contacts_of_space")
-    slow = await contact_exports("contacts", "check", DATABASE_URL=database_url)
+    slow = await contact_exports("contacts", "check", **only_contacts(database_url))
     assert slow.code == 1
-    wanted = "CREATE INDEX CONCURRENTLY ON contacts (space_id, created_at, id) WHERE merged_into IS NULL;"
+    assert slow.output.endswith("\n0 faults, 1 warning\n")
+    wanted = "CREATE INDEX CONCURRENTLY ON public.contacts (space_id, created_at, id) WHERE merged_into IS NULL;"
     assert f"\n  Mend: {wanted}\n" in slow.output
 
     await sql.execute("INSERT INTO contacts (space_id, created_at) VALUES (7, 'infinity')")
-    wrong = await contact_exports("contacts", "check", "--json", "--space", "7", DATABASE_URL=database_url)
+    wrong = await contact_exports("contacts", "check", "--json", "--space", "7", **only_contacts(database_url))
     assert wrong.code == 2
     report = json.loads(wrong.output)
     assert (report["faults"], report["warnings"], report["space_id"]) == (1, 1, 7)
+    assert report["setting"] == "CONTACTS_DATABASE_URL"
     assert {(each["level"], each["code"]) for each in report["findings"]} == {
         ("fault", "infinite_times"),
         ("warning", "index_missing"),

@@ -29,9 +29,11 @@ def page_block(beginning: str) -> str:
 
 @dataclass(frozen=True)
 class Adopted:
-    """A database with the foreign schema. `owner` is a session of its owner; `url` has the role of the service."""
+    """A database with the foreign schema. `owner` is a session of a superuser; `url` has the role of the service."""
 
     owner: asyncpg.Connection
+    tables_owner: str
+    """The owner of the tables, who is no superuser and may not create schemas."""
     role: str
     database: str
     url: str
@@ -39,12 +41,28 @@ class Adopted:
     async def run(self, text: str) -> None:
         """Run statements of the page one by one, with the names of this test instead of those of the page."""
         named = re.sub(r"\b(ROLE|TO|OWNER) contact_exports\b(?!\.)", rf"\1 {self.role}", text)
-        named = named.replace("DATABASE crm", f"DATABASE {self.database}")
+        named = named.replace("DATABASE crm", f"DATABASE {self.database}").replace("crm_owner", self.tables_owner)
         if "CONCURRENTLY" not in named:
             await self.owner.execute(named)
             return
         for each in named.splitlines():  # such a statement must be alone, and is one line
             await self.owner.execute(each)
+
+    async def run_as_owner(self, text: str) -> None:
+        """Run statements of the page as the owner of the tables."""
+        await self.owner.execute(f"SET ROLE {self.tables_owner}")
+        try:
+            await self.run(text)
+        finally:
+            await self.owner.execute("RESET ROLE")
+
+    async def fill(self, people: int, *, analyze: bool = True) -> None:
+        """Add people of two tenants, with two addresses and three sightings each. Every other one is of the tenant acme."""
+        for table in ("crm.people", "crm.sightings"):  # autovacuum would also analyze them, at any time
+            await self.owner.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        await _fill(self.owner, people)
+        if analyze:
+            await self.owner.execute("ANALYZE crm.people, crm.sightings, contact_exports.tenant_spaces")
 
     async def check(self, *, seconds: float = _READ_SECONDS, space_id: int | None = 1) -> Report:
         """What `contact-exports contacts check` finds with the role of the service."""
@@ -57,23 +75,26 @@ class Adopted:
 async def adopted(server_url: str, people: int) -> AsyncIterator[Adopted]:
     """Create the schema and its views; then this many people, a tenth of them merged and a tenth deleted."""
     suffix = secrets.token_hex(6)
-    role, database = f"exports_{suffix}", f"contact_exports_test_{suffix}"
+    role, tables_owner, database = f"exports_{suffix}", f"crm_{suffix}", f"contact_exports_test_{suffix}"
     url = urlsplit(server_url)._replace(path=f"/{database}").geturl()
     async with connect(server_url) as server:
         await server.execute(f"CREATE DATABASE {database} TEMPLATE template0 ENCODING 'UTF8'")
         try:
             async with connect(url) as owner:
-                made = Adopted(owner, role, database, as_role(url, role))
-                await made.run(page_block("CREATE SCHEMA crm"))
+                made = Adopted(owner, tables_owner, role, database, as_role(url, role))
+                await owner.execute(f"CREATE ROLE {tables_owner}; GRANT CREATE ON DATABASE {database} TO {tables_owner}")
+                await made.run_as_owner(page_block("CREATE SCHEMA crm"))
+                await owner.execute(f"REVOKE CREATE ON DATABASE {database} FROM {tables_owner}")
                 await made.run(page_block("CREATE ROLE").replace("CREATE DATABASE", "-- made by the tests that need it:"))
-                await made.run(page_block("CREATE SCHEMA contact_exports"))
-                await made.run(page_block("CREATE VIEW"))
+                await made.run(page_block("ALTER ROLE"))
+                await made.run_as_owner(page_block("CREATE TABLE contact_exports.tenant_spaces"))
+                await made.run_as_owner(page_block("CREATE VIEW"))
                 if people:
-                    await _fill(owner, people)
+                    await made.fill(people)
                 yield made
         finally:
             await server.execute(f"DROP DATABASE {database} WITH (FORCE)")
-            await server.execute(f"DROP ROLE IF EXISTS {role}")
+            await server.execute(f"DROP ROLE IF EXISTS {role}, {tables_owner}")
 
 
 def as_role(url: str, role: str) -> str:
@@ -83,8 +104,7 @@ def as_role(url: str, role: str) -> str:
 
 
 async def _fill(owner: asyncpg.Connection, people: int) -> None:
-    """Add people of two tenants, with two addresses and three sightings each. Every other one is of the tenant acme."""
-    await owner.execute("INSERT INTO contact_exports.tenant_spaces VALUES ('acme', 1), ('other', 2)")
+    await owner.execute("INSERT INTO contact_exports.tenant_spaces VALUES ('other', 2)")
     await owner.execute(
         """INSERT INTO crm.people (person_key, tenant, created, addresses, full_name, deleted_at, duplicate_of)
            SELECT md5(n::text)::uuid, CASE n % 2 WHEN 0 THEN 'acme' ELSE 'other' END,
@@ -102,4 +122,3 @@ async def _fill(owner: asyncpg.Connection, people: int) -> None:
              FROM generate_series(1, $1::int) n, generate_series(1, 3) m""",
         people,
     )
-    await owner.execute("ANALYZE crm.people, crm.sightings, contact_exports.tenant_spaces")

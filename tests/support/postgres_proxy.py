@@ -151,6 +151,8 @@ class PostgresProxy:
     """Seconds that each round trip takes longer in `Mode.DELAY`."""
     startup: dict[str, str] = field(default_factory=dict)
     """Values that replace the client's own at the start of a session, for parameters that the client sets."""
+    cancel_requests: int = 0
+    """How often a client asked to cancel a statement."""
     _open: list[Connection] = field(default_factory=list)
     _future: dict[str | None, Mode] = field(default_factory=dict)
     _planned: dict[str, list[Fault]] = field(default_factory=dict)
@@ -208,6 +210,7 @@ class PostgresProxy:
         try:
             startup = await read_startup(reader, writer)
             if startup.cancels is not None:
+                self.cancel_requests += 1
                 await self._cancel(startup)
                 return
             startup.parameters |= {name: value for name, value in self.startup.items() if name in startup.parameters}

@@ -46,18 +46,23 @@ async def directory_store(path: Path) -> AsyncIterator[StoreUnderTest]:
 @asynccontextmanager
 async def s3_store(access: S3Access, bucket: str) -> AsyncIterator[StoreUnderTest]:
     """Open a store in an existing bucket. Its credentials must also be in this process's environment."""
-    settings = {
-        "STORAGE_URL": f"s3://{bucket}/exports",
-        "S3_ENDPOINT_URL": access.endpoint_url,
-        "S3_REGION": access.region,
-        "S3_ADDRESSING_STYLE": "path",
-        **credentials(access),
-    }
+    settings = s3_settings(access, bucket, prefix="exports")
     opened = S3Settings(
         bucket, prefix="exports", endpoint_url=access.endpoint_url, region=access.region, addressing_style="path"
     )
     async with S3Store.open(opened) as store:
         yield StoreUnderTest(settings, store)
+
+
+def s3_settings(access: S3Access, bucket: str, *, prefix: str) -> dict[str, str]:
+    """Return the program's environment variables for a store in a bucket."""
+    return {
+        "STORAGE_URL": f"s3://{bucket}/{prefix}",
+        "S3_ENDPOINT_URL": access.endpoint_url,
+        "S3_ADDRESSING_STYLE": "path",
+        "S3_REGION": access.region,
+        **credentials(access),
+    }
 
 
 def credentials(access: S3Access) -> dict[str, str]:

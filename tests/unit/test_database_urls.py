@@ -11,7 +11,7 @@ import certifi
 import pytest
 from asyncpg import connect_utils
 
-from service.database_urls import hosts_of, translate
+from service.database_urls import hosts_of, place_of, translate
 
 _ENCODED = "percent-encoded"
 
@@ -164,3 +164,20 @@ def test_the_driver_accepts_a_translated_url(url: str) -> None:
     if "alice:" in url:
         assert (options.user, options.password) == ("alice", "/#?@")
         assert addresses == [("a.test", 1), ("::1", 2), ("c", 5432)]
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://alice:secret@db.test:5433/crm?sslmode=require", "the database crm on db.test:5433"),
+        (
+            "postgresql://alice:secret@/crm?host=/var/run/postgresql&port=5433",
+            "the database crm on /var/run/postgresql:5433",
+        ),
+        ("postgresql://alice:secret@a:1,b:2/my%20crm", "the database my crm on a:1,b:2"),
+        ("postgresql://alice:secret@db.test", "the default database on db.test"),
+        ("postgresql://db.test/?dbname=crm&password=secret&user=alice", "the database crm on db.test"),
+    ],
+)
+def test_the_place_of_a_database_has_neither_user_nor_password(url: str, place: str) -> None:
+    assert place_of(url) == place
