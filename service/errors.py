@@ -213,7 +213,7 @@ class SpaceNotFound(ServiceError):
     """A command named an unknown Space."""
 
     code = "space_not_found"
-    message = "There is no such Space."
+    message = "There is no such Space. `contact-exports spaces list` shows all; `contact-exports spaces create` adds one."
 
 
 class WebhookEndpointNotFound(ServiceError):
@@ -237,4 +237,4 @@ class UnknownTimezone(ServiceError):
 
     def __init__(self, timezone: str) -> None:
         self.timezone = timezone
-        super().__init__(f'The timezone "{timezone}" is unknown.')
+        super().__init__(f'The timezone "{timezone}" is unknown. Use a name such as Europe/Berlin.')

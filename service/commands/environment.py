@@ -18,6 +18,7 @@ from service.embedded import EmbeddedError
 from service.errors import (
     CannotListen,
     DatabaseRefused,
+    DatabaseUnavailable,
     LoginRefused,
     RightMissing,
     SchemaMismatch,
@@ -58,6 +59,8 @@ def command(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
             _exit(str(error), EXIT_FIX_BY_HAND)
         except ServiceError as error:
             message = f"{error.message} ({error.detail})" if error.detail else error.message
+            if isinstance(error, DatabaseUnavailable):
+                message += _main_setting()
             _exit(message, EXIT_FIX_BY_HAND if isinstance(error, _FIXED_BY_HAND) else EXIT_FAILED)
         except KeyboardInterrupt:
             _exit("interrupted", 130)
@@ -137,6 +140,14 @@ def _refusals(message: str) -> Iterator[None]:
         yield
     except DatabaseRefused as error:
         raise LoginRefused(message, detail=error.detail) from error
+
+
+def _main_setting() -> str:
+    """The setting with the address that a command needed."""
+    given = load()
+    if given.database_url is None:
+        return ""
+    return f" Check {'DATABASE_URL' if given.database_direct_url is None else 'DATABASE_DIRECT_URL (or DATABASE_URL)'}."
 
 
 def _exit(message: str, code: int) -> NoReturn:

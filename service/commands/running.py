@@ -7,6 +7,7 @@ import click
 
 from service.commands.environment import command, settings
 from service.commands.output import print_note
+from service.postgres.migrate import EMPTY_CONTACTS
 from service.postgres.migrate import migrate as apply_migrations
 from service.process import run as program
 from service.setting_source import load
@@ -34,3 +35,5 @@ async def migrate() -> None:
     with settings() as given:
         applied = await apply_migrations(given.direct_dsn, own_contacts=given.contacts_database_url is None)
         print_note("\n".join(f"applied {name}" for name in applied) or "up to date")
+        if any(name.startswith("contacts/") for name in applied):
+            print_note(EMPTY_CONTACTS)

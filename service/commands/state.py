@@ -59,7 +59,10 @@ def embedded_postgres(state: Path, *, alone: bool) -> Iterator[EmbeddedPostgres]
     with EmbeddedPostgres(state / "postgres", used_by=click.get_current_context().command_path) as postgres:
         if alone and postgres.joined:
             _wait_for_other_command(postgres, state)
-        print_note(f"DATABASE_URL and STORAGE_URL are not set: using Postgres {postgres.version} and files in {state}")
+        print_note(
+            "DATABASE_URL and STORAGE_URL are not set, so this is a database of the service's own:"
+            f" using Postgres {postgres.version} and files in {state}"
+        )
         if alone:
             print_note(f"{psql_path(binaries) or 'psql'} '{postgres.dsn()}' connects to the database")
         yield postgres

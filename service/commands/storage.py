@@ -4,8 +4,11 @@ import click
 
 from service.commands.environment import command, database_and_store, settings
 from service.commands.output import print_note
+from service.errors import ServiceError
+from service.failures import ExportFailure
 from service.process.build import build_ownership
 from service.process.resources import open_store
+from service.settings import Settings
 
 
 @click.group()
@@ -21,11 +24,22 @@ async def storage_init() -> None:
     A small file is written, downloaded by a link and deleted. Prints what the store refuses.
     """
     with settings() as given:
-        async with open_store(given) as store:
-            await store.create()
-            for warning in await store.rehearse():
-                print_note(f"warning: {warning}")
+        try:
+            async with open_store(given) as store:
+                await store.create()
+                for warning in await store.rehearse():
+                    print_note(f"warning: {warning}")
+        except ExportFailure as failure:
+            raise ServiceError(
+                f"The store cannot be used: {failure.detail or failure.message}. {_places(given)}"
+            ) from failure
     print_note("ready")
+
+
+def _places(given: Settings) -> str:
+    """Which store the settings name."""
+    endpoint = "" if given.s3_endpoint_url is None else f", S3_ENDPOINT_URL is {given.s3_endpoint_url}"
+    return f"STORAGE_URL is {given.files_url}{endpoint}."
 
 
 @storage.command("adopt")

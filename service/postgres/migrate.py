@@ -25,6 +25,11 @@ _LOCK_PAUSE = timedelta(seconds=0.2)
 _LOCK_WAIT = timedelta(minutes=5)
 """How long to wait for another process that is migrating."""
 
+EMPTY_CONTACTS = (
+    "The main database now has empty tables contacts, contact_emails and comet_tokens."
+    " If your contacts are elsewhere, set CONTACTS_DATABASE_URL."
+)
+
 log = structlog.get_logger()
 
 
@@ -41,7 +46,10 @@ async def migrate(dsn: Dsn, *, own_contacts: bool = True) -> list[str]:
             _check(set_name, applied[set_name], newer_by=0)
         done = await _apply(connection, "main", applied)
         if own_contacts and await _contacts_are_ours(connection, applied):
-            done += await _apply(connection, "contacts", applied)
+            created = await _apply(connection, "contacts", applied)
+            done += created
+            if created and "contacts" not in applied:
+                log.info("contacts_created", detail=EMPTY_CONTACTS)
         await connection.execute(statement("migration_unlock"))
         return done
 

@@ -25,6 +25,9 @@ readiness requests at once must not take the connections of other requests."""
 _PATIENCE = timedelta(seconds=2)
 """Longest a readiness request waits for a shared probe. The probe continues in the background."""
 
+_NOT_YET = "The contacts are not checked before the schema is."
+_CHECK = "`contact-exports contacts check` says how to mend it."
+
 log = structlog.get_logger()
 
 
@@ -79,7 +82,8 @@ class Health:
         self._stopping = False
         self._one_ping = asyncio.Lock()
         self._pinged: tuple[float, str | None] | None = None
-        self._contacts_probe = CachedProbe(contacts.fault, good_for=_CONTACTS_LIFETIME)
+        self._contacts = contacts
+        self._contacts_probe = CachedProbe(self._ask_contacts, good_for=_CONTACTS_LIFETIME)
         self._store_probe = CachedProbe(self._ask_store, good_for=_STORE_LIFETIME)
 
     def stop(self) -> None:
@@ -102,7 +106,7 @@ class Health:
                 "process": "The service is stopping." if self._stopping else None,
                 "schema": schema,
                 "database": await self._ask_database(),
-                "contacts": await self._contacts_probe.fault() if schema is None else None,
+                "contacts": await self._contacts_probe.fault() if schema is None else _NOT_YET,
                 "store": await self._store_probe.fault(late=StorageUnavailable().message),
             }
         )
@@ -111,8 +115,12 @@ class Health:
         try:
             self._startup.require_started()
         except ServiceError as error:
-            return error.message
+            return f"{error.message} {error.detail or ''}".rstrip()
         return None
+
+    async def _ask_contacts(self) -> str | None:
+        fault = await self._contacts.fault()
+        return fault and f"{fault.rstrip('.')}. {_CHECK}"
 
     async def _ask_database(self) -> str | None:
         async with self._one_ping:
@@ -136,8 +144,12 @@ async def _fault(probe: Awaitable[None]) -> str | None:
     """The error of a probe. If a person must fix it, in words for operators."""
     try:
         await probe
-    except (DatabaseUnavailable, StorageUnavailable) as error:
+    except DatabaseUnavailable as error:
         return error.message
+    except StorageUnavailable as error:
+        # The rest of the detail may name a host, and anybody can read this.
+        advice = (error.detail or "").partition("; ")[2]
+        return f"The file storage is not available; {advice}." if advice else error.message
     except ServiceError as error:
         return error.detail or error.message
     return None

@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import structlog
 
+from service.database_urls import place_of
 from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, SchemaMismatch, Starting, StoreOwnedElsewhere
 from service.exports.ownership import Ownership
 from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
-from service.postgres.addresses import Dsn
+from service.postgres.addresses import Dsn, current
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.rights import check_rights
 from service.postgres.snapshot import ContactSource
@@ -18,8 +19,10 @@ from service.storage import ObjectStore
 _FIRST_PAUSE = timedelta(seconds=0.5)
 _LONGEST_PAUSE = timedelta(seconds=5)
 """Time between two tries to reach a database; the pause doubles from the first to the longest."""
-MAIN_REFUSED = "The main database refuses the login; correct DATABASE_URL (or DATABASE_DIRECT_URL)."
+_MAIN = "DATABASE_URL (or DATABASE_DIRECT_URL)"
+MAIN_REFUSED = f"The main database refuses the login; correct {_MAIN}."
 CONTACTS_REFUSED = "The contacts database refuses the login; correct CONTACTS_DATABASE_URL."
+_CHECK = "Run: contact-exports contacts check. It says how to mend each."
 
 log = structlog.get_logger()
 
@@ -47,11 +50,12 @@ class Startup:
         self._ownership = ownership
         self._rules = rules
         self._finished = False
+        self._waits_for: str | None = None
 
     def require_started(self) -> None:
         """Raises Starting until `finish` was called."""
         if not self._finished:
-            raise Starting
+            raise Starting(detail=self._waits_for)
 
     def finish(self) -> None:
         """Open the API."""
@@ -62,11 +66,17 @@ class Startup:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._apply_missing_migrations()
+                await self._apply_missing_migrations()
             except DatabaseRefused as error:
                 raise LoginRefused(MAIN_REFUSED, detail=error.detail) from error
             except DatabaseUnavailable as error:
-                log.warning("waiting_for_database", detail=error.detail)
+                self._waits_for = f"It waits for the main database: check {_MAIN}."
+                log.warning(
+                    "waiting_for_database", detail=error.detail, database=place_of(current(self._dsn)), setting=_MAIN
+                )
+            else:
+                self._waits_for = None
+                return
             await asyncio.sleep(pause.total_seconds())
             pause = min(pause * 2, _LONGEST_PAUSE)
 
@@ -78,11 +88,15 @@ class Startup:
         try:
             await self._source.check()
         except SourceUnreadable as error:
-            log.error("contacts_not_readable", detail=error.detail)  # noqa: TRY400 - expected; no traceback
+            log.error("contacts_not_readable", detail=error.detail, mend=_CHECK)  # noqa: TRY400 - expected; no traceback
+        except SchemaMismatch as error:
+            raise SchemaMismatch(f"{error.message} {_CHECK}", detail=error.detail) from error
         except LoginRefused as error:
             raise LoginRefused(CONTACTS_REFUSED, detail=error.detail) from error
         except SourceUnavailable as error:
-            log.warning("contacts_not_reachable", detail=error.detail)
+            place = place_of(current(self._source.dsn))
+            setting = _MAIN if self._rules.own_contacts else "CONTACTS_DATABASE_URL"
+            log.warning("contacts_not_reachable", detail=error.detail, database=place, setting=setting)
             return False
         return True
 

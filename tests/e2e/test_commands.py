@@ -8,10 +8,12 @@ import asyncpg
 import pytest
 
 from service.client import ClientError, ExportClient, ExportStatus, Extra, Unauthorised
+from service.errors import SpaceNotFound
 from tests.support import stores
 from tests.support.contacts import Tenant, tenant, whole_range
 from tests.support.export_checks import blocked_reads, until_reading
 from tests.support.program import Program, running, started
+from tests.support.s3 import S3Access
 from tests.support.shell import contact_exports, run, shell
 from tests.support.waiting import until_logged, until_row, until_true
 
@@ -42,14 +44,15 @@ async def test_only_the_hash_of_a_key_is_stored(database_url: str, connection: a
     key = (await contact_exports("keys", "create", "--space", "1", DATABASE_URL=database_url)).output.strip()
     stored = await connection.fetchval("SELECT k::text FROM api_keys k")
     assert key not in stored
-    assert key.rpartition("_")[2] not in stored
+    assert key.split("_", 2)[2] not in stored
 
 
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
         (("spaces", "create", "X", "--timezone", "Mars/Olympus"), "Mars/Olympus", 1),
-        (("spaces", "suspend", "99"), "no such Space", 1),
+        (("spaces", "create", "X", "--timezone", "Berlin"), "Use a name such as Europe/Berlin.", 1),
+        (("spaces", "suspend", "99"), "no such Space. `contact-exports spaces list` shows all", 1),
         (("keys", "create", "--space", "99"), "no such Space", 1),
         (("keys", "revoke", "0123456789abcdef"), "no such key", 1),
         (("keys", "revoke", "\udcff"), "KEY_ID: is not valid UTF-8", 2),
@@ -195,6 +198,48 @@ async def test_serve_ends_if_the_database_does_not_exist(database_url: str, tmp_
     assert "The contacts database refuses the login; correct CONTACTS_DATABASE_URL" in ended.errors
 
 
+@pytest.mark.parametrize("setting", ["DATABASE_URL", "DATABASE_DIRECT_URL"])
+async def test_a_database_that_cannot_be_reached_is_named_with_its_setting_but_no_password(setting: str) -> None:
+    address = "postgresql://alice:hunter2@127.0.0.1:1/crm"
+    for command in (("spaces", "list"), ("migrate",)):
+        ended = await contact_exports(*command, **{"DATABASE_URL": "postgresql://db.test/a", setting: address})
+        assert (ended.code, ended.output) == (1, "")
+        assert f"Check {setting}" in ended.errors
+        assert "127.0.0.1:1" in ended.errors
+        assert "hunter2" not in ended.errors
+        assert ended.errors.count("\n") == 1
+
+
+async def test_migrate_says_that_it_made_empty_contacts_and_which_setting_leads_to_others(empty_database_url: str) -> None:
+    first = await contact_exports("migrate", DATABASE_URL=empty_database_url)
+    assert "empty tables contacts, contact_emails and comet_tokens" in first.errors
+    assert "set CONTACTS_DATABASE_URL" in first.errors
+    again = await contact_exports("migrate", DATABASE_URL=empty_database_url)
+    assert again.errors == "up to date\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "hunter2"}, "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        ({"S3_ENDPOINT_URL": "http://127.0.0.1:1"}, "check S3_ENDPOINT_URL: nothing responds there"),
+    ],
+)
+async def test_a_store_that_cannot_be_used_is_named_with_the_wrong_setting_but_no_key(
+    s3: S3Access, bucket: str, changes: dict[str, str], mend: str
+) -> None:
+    settings = {**stores.s3_settings(s3, bucket, prefix="x"), "AWS_EC2_METADATA_DISABLED": "true", **changes}
+    ended = await contact_exports("storage", "init", **settings)
+    assert (ended.code, ended.output) == (1, "")
+    *_, message = ended.errors.splitlines()
+    assert message.startswith("The store cannot be used: ")
+    assert mend in message
+    assert f"STORAGE_URL is s3://{bucket}/x, S3_ENDPOINT_URL is {settings['S3_ENDPOINT_URL']}." in ended.errors
+    assert "hunter2" not in ended.errors
+    assert s3.secret_key not in ended.errors
+
+
 async def test_secrets_can_be_read_from_files(database_url: str, tmp_path: Path) -> None:
     secret = tmp_path / "url"
     secret.write_text(database_url + "\n")
@@ -210,7 +255,8 @@ async def test_commands_use_the_embedded_postgres_while_serve_runs_and_while_it_
     state = {"STATE_DIR": str(short_path / "state")}
     first = await contact_exports("spaces", "create", "Eins", "--timezone", "UTC", **state)
     assert first.output == "1\n"
-    assert f"using Postgres {first.errors.partition('using Postgres ')[2]}" in first.errors
+    assert first.errors.startswith("DATABASE_URL and STORAGE_URL are not set, so this is a database of the service's own: ")
+    assert str(short_path / "state") in first.errors
     async with running(state) as program:
         second = await contact_exports("spaces", "create", "Zwei", "--timezone", "UTC", **state)
         assert second.output == "2\n"
@@ -299,7 +345,7 @@ async def test_a_deleted_space_leaves_nothing_and_its_export_that_runs_elsewhere
                 "Space deleted: 1",
             ]
             again = await contact_exports("spaces", "delete", str(space.space_id), "--yes", **settings)
-            assert (again.code, again.output, again.errors) == (1, "", "There is no such Space.\n")
+            assert (again.code, again.output, again.errors) == (1, "", f"{SpaceNotFound.message}\n")
             await until_logged(program, "claim_lost")
             with pytest.raises(Unauthorised):
                 await client.create(whole_range())

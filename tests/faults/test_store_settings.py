@@ -47,6 +47,21 @@ async def test_a_wrong_region_is_named_by_readyz_and_by_storage_init(
             assert await store_check(program) == "ok"
 
 
+async def test_an_endpoint_that_does_not_respond_is_named_by_its_setting_but_readyz_shows_no_address(
+    database_url: str, s3: S3Access, bucket: str
+) -> None:
+    settings = {**stores.s3_settings(s3, bucket, prefix="x"), "S3_ENDPOINT_URL": "http://127.0.0.1:1"}
+    async with started({"DATABASE_URL": database_url, **settings}) as program:
+        await program.listening()
+        await until_logged(program, "store_not_usable", "check S3_ENDPOINT_URL")
+
+        async def named() -> bool:
+            return "check S3_ENDPOINT_URL: nothing responds there." in await store_check(program)
+
+        await until(named)
+        assert "127.0.0.1" not in await store_check(program)
+
+
 async def test_a_changed_storage_url_is_reported_at_startup_while_it_has_not_all_files(
     database_url: str, space: Tenant, files: StoreUnderTest, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 import structlog
 
+from service.errors import SchemaMismatch
 from service.exports.ownership import Ownership
 from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Window
@@ -339,14 +340,19 @@ def readiness(database: Database, url: str) -> Callable[[], Awaitable[str | None
     """Return a call of the readiness check of the contacts, of a service that has started."""
     started = startup(url)
     started.finish()
-    store = DirectoryStore(Path("/nowhere"), link_secret, timedelta(minutes=1))
-    ownership = Ownership(store, partial(database_identity, database), fresh=timedelta(seconds=10))
-    health = Health(database, source(url), store, ownership, started, lambda: None)
+    health = health_of(database, url, started)
 
     async def contacts() -> str | None:
         return (await health.ready()).checks["contacts"]
 
     return contacts
+
+
+def health_of(database: Database, url: str, started: Startup) -> Health:
+    """The health checks of a service with a directory that does not exist."""
+    store = DirectoryStore(Path("/nowhere"), link_secret, timedelta(minutes=1))
+    ownership = Ownership(store, partial(database_identity, database), fresh=timedelta(seconds=10))
+    return Health(database, source(url), store, ownership, started, lambda: None)
 
 
 async def test_readiness_fails_with_the_words_of_the_export_and_passes_when_it_is_mended(
@@ -356,7 +362,8 @@ async def test_readiness_fails_with_the_words_of_the_export_and_passes_when_it_i
         assert await readiness(database, reader)() is None
         await sql.execute("ALTER TABLE comet_tokens ENABLE ROW LEVEL SECURITY")
         ready = readiness(database, reader)
-        assert await ready() == await unreadable(reader)
+        words = (await unreadable(reader)).rstrip(".")
+        assert await ready() == f"{words}. `contact-exports contacts check` says how to mend it."
         await sql.execute("ALTER TABLE comet_tokens DISABLE ROW LEVEL SECURITY")
         while await ready() is not None:
             await asyncio.sleep(0.1)
@@ -368,3 +375,37 @@ async def test_startup_reports_relations_that_cannot_be_read_and_goes_on(databas
             assert await startup(reader).contacts() is True
         assert [entry["event"] for entry in logged] == ["contacts_not_readable"]
         assert "permission denied for table contacts" in logged[0]["detail"]
+        assert "contact-exports contacts check" in logged[0]["mend"]
+
+
+async def test_startup_ends_with_the_command_that_explains_relations_of_the_wrong_shape(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("DROP TABLE comet_tokens; ALTER TABLE contact_emails ALTER last_seen_at TYPE timestamp")
+    with pytest.raises(SchemaMismatch, match=r"comet_tokens is missing.* Run: contact-exports contacts check\."):
+        await startup(database_url).contacts()
+
+
+async def test_startup_and_readiness_name_the_setting_of_a_database_that_cannot_be_reached_but_no_password() -> None:
+    nobody = "postgresql://alice:hunter2@127.0.0.1:1/crm"
+    waiting = startup(nobody)
+    with structlog.testing.capture_logs() as logged:
+        schema = asyncio.create_task(waiting.schema())
+        while not logged:
+            await asyncio.sleep(0.01)
+        assert await waiting.contacts() is False
+        async with Database(nobody, application_name="tests", size=1) as database:
+            checks = (await health_of(database, nobody, waiting).ready()).checks
+        schema.cancel()
+    assert [entry["event"] for entry in logged][:2] == ["waiting_for_database", "contacts_not_reachable"]
+    for entry in logged[:2]:
+        assert (entry["database"], entry["setting"]) == (
+            "the database crm on 127.0.0.1:1",
+            "DATABASE_URL (or DATABASE_DIRECT_URL)",
+        )
+    assert checks["schema"] == (
+        "The service is starting. It waits for the main database: check DATABASE_URL (or DATABASE_DIRECT_URL)."
+    )
+    assert checks["contacts"] == "The contacts are not checked before the schema is."
+    assert checks["store"] is not None
+    assert "hunter2" not in f"{logged} {checks}"

@@ -8,12 +8,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore import exceptions
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from service.failures import ExportFailure, StorageFull, StorageRefused, StorageUnavailable
 from service.storage.directory import files
 from service.storage.s3 import etags
 from service.storage.s3.failures import failure_from_s3_error, s3_call
+
+SECRET = "http://alice:hunter2@store.test"
+
+
+def refusal(code: str, status: int, header: str = "", **fields: str) -> ClientError:
+    """An error response of a store; `fields` are further elements of its body."""
+    metadata = {"HTTPStatusCode": status, "HTTPHeaders": {"x-amz-bucket-region": header}}
+    body = {"Code": code, "Message": SECRET, "AWSAccessKeyId": SECRET, **fields}
+    return ClientError({"Error": body, "ResponseMetadata": metadata}, "CreateBucket")  # type: ignore[typeddict-item]  # part of a response
 
 
 @pytest.mark.parametrize(
@@ -50,6 +60,35 @@ def test_an_error_response_of_s3_is_classified(code: str, status: int, expected:
     result = failure_from_s3_error("UploadPart", code, status)
     assert type(result) is expected
     assert (result.detail or "").startswith(f"UploadPart: {code} (HTTP {status})")
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (refusal("InvalidAccessKeyId", 403), "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (refusal("SignatureDoesNotMatch", 403), "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (refusal("AuthorizationHeaderMalformed", 400, Region="eu-north-1"), "check S3_REGION, the store expects eu-north-1"),
+        (refusal("AuthorizationHeaderMalformed", 400, Region="eu north <1>"), "check S3_REGION"),
+        (refusal("PermanentRedirect", 301, header="eu-north-1"), "check S3_REGION, the store expects eu-north-1"),
+        (refusal("AccessDenied", 403), None),
+        (exceptions.NoCredentialsError(), "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (exceptions.EndpointConnectionError(endpoint_url=SECRET), "check S3_ENDPOINT_URL: nothing responds there"),
+        (
+            exceptions.SSLError(endpoint_url=SECRET, error=OSError(SECRET)),
+            "check S3_ENDPOINT_URL: its https does not fit the store",
+        ),
+    ],
+)
+async def test_a_wrong_setting_is_named_without_an_address_or_a_key(error: Exception, mend: str | None) -> None:
+    with pytest.raises(ExportFailure) as caught:
+        async with s3_call("CreateBucket", timedelta(seconds=5)):
+            raise error
+    detail = caught.value.detail or ""
+    start, _, advice = detail.partition("; ")
+    assert start.startswith("CreateBucket: ")
+    assert advice.startswith(mend) if mend else advice == ""
+    assert advice.endswith(mend or "") or "S3_ENDPOINT_URL" in advice or "no such pair" in advice
+    assert SECRET not in detail
 
 
 def test_a_wrong_clock_is_called_that() -> None:
@@ -89,7 +128,8 @@ async def test_a_dead_endpoint_is_named_without_the_rest_of_the_address() -> Non
     with pytest.raises(StorageUnavailable) as caught:
         async with s3_call("CreateBucket", timedelta(seconds=1)):
             raise error
-    assert caught.value.detail == "CreateBucket: EndpointConnectionError (s3.test:9000)"
+    expected = "CreateBucket: EndpointConnectionError (s3.test:9000); check S3_ENDPOINT_URL: nothing responds there"
+    assert caught.value.detail == expected
 
 
 async def test_a_disk_that_does_not_respond_is_unavailable() -> None:

@@ -1,13 +1,16 @@
 """Translation of S3 and botocore errors into export failures. `s3_call` wraps every call and sets its deadline.
 
-A detail contains the operation, the error code and the host of an endpoint, never a path, a key or the text of the response.
+A detail contains the operation, the error code, the host of an endpoint and the settings that may be wrong, never a path, a
+key or the text of the response.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import urlsplit
 
 from botocore import exceptions
@@ -41,6 +44,25 @@ _MISCONFIGURED = (
     exceptions.UnsupportedSignatureVersionError,
     exceptions.SSOError,
 )
+_WRONG_KEY = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: the store knows no such pair"
+_WRONG_REGION = "check S3_REGION"
+_WRONG_ENDPOINT = "check S3_ENDPOINT_URL: nothing responds there"
+_MENDS = {
+    "InvalidAccessKeyId": _WRONG_KEY,
+    "SignatureDoesNotMatch": _WRONG_KEY,
+    "InvalidToken": "check AWS_SESSION_TOKEN",
+    "AuthorizationHeaderMalformed": _WRONG_REGION,
+    "PermanentRedirect": _WRONG_REGION,
+    "IllegalLocationConstraintException": _WRONG_REGION,
+    "InvalidLocationConstraint": _WRONG_REGION,
+    "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "EndpointConnectionError": _WRONG_ENDPOINT,
+    "ConnectTimeoutError": _WRONG_ENDPOINT,
+    "SSLError": "check S3_ENDPOINT_URL: its https does not fit the store, or its certificate is not trusted",
+}
+"""What an operator should do, by the store's error code or the name of the client's error."""
+_REGION = re.compile("[a-z0-9-]{1,50}")
 
 
 def failure_from_s3_error(operation: str, code: str, status: int) -> ExportFailure:
@@ -88,12 +110,30 @@ async def s3_call(operation: str, timeout: timedelta) -> AsyncIterator[None]:
     except ClientError as error:
         response = error.response
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise failure_from_s3_error(operation, response.get("Error", {}).get("Code", "unknown"), status) from error
+        code = response.get("Error", {}).get("Code", "unknown")
+        failure = failure_from_s3_error(operation, code, status)
+        raise type(failure)(detail=f"{failure.detail}{_mend(code, response)}") from error
     except _MISCONFIGURED as error:
-        raise StorageRefused(detail=f"{operation}: {type(error).__name__}") from error
+        raise StorageRefused(detail=f"{operation}: {_named(error)}") from error
     except (BotoCoreError, OSError, RuntimeError) as error:
         # botocore raises RuntimeError if refreshed credentials are already expired.
-        raise StorageUnavailable(detail=f"{operation}: {type(error).__name__}{_host(error)}") from error
+        raise StorageUnavailable(detail=f"{operation}: {_named(error)}") from error
+
+
+def _named(error: Exception) -> str:
+    name = type(error).__name__
+    return f"{name}{_host(error)}{_mend(name, {})}"
+
+
+def _mend(code: str, response: Mapping[str, Any]) -> str:
+    """What an operator should do, as the end of a sentence; with the region of the bucket if the store names it."""
+    mend = _MENDS.get(code)
+    if mend is None:
+        return ""
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region") or ""
+    named = mend is _WRONG_REGION and _REGION.fullmatch(region)
+    return f"; {mend}, the store expects {region}" if named else f"; {mend}"
 
 
 def _host(error: Exception) -> str:
