@@ -33,6 +33,8 @@ from tests.support.stores import StoreUnderTest
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support.waiting import until, until_row, until_true
 
+pytestmark = pytest.mark.long
+
 YEAR = ("export", "--from", "2024-01-01", "--to", "2024-12-31", "--tokens")
 
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from service.client import ExportClient
 from service.embedded.postgres import find_binaries
@@ -20,6 +21,8 @@ from tests.support.program import Program, running, started
 from tests.support.shell import contact_exports, shell
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_ended, until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 __all__ = ["short_path"]
 

@@ -3,10 +3,14 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
+
 from tests.support.export_checks import expire_leases
 from tests.support.program import started
 from tests.support.scene import Scene
 from tests.support.waiting import until_ended, until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 LEASE = 16.0
 POINTS = ["claim_sent", "batch_read", "renew_sent", "upload_completed"]

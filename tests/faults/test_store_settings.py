@@ -19,6 +19,8 @@ from tests.support.shell import contact_exports
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_ended, until_logged
 
+pytestmark = pytest.mark.long
+
 
 async def store_check(program: Program) -> str:
     """What /readyz says about the store."""

@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from tests.support.calls import create_with_tokens as create
 from tests.support.contacts import Tenant, add_contacts
@@ -18,6 +19,8 @@ from tests.support.export_checks import (
 from tests.support.program import running
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_ended, until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 
 async def test_a_killed_process_loses_no_export_and_leaves_no_upload(
