@@ -18,7 +18,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     && pip --python /opt/build/bin/python install --no-cache-dir --require-hashes -r requirements/build.txt \
     && pip --python /opt/build/bin/python wheel --no-deps --no-build-isolation --wheel-dir /opt/build/wheels . \
     && pip --python /opt/contact-exports/bin/python install --no-cache-dir --require-hashes \
-        -r requirements/service.txt -r requirements/redis.txt \
+        -r requirements/service.txt -r requirements/redis.txt -r requirements/traces.txt \
     && pip --python /opt/contact-exports/bin/python install --no-cache-dir --no-deps /opt/build/wheels/*.whl
 
 FROM python:3.13-slim-trixie${BASE_DIGEST:+@$BASE_DIGEST}

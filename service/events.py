@@ -6,6 +6,7 @@ The code that made a transition emits its event once, after the commit that made
 import dataclasses
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 from uuid import UUID
@@ -13,6 +14,7 @@ from uuid import UUID
 import structlog
 
 from service.model import Claim, ExportStatus
+from service.trace_context import TraceContext
 
 Level = Literal["info", "warning"]
 
@@ -184,7 +186,13 @@ def claim_fields(claim: Claim) -> dict[str, object]:
         "space_id": claim.space_id,
         "attempt": claim.attempt,
         "claim_id": str(claim.claim_id),
+        **({"trace_id": claim.trace.trace_id} if claim.trace else {}),
     }
+
+
+def in_logs(trace: TraceContext | None) -> AbstractContextManager[object]:
+    """Add the trace id to every log line inside the block."""
+    return structlog.contextvars.bound_contextvars(trace_id=trace.trace_id) if trace else nullcontext()
 
 
 Listener = Callable[[Event], None]

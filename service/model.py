@@ -10,6 +10,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from service.errors import UnknownTimezone
+from service.trace_context import TraceContext
 
 END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 """Means "no end": the driver stores it as `infinity`."""
@@ -172,6 +173,7 @@ class NewExport:
     max_attempts: int
     request_id: str
     idempotency_key: str | None = None
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,8 @@ class Claim:
     object_name: str
     window: Window
     extras: Extras
+    trace: TraceContext | None = None
+    """That of the request that created the export."""
 
 
 def filename(export_id: int) -> str:

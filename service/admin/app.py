@@ -26,6 +26,7 @@ from service.web.health import ALIVE, READY, Readiness, show_liveness, show_read
 from service.web.limits import MAXIMUM_BODY
 from service.web.middleware import REQUEST_ID, identify
 from service.web.problems import stamp
+from service.web.tracing import log_fields, route_of
 
 CONNECTIONS = 128
 """Most connections of the operator's port at once: one client that leaves many open keeps no scrape out."""
@@ -123,6 +124,5 @@ async def _finish_response(request: web.Request, response: web.StreamResponse) -
     stamp(response.headers, request_id)
     if request.path not in MACHINES:
         response.headers.update(SECURITY_HEADERS)
-    resource = request.match_info.route.resource
-    route = resource.canonical if resource else None
-    log.debug("admin_request", method=request.method, route=route, status=response.status, request_id=request_id)
+    line = {"route": route_of(request), "status": response.status, "request_id": request_id, **log_fields(request)}
+    log.debug("admin_request", method=request.method, **line)

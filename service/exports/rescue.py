@@ -20,11 +20,12 @@ class Rescue:
         """Requeue or fail the exports whose lease expired; True if there were any. Raises DatabaseUnavailable."""
         rescued = await self._claims.rescue(pause=self._retry_pause)
         for each in rescued:
-            if each.status is ExportStatus.FAILED:
-                detail = f"the lease of worker {each.worker} expired"
-                events.emit(events.ExportFailed(each.export_id, each.claim_id, WorkerLost.code, detail))
-            else:
-                events.emit(events.ExportRescued(each.export_id, each.claim_id, each.worker))
+            with events.in_logs(each.trace):
+                if each.status is ExportStatus.FAILED:
+                    detail = f"the lease of worker {each.worker} expired"
+                    events.emit(events.ExportFailed(each.export_id, each.claim_id, WorkerLost.code, detail))
+                else:
+                    events.emit(events.ExportRescued(each.export_id, each.claim_id, each.worker))
         if rescued:
             await failpoint("rescued")
         return bool(rescued)

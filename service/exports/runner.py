@@ -6,6 +6,7 @@ It keeps no state that matters: everything it forgets is in the job table, where
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -28,6 +29,14 @@ _POLL_SPREAD = 0.2
 log = structlog.get_logger()
 
 
+AroundAttempt = Callable[[Claim], AbstractContextManager[object]]
+
+
+def in_logs_of(claim: Claim) -> AbstractContextManager[object]:
+    """Add the trace id of the export to every log line inside the block."""
+    return events.in_logs(claim.trace)
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerOptions:
     """`slots` exports run at once in this process, `space_slots` of one Space in all processes together."""
@@ -41,6 +50,8 @@ class RunnerOptions:
     """Pause between two polls for exports that other processes queued."""
     rescue: timedelta
     """Pause between two searches for expired leases."""
+    around_attempt: AroundAttempt = in_logs_of
+    """What each attempt runs in."""
 
 
 class Runner:
@@ -145,9 +156,13 @@ class Runner:
             await self._wait_for_work()
             return
         events.emit(events.ExportClaimed(claim))
-        task = asyncio.create_task(self._attempts.run(claim, sent=sent))
+        task = asyncio.create_task(self._run_attempt(claim, sent))
         self._running[task] = claim
         task.add_done_callback(self._ended)
+
+    async def _run_attempt(self, claim: Claim, sent: float) -> None:
+        with self._options.around_attempt(claim):
+            await self._attempts.run(claim, sent=sent)
 
     async def _claim(self) -> Claim | None:
         """The next claim, or None. An error is logged; the loop then waits as if there were no work."""

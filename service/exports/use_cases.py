@@ -26,6 +26,7 @@ from service.model import Caller, ExportJob, ExportRequest, ExportStatus, NewExp
 from service.postgres.export_files import ExportFiles
 from service.postgres.export_jobs import ExportJobs
 from service.storage import Link, ObjectStore
+from service.trace_context import TraceContext
 
 _LARGEST_ID = 2**63 - 1
 _DELETE_TIMEOUT = timedelta(seconds=10)
@@ -107,7 +108,13 @@ class Exports:
         self._hooks = hooks
 
     async def create(
-        self, caller: Caller, request: ExportRequest, *, request_id: str, idempotency_key: str | None = None
+        self,
+        caller: Caller,
+        request: ExportRequest,
+        *,
+        request_id: str,
+        idempotency_key: str | None = None,
+        trace: TraceContext | None = None,
     ) -> Created:
         """Queue an export of the caller's Space, once per idempotency key.
 
@@ -116,7 +123,7 @@ class Exports:
         """
         window = window_of_request(caller, request.start_date, request.end_date, self._rules.max_range_days)
         attempts = self._rules.max_attempts
-        new = NewExport(caller.space_id, request, caller.timezone, window, attempts, request_id, idempotency_key)
+        new = NewExport(caller.space_id, request, caller.timezone, window, attempts, request_id, idempotency_key, trace)
         try:
             inserted = await self._jobs.insert(new, queue_limit=self._rules.queue_limit)
         except SpaceNotFound:

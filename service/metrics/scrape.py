@@ -18,7 +18,7 @@ from service import events
 from service.metrics.database_figures import DatabaseFigures
 from service.metrics.instruments import Instruments
 from service.metrics.last_known import LastKnown
-from service.metrics.store_calls import MeasuredStore
+from service.metrics.store_calls import MeasuredStore, Observe
 from service.metrics.transitions import TransitionCounter
 from service.postgres.figures import Figures, QueueFigures
 from service.postgres.pool import Database
@@ -57,9 +57,9 @@ class Metrics:
             unsubscribe()
             self._thread.shutdown(wait=False)
 
-    def measured(self, store: ObjectStore) -> ObjectStore:
-        """The same store; every call is measured."""
-        return MeasuredStore(store, self._count)
+    def measured(self, store: ObjectStore, *others: Observe) -> ObjectStore:
+        """The same store; every call is measured, and `others` get its result too."""
+        return MeasuredStore(store, self._count, *others)
 
     def watch_pools(self, pools: Mapping[str, Database]) -> None:
         """Measure the use of these pools, and how long calls wait for a connection."""

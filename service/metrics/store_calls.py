@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Protocol, TypeVar
 
 from service.failures import ExportFailure
 from service.metrics.instruments import Instruments
@@ -12,21 +13,28 @@ from service.model import Part
 from service.storage import Link, Marker, ObjectStore, StoredObject, UnfinishedUpload, Upload
 
 T = TypeVar("T")
-Observe = Callable[[str, str, float], None]
-"""Gets the operation, its result and its seconds."""
+
+
+class Observe(Protocol):
+    """Gets the operation, its result and its seconds; of a part also its number and its size in bytes."""
+
+    def __call__(self, operation: str, result: str, seconds: float, /, *, part: int = 0, size: int = 0) -> None:
+        """Called at the end of a call."""
 
 
 class MeasuredStore:
-    """An `ObjectStore` that passes every call on and observes its duration and result.
+    """An `ObjectStore` that passes every call on and observes its duration and result, and tells `others`.
 
     The result is `ok`, the error code of an ExportFailure, `cancelled` or `error`.
     """
 
-    def __init__(self, inner: ObjectStore, instruments: Instruments) -> None:
+    def __init__(self, inner: ObjectStore, instruments: Instruments, *others: Observe) -> None:
         self._inner = inner
 
-        def observe(operation: str, result: str, seconds: float) -> None:
+        def observe(operation: str, result: str, seconds: float, /, *, part: int = 0, size: int = 0) -> None:
             instruments.store_seconds.labels(operation, result).observe(seconds)
+            for other in others:
+                other(operation, result, seconds, part=part, size=size)
 
         self._observe: Observe = observe
 
@@ -106,7 +114,8 @@ class _MeasuredUpload:
         return self._inner.upload_id
 
     async def put_part(self, number: int, part: Part) -> None:
-        with _call("put_part", self._observe):
+        observe = partial(self._observe, part=number, size=sum(len(piece) for piece in part))
+        with _call("put_part", observe):
             await self._inner.put_part(number, part)
 
     async def complete(self) -> None:
@@ -115,7 +124,7 @@ class _MeasuredUpload:
 
 
 @contextmanager
-def _call(operation: str, observe: Observe) -> Iterator[None]:
+def _call(operation: str, observe: Callable[[str, str, float], None]) -> Iterator[None]:
     started = time.perf_counter()
     result = "error"
     try:

@@ -12,6 +12,7 @@ from service.failures import ExportFailure, WorkerLost
 from service.model import Claim, ExportStatus, Extra, StoredFile
 from service.postgres.export_jobs import stored_window
 from service.postgres.pool import Database
+from service.trace_context import TraceContext, parse
 
 
 class Renewal(Enum):
@@ -47,6 +48,7 @@ class Rescued:
     claim_id: UUID
     worker: str
     status: ExportStatus
+    trace: TraceContext | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,10 @@ class Claims:
         """Requeue or fail exports whose lease has expired, of any worker. `pause` is the delay for each earlier loss."""
         lost = WorkerLost()
         rows = await self._database.fetch("rescue_exports", pause, lost.code, lost.message)
-        return [Rescued(row["export_id"], row["claim_id"], row["worker"], ExportStatus(row["status"])) for row in rows]
+        return [
+            Rescued(row["export_id"], row["claim_id"], row["worker"], ExportStatus(row["status"]), parse(row["traceparent"]))
+            for row in rows
+        ]
 
     async def leftovers(self, *, grace: timedelta) -> list[Leftover]:
         """At most 20 attempts that ended more than `grace` ago and may have left something in the store."""
@@ -181,6 +186,7 @@ def _claim(row: asyncpg.Record) -> Claim:
         object_name=row["object_name"],
         window=stored_window(row),
         extras=Extra.among(row["extras"]),
+        trace=parse(row["traceparent"]),
     )
 
 

@@ -58,7 +58,7 @@ class ExportJobs:
         while True:
             try:
                 inserted = await self._database.fetch_row(
-                    "insert_export", *columns, *rest, queue_limit, point="insert_committed"
+                    "insert_export", *columns, *rest, queue_limit, new.trace and str(new.trace), point="insert_committed"
                 )
             except asyncpg.ForeignKeyViolationError:
                 raise SpaceNotFound from None

@@ -21,7 +21,7 @@ from service.exports.ownership import Ownership
 from service.exports.periodic import PeriodicTask
 from service.exports.rescue import Rescue
 from service.exports.retention import Retention
-from service.exports.runner import Runner, RunnerOptions
+from service.exports.runner import AroundAttempt, Runner, RunnerOptions
 from service.exports.use_cases import ExportRules, Exports, ProcessHooks
 from service.exports.waiting import Waiters
 from service.postgres.access import AccessTables
@@ -110,7 +110,9 @@ def _open_link(store: DirectoryStore, settings: Settings, startup: Startup) -> O
     return open_link
 
 
-def build_runner(resources: Resources, settings: Settings, waiters: Waiters, ownership: Ownership) -> Runner:
+def build_runner(
+    resources: Resources, settings: Settings, waiters: Waiters, ownership: Ownership, around_attempt: AroundAttempt
+) -> Runner:
     """The job runner. Its worker name tells operators the host and the process. It pauses while the store is not ours."""
     lease = timedelta(seconds=settings.lease_seconds)
     retry_pause = timedelta(seconds=settings.retry_seconds)
@@ -136,6 +138,7 @@ def build_runner(resources: Resources, settings: Settings, waiters: Waiters, own
             lease=lease,
             poll=timedelta(seconds=settings.poll_seconds),
             rescue=timedelta(seconds=settings.sweep_seconds),
+            around_attempt=around_attempt,
         ),
     )
     ownership.on_lost, ownership.on_regained = partial(_pause, runner), partial(_resume, runner)

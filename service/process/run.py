@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from service.process.health import Health
 from service.process.loop_lag import LoopLag
 from service.process.resources import Resources, open_resources
 from service.process.startup import Startup, StartupRules
+from service.process.traces import open_traces
 from service.process.webhooks import build_deliverer
 from service.settings import Settings
 from service.web.server import listen
@@ -80,16 +82,18 @@ async def run(
         failpoints.arm(settings.failpoints)
         log.warning("failpoints_armed", failpoints=settings.failpoints)
     metrics = Metrics()
-    async with open_resources(settings) as opened, metrics.listening():
-        resources = dataclasses.replace(opened, store=metrics.measured(opened.store))
+    async with open_traces(os.environ) as traces, open_resources(settings) as opened, metrics.listening():
+        resources = dataclasses.replace(opened, store=metrics.measured(opened.store, *traces.on_store_call))
         ownership = build_ownership(resources.store, resources.database, settings)
         startup = _startup(resources, settings, ownership, own_files=own_files)
         waiters = Waiters(ExportJobs(resources.database), resources.priority)
-        runner = build_runner(resources, settings, waiters, ownership)
+        runner = build_runner(resources, settings, waiters, ownership, traces.around_attempt)
         deliverer = build_deliverer(resources, settings)
         health = Health(resources.database, resources.contacts, resources.store, ownership, startup, lambda: runner.stuck)
         exports = build_exports(resources, settings, runner, waiters)
-        app = build_web_app(resources, settings, exports, startup=startup, health=health, on_response=metrics.count_response)
+        app = traces.watched(
+            build_web_app(resources, settings, exports, startup=startup, health=health, on_response=metrics.count_response)
+        )
         connections = connections_allowed(
             settings.max_connections,
             export_slots=settings.export_slots,

@@ -19,6 +19,7 @@ from service.web.origin import origin_of, path_of
 from service.web.page_turns import PageTurns
 from service.web.paging import Cursors, PagedList, parse_page_request, render_in_slices, render_page
 from service.web.preferences import PREFER, PREFERENCE_APPLIED, parse_wait, render_applied
+from service.web.tracing import TRACE
 
 EXPORTS_PATH = "/public-api/v1/contacts/exports"
 
@@ -36,7 +37,9 @@ async def create_export(request: web.Request) -> web.StreamResponse:
     asked, key = parse_creation(body, request.headers.getall(IDEMPOTENCY_KEY, []))
     exports, caller, wait = request.app[EXPORTS], request[CALLER], _wait(request)
     origin = origin_of(request) if wait is not None else ""  # before the export exists: the Host header may be malformed
-    created = await exports.create(caller, asked, request_id=request[REQUEST_ID], idempotency_key=key)
+    created = await exports.create(
+        caller, asked, request_id=request[REQUEST_ID], idempotency_key=key, trace=request.get(TRACE)
+    )
     headers = {"Location": path_of(request, f"{EXPORTS_PATH}/{created.job.export_id}")}
     if created.replayed:
         headers["Idempotent-Replayed"] = "true"

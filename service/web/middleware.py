@@ -1,4 +1,4 @@
-"""Middleware: request id, error rendering, and the headers and the log line of every response."""
+"""Middleware: request id, trace id, error rendering, and the headers and the log line of every response."""
 
 import re
 import time
@@ -13,12 +13,11 @@ from aiohttp.typedefs import Handler
 from service.errors import ServiceError
 from service.web import problems
 from service.web.gate import ALLOWANCE, CALLER
+from service.web.tracing import PROBES, end_span, log_fields, route_of, traced
 
 REQUEST_ID = web.RequestKey("request_id", str)
 EXPECTATION = web.RequestKey("expectation", str)
 """The header Expect, until it is met; the server takes it out of the headers."""
-_PROBES = frozenset({"/healthz", "/readyz"})
-"""Routes that are called every few seconds: their log lines have the level debug."""
 _CONTINUE = "100-continue"
 _STARTED = web.RequestKey("started", float)
 
@@ -34,10 +33,11 @@ log = structlog.get_logger()
 
 @web.middleware
 async def identify(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request an id, and add the id to every log line of the request."""
+    """Give the request an id, and add it and the id of the trace to every log line of the request."""
     bound = structlog.contextvars.bind_contextvars(request_id=_identified(request))
     try:
-        return await handler(request)
+        with traced(request):
+            return await handler(request)
     finally:
         structlog.contextvars.reset_contextvars(**bound)
 
@@ -54,9 +54,8 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     # A Space that was deleted after its key was checked has no limit any more.
     if allowance is not None and response.status != HTTPStatus.UNAUTHORIZED:
         response.headers.update(allowance.headers)
-    resource = request.match_info.route.resource
     caller = request.get(CALLER)
-    route = resource.canonical if resource else None
+    route = route_of(request)
     if EXPECTATION in request:
         # The client may send the body that it announced, or not: the next bytes have no certain meaning.
         response.force_close()
@@ -65,7 +64,8 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
     if ON_RESPONSE in request.app:
         bucket = allowance.bucket if allowance else None
         request.app[ON_RESPONSE](route, request.method, response.status, seconds, bucket)
-    (log.debug if route in _PROBES else log.info)(
+    end_span(request, response.status)
+    (log.debug if route in PROBES else log.info)(
         "request",
         method=request.method,
         route=route,
@@ -73,6 +73,7 @@ async def finish_response(request: web.Request, response: web.StreamResponse) ->
         duration_ms=round(seconds * 1000, 1),
         request_id=request_id,
         space_id=caller.space_id if caller else None,
+        **log_fields(request),
     )
 
 

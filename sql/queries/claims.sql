@@ -1,6 +1,7 @@
 -- name: claim_export
 -- Claim at most one queued export.
-SELECT claim_id, job_id, space_id, attempt, alone, object_name, window_from, window_to, extras
+SELECT claim_id, job_id, space_id, attempt, alone, object_name, window_from, window_to, extras,
+       export_traceparent(job_id) AS traceparent
   FROM claim_export($1, $2, $3, $4);
 
 -- name: renew_leases
@@ -53,7 +54,7 @@ SELECT outcome FROM export_attempts WHERE claim_id = $1;
 
 -- name: rescue_exports
 -- Requeue or fail exports whose lease has expired.
-SELECT * FROM rescue_exports($1, $2, $3);
+SELECT *, export_traceparent(export_id) AS traceparent FROM rescue_exports($1, $2, $3);
 
 -- name: attempts_to_clean
 -- Attempts that lost or gave up their claim and published no file: whatever they stored is left over. The grace period $1

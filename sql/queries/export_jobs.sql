@@ -15,9 +15,10 @@ WITH room AS MATERIALIZED (
   UNION ALL
   SELECT nextval(pg_get_serial_sequence('export_jobs', 'id')) FROM room WHERE room.free AND $10::text IS NULL
 ), inserted AS (
-  INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id)
+  INSERT INTO export_jobs (id, space_id, start_date, end_date, timezone, window_from, window_to, extras, max_attempts, request_id,
+                           traceparent)
          OVERRIDING SYSTEM VALUE
-  SELECT new.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9 FROM new
+  SELECT new.export_id, $1, $2, $3, $4, $5, $6, $7, $8, $9, $13 FROM new
   RETURNING *
 )
 SELECT inserted.*, room.free FROM room LEFT JOIN inserted ON true;

@@ -69,6 +69,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (OPERATING, "export DATABASE_URL"): "test_the_commands_for_a_real_database_bring_the_service_up",
     (OPERATING, "pg_dump"): "test_a_restored_backup_works",
     (OPERATING, "pg_restore"): "test_a_restored_backup_works",
+    (OPERATING, "export OTEL_EXPORTER_OTLP_ENDPOINT"): "tests/e2e/test_traces.py",
     (OPERATING, "contact-exports storage adopt"): "tests/faults/test_restored_copies.py",
     (OPERATING, "CREATE ROLE"): "test_the_role_and_the_database_of_the_page_are_all_that_the_service_needs",
     (OPERATING, "GRANT"): "test_the_service_works_with_the_documented_grants_and_no_more",
