@@ -110,7 +110,7 @@ async def get(url: str, space: Tenant) -> Any:
 async def test_links_keys_cursors_and_ids_of_a_running_service_survive_a_restore(
     dumped: int, restored: int, short_path: Path, tmp_path: Path
 ) -> None:
-    programs = f"cd {tmp_path}; PATH={binaries(restored)}:$PATH\n"
+    dumping, restoring = (f"cd {tmp_path}; PATH={binaries(version)}:$PATH\n" for version in (dumped, restored))
     with servers(short_path, dumped, restored) as (old, new):
         async with (
             postgres.database(old.dsn(), "template0") as original_url,
@@ -120,11 +120,11 @@ async def test_links_keys_cursors_and_ids_of_a_running_service_survive_a_restore
             # The secret of links is in the database, and the links name the port.
             settings = {"STORAGE_URL": files.settings["STORAGE_URL"], "PORT": free_port()}
             async with running({"DATABASE_URL": original_url, "LEASE_SECONDS": "60", **settings}) as program:
-                backup = await back_up(program, original_url, docs.block("sh", OPERATING, "pg_dump"), programs)
+                backup = await back_up(program, original_url, docs.block("sh", OPERATING, "pg_dump"), dumping)
                 assert await program.end() == 0
             await files.store.delete(backup.names[backup.removed.export_id])
             settings["DATABASE_URL"] = copy_url
-            await shell(programs + docs.block("sh", OPERATING, "pg_restore"), settings)
+            await shell(restoring + docs.block("sh", OPERATING, "pg_restore"), settings)
             async with connect(copy_url) as sql:
                 await expire_leases(sql)
             async with running(settings) as program:
