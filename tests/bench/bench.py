@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from service.embedded.postgres import EmbeddedPostgres
 from tests.bench.dataset import Contacts, Size, open_contacts
@@ -66,7 +67,7 @@ class Bench:
         self, contacts: Contacts, settings: Mapping[str, str] = MappingProxyType({})
     ) -> AsyncIterator[Service]:
         """Run the service on these contacts, with a directory as store and further settings."""
-        files = self.directory / "files"
+        files = self.directory / f"files of {urlsplit(contacts.dsn).path[1:]}"  # A store belongs to one database.
         async with (
             stores.directory_store(files) as store,
             service(contacts.dsn, {**store.settings, **settings}, self.server.pid, files=files) as running,
