@@ -43,7 +43,7 @@ async def measure(bench: Bench) -> Figures:
     contacts = await bench.contacts()
     sides: dict[str, list[Round]] = {"without": [], "hanging": []}
     async with _hanging() as port, _endpoints(contacts, port) as sql:
-        settings = {"WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+        settings = {"WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8", "WEBHOOK_TIMEOUT_SECONDS": "5"}
         async with bench.service(contacts, settings) as service:
             for number in range(max(bench.plan.rounds, 2)):
                 for side in list(sides) if number % 2 else reversed(list(sides)):
