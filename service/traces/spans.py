@@ -19,7 +19,7 @@ from service.trace_context import TraceContext
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"})
 _SERVER_ERROR = 500
-_CHECKS = frozenset({"probe", "rehearse", "read_marker"})
+_CHECKS = frozenset({"probe", "rehearse", "read_marker", "write_marker"})
 """Store calls that ask whether the store works and whose it is, some of them every few seconds."""
 _FINE = ("ok", "cancelled")
 

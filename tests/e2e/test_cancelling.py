@@ -2,6 +2,7 @@
 
 import aiohttp
 import asyncpg
+import pytest
 from yarl import URL
 
 from service.client import ExportClient, ExportStatus
@@ -11,6 +12,8 @@ from tests.support.export_checks import NO_EXPORT_SESSION, blocked_reads
 from tests.support.program import Program, running
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_cleaned, until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 
 async def start_export(program: Program, connection: asyncpg.Connection, space: Tenant) -> int:

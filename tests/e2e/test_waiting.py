@@ -14,6 +14,8 @@ from tests.support.program import running
 from tests.support.shell import run
 from tests.support.stores import StoreUnderTest
 
+pytestmark = pytest.mark.long
+
 
 async def test_curl_gets_from_nothing_to_a_file_with_one_key_and_without_polling(
     database_url: str, connection: asyncpg.Connection, space: Tenant, store: StoreUnderTest, tmp_path: Path

@@ -17,6 +17,8 @@ from tests.support.receiver import Receiver, receiver, status, write_authority
 from tests.support.shell import contact_exports, shell
 from tests.support.waiting import until_row
 
+pytestmark = pytest.mark.long
+
 PAGE = "docs/webhooks.md"
 DOCUMENTED = "https://hooks.example/exports"
 

@@ -28,6 +28,8 @@ from tests.support.program import running
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until_ended, until_logged, until_row, until_true
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def proxy(database_url: str) -> AsyncIterator[PostgresProxy]:

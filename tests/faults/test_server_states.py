@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import asyncpg
+import pytest
 
 from service.embedded.postgres import EmbeddedPostgres
 from service.postgres.migrate import migrate
@@ -16,6 +17,8 @@ from tests.support.jobs import connect
 from tests.support.program import Program, running, started
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_ended, until_logged, until_row
+
+pytestmark = pytest.mark.long
 
 READER_WAITS_FOR_LOCK = """
 SELECT 1 FROM pg_stat_activity

@@ -23,6 +23,8 @@ from tests.support.s3_faults import ANY, Forward, S3Faults
 from tests.support.stores import StoreUnderTest
 from tests.support.waiting import until, until_cleaned, until_ended, until_logged, until_row
 
+pytestmark = pytest.mark.long
+
 ROWS = 600
 SLOW_LEASE = timedelta(seconds=3)
 

@@ -335,6 +335,7 @@ async def test_the_report_names_the_database_that_was_read_its_role_and_the_sett
     assert "secret" not in refused.output
 
 
+@pytest.mark.long
 async def test_tables_that_were_never_analyzed_are_named_with_the_statement(postgres_server: str) -> None:
     async with adopted(postgres_server, 0) as crm:
         await crm.fill(20_000, analyze=False)
@@ -511,6 +512,7 @@ async def test_a_view_that_never_ends_is_reported_in_bounded_time(crm: Adopted) 
     assert (ended.code, ended.errors) == (2, "")
 
 
+@pytest.mark.long
 async def test_the_server_ends_a_statement_that_is_too_slow_before_the_client_asks_to_cancel_it(crm: Adopted) -> None:
     """The driver would still be asking when the connection is closed, and log an error that is none."""
     await crm.owner.execute(
