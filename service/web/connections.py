@@ -183,7 +183,7 @@ class Connection(web.RequestHandler):
         if end is None or not self._sends_file:
             self.transport.abort()
             return
-        # The event loop sends files past the transport: `abort` would let it wait for ever for a socket that is closed.
+        # The event loop sends files without the transport. After `abort` it would wait without end for the closed socket.
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
 
