@@ -49,7 +49,7 @@ def test_it_prints_a_line_per_step_and_ends_with_the_summary_of_the_tests(checko
         ("", "package"),
         ("foreign", "foreign tests"),
         ("mutants --only one_object_name --seed 2", "mutant"),
-        ("bench --quick --only workloads", "benchmark"),
+        ("bench --quick --only workloads --workload both", "benchmark"),
         ("test -m long or debian" if os.geteuid() == 0 else "test -m long", "long tests"),
     ],
 )
