@@ -83,8 +83,8 @@ class Settings(BaseSettings):
     s3_checksum: Literal["when_required", "when_supported"] = Field(
         "when_required", description="Whether uploads carry additional checksums. Some stores refuse them."
     )
-    s3_sign_payload: bool = Field(
-        True, description="Sign the bytes of each part. False saves CPU if the store accepts unsigned payloads."
+    s3_sign_payload: bool | None = Field(
+        None, description="Sign the bytes of each part. Defaults to true for http:// endpoints; TLS protects the others."
     )
     part_size: ByteSize = Field(
         ByteSize(8 * MIB),

@@ -23,8 +23,10 @@ SIZING_MIB = 75 + 15
 HEALTH_SECONDS = 1.0
 """Longest duration of a health check over a new connection."""
 STATUS_SECONDS = 1.0
-"""Longest duration of 99 % of another Space's status calls while all connections call with unknown keys. On two quiet CPUs it
-is 0.1 s; while refused calls waited for the database like all others, it was 1 to 2 s."""
+"""Longest duration of 99 % of another Space's status calls while all connections call with unknown keys.
+
+On two quiet CPUs it is 0.1 s. While refused calls waited for the database like all others, it was 1 to 2 s.
+"""
 _MEMORY_FACTOR = 2
 _CHECK_EVERY = 0.1
 _RETRY_SECONDS = 0.02

@@ -3,7 +3,10 @@
 `service.storage.s3` uses them because botocore has no documented alternative.
 """
 
+from base64 import b64encode
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 import pytest
 from aiobotocore.credentials import AioCredentialResolver, AioRefreshableCredentials
@@ -18,6 +21,10 @@ SETTINGS = S3Settings("bucket", endpoint_url="http://s3.invalid", addressing_sty
 
 class _Sent(Exception):
     """Raised in place of sending a request; the message is the hash in its header."""
+
+
+def _stop(request: AWSPreparedRequest, **_: object) -> None:
+    raise _Sent(request.headers["X-Amz-Content-SHA256"])
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +55,32 @@ async def test_a_signer_in_the_table_of_signers_chooses_the_payload_hash() -> No
     """`auth.AUTH_TYPE_MAPS`, `S3SigV4Auth.payload`: without them botocore hashes each part again on the event loop."""
     given = "0" * 64  # not the real hash: the request must contain this one
 
-    def stop(request: AWSPreparedRequest, **_: object) -> None:
-        raise _Sent(request.headers["X-Amz-Content-SHA256"])
-
-    body = await PartBody.prepare([b"part"], signed=True)
+    body = await PartBody.prepare([b"part"], signed=True, checked=False)
     body.sha256 = given
     async with open_clients(SETTINGS, timedelta(minutes=15)) as (client, _):
-        client.operations.meta.events.register("before-send.s3.UploadPart", stop)
+        client.operations.meta.events.register("before-send.s3.UploadPart", _stop)
         with pytest.raises(_Sent, match=given):
             await client.operations.upload_part(Bucket="bucket", Key="key", UploadId="1", PartNumber=1, Body=body)
+
+
+@pytest.mark.parametrize("sign_payload", [None, True, False])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_part_is_signed_with_its_hash_over_http_only_unless_the_settings_say_so(
+    scheme: str, sign_payload: bool | None
+) -> None:
+    """botocore signs a part over HTTPS only if it has no Content-MD5; `BucketClient.signs_payload` must say the same."""
+    settings = replace(SETTINGS, endpoint_url=f"{scheme}://s3.invalid", sign_payload=sign_payload)
+    signed = scheme == "http" if sign_payload is None else sign_payload
+    async with open_clients(settings, timedelta(minutes=15)) as (client, _):
+        assert client.signs_payload == signed
+        body = await PartBody.prepare([b"part"], signed=signed, checked=False)
+        client.operations.meta.events.register("before-send.s3.UploadPart", _stop)
+        with pytest.raises(_Sent, match=sha256(b"part").hexdigest() if signed else "UNSIGNED-PAYLOAD"):
+            await client.operations.upload_part(
+                Bucket="bucket",
+                Key="key",
+                UploadId="1",
+                PartNumber=1,
+                Body=body,
+                ContentMD5=b64encode(body.md5).decode(),
+            )

@@ -5,12 +5,12 @@ they block it for 2 ms and for 4 to 8 ms.
 """
 
 import asyncio
-import zlib
 from hashlib import md5, sha256
 from io import BytesIO
 from typing import TYPE_CHECKING, cast
 
 import botocore.auth
+from isal import isal_zlib
 
 from service.model import Part
 
@@ -24,24 +24,28 @@ _SIGNER = "s3v4-given-hash"
 class PartBody(BytesIO):
     """A part's bytes with their checksums. Create it with `prepare`."""
 
-    def __init__(self, part: Part, *, signed: bool) -> None:
+    def __init__(self, part: Part, *, signed: bool, checked: bool) -> None:
         super().__init__()
         content_md5, payload_hash, crc32 = md5(usedforsecurity=False), sha256(), 0
         # Piece by piece: hashing releases the GIL after each piece, while copying 8 MiB at once would hold it for 4 ms.
         for piece in part:
             self.write(piece)
-            crc32 = zlib.crc32(piece, crc32)
             content_md5.update(piece)
+            if checked:
+                crc32 = isal_zlib.crc32(piece, crc32)
             if signed:
                 payload_hash.update(piece)
         self.md5 = content_md5.digest()
-        self.crc32 = crc32.to_bytes(4, "big")
+        self.crc32 = crc32.to_bytes(4, "big") if checked else b""
         self.sha256 = payload_hash.hexdigest() if signed else ""
 
     @classmethod
-    async def prepare(cls, part: Part, *, signed: bool) -> "PartBody":
-        """Build the body in a thread: 1.7 ms per MiB, or 2.5 ms with the SHA-256 that a `signed` payload needs."""
-        return await asyncio.to_thread(cls, part, signed=signed)
+    async def prepare(cls, part: Part, *, signed: bool, checked: bool) -> "PartBody":
+        """Build the body in a thread: 1.5 ms per MiB, or 2.1 ms with the SHA-256 that a `signed` payload needs.
+
+        `checked` adds the CRC32, which costs 0.03 ms per MiB.
+        """
+        return await asyncio.to_thread(cls, part, signed=signed, checked=checked)
 
 
 class _GivenHashAuth(botocore.auth.S3SigV4Auth):

@@ -36,6 +36,8 @@ class BucketClient:
     operations: "S3Client"
     completions: "S3Client"
     """For CompleteMultipartUpload only: botocore sets read timeouts per client, and this one waits longer."""
+    signs_payload: bool
+    """Whether parts are signed with their SHA-256."""
     ca_bundle: str | None
     """File with the certificates that botocore trusts instead of the system's."""
 
@@ -93,22 +95,26 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
             operations = await client(settings.endpoint_url, settings.operation_timeout / 2)
             completions = await client(settings.endpoint_url, settings.complete_timeout)
             signing = await client(settings.public_endpoint_url or settings.endpoint_url, settings.operation_timeout)
-        if settings.sign_payload:
+        signs_payload = settings.sign_payload
+        if signs_payload is None:
+            signs_payload = urlsplit(operations.meta.endpoint_url).scheme == "http"
+        if signs_payload:
             sign_with_given_hash(operations)
         internal = PresignedLinks(credentials, operations, settings.bucket, link_lifetime)
         public = PresignedLinks(credentials, signing, settings.bucket, link_lifetime)
         ca_bundle: str | None = session.get_config_variable("ca_bundle")
-        yield BucketClient(settings, operations, completions, ca_bundle), BucketLinks(public, internal)
+        yield BucketClient(settings, operations, completions, signs_payload, ca_bundle), BucketLinks(public, internal)
 
 
 def _config(settings: S3Settings, read_timeout: timedelta) -> AioConfig:
+    signing = {} if settings.sign_payload is None else {"payload_signing_enabled": settings.sign_payload}
     return AioConfig(
         signature_version="s3v4",
         connect_timeout=_CONNECT_TIMEOUT.total_seconds(),
         read_timeout=read_timeout.total_seconds(),
         max_pool_connections=_CONNECTIONS,
         retries=_RETRIES,
-        s3={"addressing_style": settings.addressing_style, "payload_signing_enabled": settings.sign_payload},
+        s3={"addressing_style": settings.addressing_style, **signing},
         request_checksum_calculation=settings.checksums,
         response_checksum_validation=settings.checksums,
     )

@@ -27,7 +27,8 @@ class S3Settings:
     addressing_style: AddressingStyle = "auto"
     checksums: Checksums = "when_required"
     """`when_supported` sends CRC32 instead of Content-MD5; some stores refuse it."""
-    sign_payload: bool = True
+    sign_payload: bool | None = None
+    """None: only over HTTP, because SHA-256 costs CPU and TLS already protects the bytes."""
     encryption: Encryption | None = None
     """How the store encrypts objects. None: the default of the bucket."""
     kms_key_id: str | None = None

@@ -79,7 +79,8 @@ class S3Upload:
 
     async def _put(self, number: int, part: Part, size: int) -> None:
         """Send the part, and once more if the store seems to have received other bytes."""
-        body = await PartBody.prepare(part, signed=self._client.settings.sign_payload)
+        checked = self._client.settings.checksums == "when_supported"
+        body = await PartBody.prepare(part, signed=self._client.signs_payload, checked=checked)
         try:
             intact = await self._send(number, body)
         except StorageUnavailable as failure:
@@ -102,7 +103,7 @@ class S3Upload:
             "PartNumber": number,
             "Body": body,
         }
-        if self._client.settings.checksums == "when_supported":
+        if body.crc32:
             request["ChecksumCRC32"] = b64encode(body.crc32).decode()
         else:
             request["ContentMD5"] = b64encode(body.md5).decode()
