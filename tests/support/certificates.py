@@ -1,4 +1,4 @@
-"""Certificates for loopback, and TLS in front of a Postgres that has none."""
+"""Certificates for loopback, and TLS in front of a Postgres or a web server that has none."""
 
 import asyncio
 import ssl
@@ -71,6 +71,26 @@ async def tls_in_front_of(url: str, certificate: Path) -> AsyncIterator[str]:
     finally:
         listener.close()
         await asyncio.wait_for(asyncio.gather(*tasks), timeout=20)
+
+
+@asynccontextmanager
+async def https_in_front_of(url: str, certificate: Path) -> AsyncIterator[str]:
+    """The https URL of the same web server. Connections that are open at the end of the block are closed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = urlsplit(url)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner, outer = await asyncio.open_connection(server.hostname, server.port)
+        carrying = [asyncio.create_task(_carry(reader, outer)), asyncio.create_task(_carry(inner, writer))]
+        await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
+        for task, end in zip(carrying, (writer, outer), strict=True):
+            task.cancel()
+            end.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    async with listener:
+        yield f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
