@@ -23,7 +23,8 @@ from service.failpoints import failpoint
 from service.failures import ExportFailure, InternalFailure, TimedOut
 from service.model import Claim, ExportStatus, Part, StoredFile, filename, object_metadata
 from service.postgres.claims import Claims
-from service.postgres.snapshot import ContactSource, Snapshot
+from service.postgres.contact_source import ContactSource
+from service.postgres.snapshot import Snapshot
 from service.storage import MAXIMUM_PARTS, ObjectStore, Upload
 
 _RECORD_PAUSE = timedelta(seconds=0.5)
@@ -133,7 +134,7 @@ class Attempts:
             async with self._upload(claim, part_size) as upload:
                 lease.progress.phase = "reading"
                 file = await self._write_parts(lease, snapshot, upload, part_size)
-                snapshot.close()
+                await snapshot.close()
                 lease.progress.phase = "completing"
                 await failpoint("before_confirm")
                 await self._leases.confirm(lease)

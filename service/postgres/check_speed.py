@@ -12,9 +12,10 @@ from service.failures import SourceData, SourceSlow, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Extra, Extras, Window
 from service.postgres.bounded_reads import BoundedReads, OutOfTime
 from service.postgres.check_statistics import check_statistics
+from service.postgres.contact_source import ContactSource
 from service.postgres.findings import Report, Speed
 from service.postgres.raising_columns import SAMPLE
-from service.postgres.snapshot import ContactSource, Snapshot, estimated_rows, export_query, top_nodes
+from service.postgres.snapshot import Snapshot, estimated_rows, export_query, top_nodes
 from service.postgres.trial_plans import WITHOUT_INDEXES, plan_without
 from service.postgres.wanted_indexes import Unindexable, WantedIndex, is_missing, is_sorted, wanted_indexes
 from sql import statement

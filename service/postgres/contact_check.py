@@ -11,11 +11,11 @@ from service.postgres.check_rows import check_rows
 from service.postgres.check_spaces import check_contacts_of_space, check_space_exists
 from service.postgres.check_speed import biggest_space, check_horizon, check_plan, check_speed
 from service.postgres.check_times import check_times
+from service.postgres.contact_source import ContactSource
 from service.postgres.driver_errors import login_refused, source_errors
 from service.postgres.findings import Report
 from service.postgres.relations import CONTRACT
 from service.postgres.session import connect_to_contacts
-from service.postgres.snapshot import ContactSource
 
 _NOT_IN_TIME = "No contacts were found in time, so no export was planned or measured."
 

@@ -3,9 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,17 +12,16 @@ import asyncpg
 from asyncpg.cursor import Cursor
 from asyncpg.transaction import Transaction
 
-from service.errors import LoginRefused, SchemaMismatch, ServiceError
 from service.failpoints import failpoint
-from service.failures import SourceSlow, SourceUnavailable, SourceUnreadable
+from service.failures import SourceSlow
 from service.model import Claim, Extras, Window
-from service.postgres.addresses import Dsn
 from service.postgres.contact_ids import ContactIds, IdType, read_contact_ids
-from service.postgres.driver_errors import describe, login_refused, source_errors
+from service.postgres.driver_errors import source_errors
 from service.postgres.extras import extra_fragments, read_contacts
+from service.postgres.kept_sessions import Session
 from service.postgres.read_ahead import read_ahead
-from service.postgres.relations import IdCheck, check_readable, check_relations
-from service.postgres.session import APPLICATION_NAME, LATER, connect_to_contacts
+from service.postgres.relations import IdCheck
+from service.postgres.session import APPLICATION_NAME, LATER
 from sql import statement
 
 BATCH_ROWS = 500
@@ -34,7 +32,7 @@ _FETCH_BYTES = 1024 * 1024
 """Target bytes per fetch, estimated from the rows encoded so far, because contacts can be wide."""
 _READ_AHEAD = 2
 """Fetches that are done or in flight while the rows of an earlier one are encoded."""
-_CALL_TIMEOUT = timedelta(seconds=10)
+_ROLLBACK_TIMEOUT = timedelta(seconds=2)
 _TIMEOUT_SHARE = 0.9
 """Share of the fetch timeout after which a cancelled fetch counts as timed out. The two clocks do not start together."""
 _TRIES_WITHOUT_A_ROW = 2
@@ -47,97 +45,22 @@ FetchSlot = Callable[[], AbstractAsyncContextManager[int]]
 """Wraps one fetch and yields the most rows it may read."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContactSource:
-    """The database of the contacts. `fetch_timeout` limits each read on client and server.
-
-    `slack` is subtracted from each snapshot's `complete_until`.
-    """
-
-    dsn: Dsn
-    fetch_timeout: timedelta
-    slack: timedelta = timedelta(0)
-
-    async def check(self) -> None:
-        """Raises SchemaMismatch if the relations do not match the contract, SourceUnreadable if they cannot be read.
-
-        Raises LoginRefused for a wrong password or a missing database, else SourceUnavailable.
-        """
-        try:
-            connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
-        except SourceUnavailable as error:
-            if login_refused(error):
-                raise LoginRefused(detail=error.detail) from error
-            raise
-        try:
-            with source_errors():
-                async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
-                    await check_relations(connection)
-            await check_readable(connection)
-        finally:
-            connection.terminate()
-
-    async def fault(self) -> str | None:
-        """What a person must fix before contacts can be read, in words for operators; None if nothing is known."""
-        try:
-            await self.check()
-        except (SchemaMismatch, LoginRefused) as error:
-            return error.detail or error.message
-        except SourceUnreadable as error:
-            return error.detail
-        except ServiceError:
-            return None
-        return None
-
-    @asynccontextmanager
-    async def snapshot(self, claim: Claim) -> AsyncIterator["Snapshot"]:
-        """One REPEATABLE READ, READ ONLY transaction for one attempt.
-
-        Raises SourceUnavailable, SourceUnreadable, SourceSlow, SourceData. The connection is terminated, because that
-        needs no response from the server. `async with connection.transaction()` would hang in ROLLBACK on a half-open
-        connection.
-        """
-        connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
-        snapshot = Snapshot(connection, claim, self)
-        try:
-            await snapshot.begin()
-            yield snapshot
-        except SourceUnreadable as failure:
-            connection.terminate()
-            raise SourceUnreadable(detail=await self.fault() or failure.detail) from failure
-        except SourceSlow as failure:
-            connection.terminate()
-            raise await self._slow(snapshot, failure) from failure
-        finally:
-            connection.terminate()
-
-    async def _slow(self, snapshot: "Snapshot", failure: SourceSlow) -> SourceUnavailable:
-        """The failure with the plan of the query. A database that does not plan it in time is unavailable, not slow."""
-        try:
-            connection = await connect_to_contacts(self.dsn, self.fetch_timeout)
-            try:
-                async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
-                    plan = await snapshot.explain(connection)
-            finally:
-                connection.terminate()
-        except (SourceUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-            cause = error.detail if isinstance(error, SourceUnavailable) else describe(error)
-            return SourceUnavailable(detail=f"{failure.detail}; its plan: {cause}")
-        return SourceSlow(detail=f"{failure.detail}; its plan: {plan}", permanent=failure.permanent)
-
-
 class Snapshot:
     """The contacts of one claim in one snapshot."""
 
-    def __init__(self, connection: asyncpg.Connection, claim: Claim, source: ContactSource) -> None:
-        self._connection = connection
+    def __init__(self, session: Session, claim: Claim, *, fetch_timeout: timedelta, slack: timedelta) -> None:
+        self.session = session
+        self.ended = False
+        """True after `close` ended the transaction, so that the session can serve another attempt."""
+        self._connection = session.connection
         self._claim = claim
-        self._source = source
+        self._fetch_timeout = fetch_timeout
+        self._slack = slack
         self._query = read_contacts(())
         self._rows = 0
         self._ids: IdCheck | None = None
         self._fetch_rows = FIRST_ROWS
-        self._transaction: Transaction = connection.transaction(isolation="repeatable_read", readonly=True)
+        self._transaction: Transaction = self._connection.transaction(isolation="repeatable_read", readonly=True)
         self._range = (claim.space_id, claim.window.start, claim.window.end)
         self.taken_at: datetime
         """When the snapshot was taken: no contact committed before is missing."""
@@ -147,11 +70,11 @@ class Snapshot:
         """Why complete_until is None: words of `source_horizon`, empty if it is known."""
         self.rows_estimated: int
 
-    async def begin(self) -> None:
-        """Take the snapshot."""
+    async def begin(self, timeout: timedelta) -> None:
+        """Take the snapshot. Raises SourceUnavailable, SourceUnreadable."""
         with source_errors():
-            async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
-                row = await self._connection.fetchrow(statement("source_horizon"), APPLICATION_NAME, self._source.slack)
+            async with asyncio.timeout(timeout.total_seconds()):
+                row = await self._connection.fetchrow(statement("source_horizon"), APPLICATION_NAME, self._slack)
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
                 self.rows_estimated = await estimated_rows(self._connection, self._claim.space_id, self._claim.window)
@@ -179,7 +102,7 @@ class Snapshot:
 
     async def _fetches(self, fetch_slot: FetchSlot) -> AsyncGenerator[Batch, None]:
         cursor = await self._open_cursor()
-        timeout = self._source.fetch_timeout.total_seconds()
+        timeout = self._fetch_timeout.total_seconds()
         while True:
             async with fetch_slot() as most_rows:
                 started = time.monotonic()
@@ -196,7 +119,7 @@ class Snapshot:
 
     def _slow(self) -> SourceSlow:
         final = self._rows == 0 and self._claim.attempt >= _TRIES_WITHOUT_A_ROW
-        waited = f"the query returned no row within {self._source.fetch_timeout.total_seconds():g} s (FETCH_TIMEOUT_SECONDS)"
+        waited = f"the query returned no row within {self._fetch_timeout.total_seconds():g} s (FETCH_TIMEOUT_SECONDS)"
         return SourceSlow(detail=f"{self._place()}: {waited}", permanent=final)
 
     def _place(self) -> str:
@@ -212,8 +135,22 @@ class Snapshot:
         """Adjust the next fetches to about 1 MiB, given that the lines of `rows` contacts took `size` bytes."""
         self._fetch_rows = max(1, min(2 * self._fetch_rows, _FETCH_BYTES * rows // max(size, 1)))
 
-    def close(self) -> None:
-        """End the snapshot early, because it delays the vacuum of every table. May be called twice."""
+    async def close(self) -> None:
+        """End the snapshot early, because it delays the vacuum of every table. May be called twice.
+
+        Everything must have been read: in the middle of a cursor, ending the session is faster.
+        """
+        if self.ended or self._connection.is_closed():
+            return
+        try:
+            async with asyncio.timeout(_ROLLBACK_TIMEOUT.total_seconds()):
+                await self._transaction.rollback()
+            self.ended = True
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError):
+            self.terminate()
+
+    def terminate(self) -> None:
+        """End the session without asking the server."""
         self._connection.terminate()
 
     async def _open_cursor(self) -> "Cursor[Any]":

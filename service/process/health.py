@@ -10,8 +10,8 @@ import structlog
 from service.errors import DatabaseUnavailable, ServiceError
 from service.exports.ownership import Ownership
 from service.failures import StorageUnavailable
+from service.postgres.contact_source import ContactSource
 from service.postgres.pool import Database
-from service.postgres.snapshot import ContactSource
 from service.process.startup import Startup
 from service.storage import ObjectStore
 from service.web.health import Readiness

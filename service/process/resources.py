@@ -10,10 +10,11 @@ from urllib.parse import unquote, urlsplit
 from service.errors import Starting
 from service.exports.lease import RENEWALS_PER_LEASE
 from service.exports.priority import RequestPriority
+from service.postgres.contact_source import ContactSource
 from service.postgres.contacts import ContactReads
+from service.postgres.kept_sessions import KeptSessions
 from service.postgres.pool import CALL_TIMEOUT, Database
 from service.postgres.shared_secrets import SharedSecrets
-from service.postgres.snapshot import ContactSource
 from service.process.database_addresses import contacts_address, direct_address, main_address
 from service.settings import Settings
 from service.storage import ObjectStore
@@ -57,6 +58,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
             settings.contacts_pool_size,
             timedelta(seconds=settings.contacts_timeout_seconds),
         ) as contact_reads,
+        KeptSessions() as kept_sessions,
     ):
         secrets = SharedSecrets(database)
         local_store = _local_store(settings, _link_secret(settings, secrets))
@@ -68,6 +70,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
                     contacts_address(settings),
                     timedelta(seconds=settings.fetch_timeout_seconds),
                     timedelta(seconds=settings.complete_until_slack),
+                    kept_sessions,
                 ),
                 contact_reads,
                 store,

@@ -11,9 +11,9 @@ from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, S
 from service.exports.ownership import Ownership
 from service.failures import ExportFailure, SourceUnavailable, SourceUnreadable
 from service.postgres.addresses import Dsn, current
+from service.postgres.contact_source import ContactSource
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.rights import check_rights
-from service.postgres.snapshot import ContactSource
 from service.storage import ObjectStore
 
 _FIRST_PAUSE = timedelta(seconds=0.5)

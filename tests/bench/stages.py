@@ -15,7 +15,8 @@ from service.exports.stream.file import BLOCK_SIZE
 from service.exports.stream.lines import encoder
 from service.exports.stream.parts import PartWriter
 from service.model import Claim, Window
-from service.postgres.snapshot import BATCH_ROWS, ContactSource
+from service.postgres.contact_source import ContactSource
+from service.postgres.snapshot import BATCH_ROWS
 from service.process.run import tune_garbage_collector
 from service.storage import MAXIMUM_PARTS, ObjectStore
 from tests.bench.bench import Bench, Figures

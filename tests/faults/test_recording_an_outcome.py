@@ -14,7 +14,7 @@ from service.exports.lease import Ending, Leases
 from service.exports.periodic import boot_clock
 from service.exports.priority import RequestPriority
 from service.model import Claim
-from service.postgres.snapshot import ContactSource
+from service.postgres.contact_source import ContactSource
 from service.storage.directory import DirectoryStore
 from tests.support.jobs import JobTable, holding, job_table, release, until_waited_for
 from tests.support.stores import link_secret

@@ -18,9 +18,9 @@ from service.exports.ownership import Ownership
 from service.failures import SourceData, SourceSlow, SourceUnavailable, SourceUnreadable
 from service.model import END_OF_TIME, Claim, Window
 from service.postgres.contact_ids import read_contact_ids
+from service.postgres.contact_source import ContactSource
 from service.postgres.database_identity import database_identity
 from service.postgres.pool import Database
-from service.postgres.snapshot import ContactSource
 from service.process.health import Health
 from service.process.startup import Startup, StartupRules
 from service.storage import ObjectStore

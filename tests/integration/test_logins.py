@@ -15,12 +15,12 @@ from service.errors import DatabaseRefused, DatabaseUnavailable, LoginRefused, R
 from service.exports.ownership import Ownership
 from service.failures import SourceUnavailable
 from service.postgres.contact_check import check_contacts
+from service.postgres.contact_source import ContactSource
 from service.postgres.migrate import check_schema
 from service.postgres.pool import Database
 from service.postgres.rights import check_rights
 from service.postgres.session import connect_to_contacts
 from service.postgres.single_connection import single_connection
-from service.postgres.snapshot import ContactSource
 from service.process.startup import Startup, StartupRules
 from service.storage import ObjectStore
 from tests.support import docs

@@ -11,10 +11,10 @@ import pytest
 from service.errors import DatabaseUnavailable, SchemaMismatch
 from service.failures import SourceUnavailable
 from service.postgres import migrate as migrate_module
+from service.postgres.contact_source import ContactSource
 from service.postgres.migrate import check_schema, migrate
 from service.postgres.pool import Database
 from service.postgres.relations import CONTRACT, check_relations
-from service.postgres.snapshot import ContactSource
 from sql import Migration, migrations, statement, statements
 from tests.support.jobs import connect
 from tests.support.roles import role

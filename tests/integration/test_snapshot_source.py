@@ -20,6 +20,7 @@ from service.failures import ExportFailure, SourceData, SourceUnavailable, Sourc
 from service.model import END_OF_TIME, Claim, Window
 from service.postgres.extras import read_contacts
 from service.postgres.migrate import migrate
+from service.postgres.session import APPLICATION_NAME
 from service.postgres.snapshot import BATCH_ROWS, FetchSlot
 from tests.support.jobs import connect, holding
 from tests.support.roles import role
@@ -37,6 +38,10 @@ from tests.support.snapshots import (
     until_closed,
 )
 from tests.support.waiting import until, until_row
+
+_SNAPSHOT_OPEN = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name = $1 AND xact_start IS NOT NULL)"""
 
 ENDLESS = Window(START, END_OF_TIME)
 MARGIN = timedelta(seconds=1)
@@ -280,9 +285,10 @@ async def test_no_connection_is_left_after_everything_was_read(database_url: str
 
 async def test_a_snapshot_can_be_closed_early(database_url: str, sql: asyncpg.Connection) -> None:
     async with source(database_url).snapshot(claim_on()) as snapshot:
-        snapshot.close()
-        await until_closed(sql)
-        snapshot.close()
+        await snapshot.close()
+        assert not await sql.fetchval(_SNAPSHOT_OPEN, APPLICATION_NAME)
+        await snapshot.close()
+    await until_closed(sql)
 
 
 async def test_no_connection_is_left_when_the_consumer_stops_early(database_url: str, sql: asyncpg.Connection) -> None:

@@ -12,8 +12,9 @@ import asyncpg
 from service.exports.priority import FETCH_ROWS
 from service.exports.stream.lines import encoder
 from service.model import Claim, Window
+from service.postgres.contact_source import ContactSource
 from service.postgres.session import APPLICATION_NAME
-from service.postgres.snapshot import Batch, ContactSource, Snapshot
+from service.postgres.snapshot import Batch, Snapshot
 from tests.support.contacts import chosen_extras
 from tests.support.waiting import until
 

@@ -1,0 +1,72 @@
+"""Sessions on the contacts that an attempt left clean, for the next attempts.
+
+A new session costs the server 13 of the 21 ms of CPU time of an empty export: 2 for the process, 9 because it plans the
+statements of a snapshot with empty caches.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+import asyncpg
+
+_IDLE = timedelta(seconds=5)
+"""How long a session is kept without use: many small exports come in bursts, and an idle session takes a connection."""
+_AGE = timedelta(minutes=5)
+"""How long a session serves attempts. Then changed defaults of the role apply, and the server frees its caches."""
+
+
+@dataclass(eq=False)
+class Session:
+    """A session on the contacts, and the address it was opened with."""
+
+    connection: asyncpg.Connection
+    address: str
+    opened_at: float = field(default_factory=time.monotonic)
+
+
+class KeptSessions:
+    """Keeps sessions for 5 s inside the block.
+
+    There are never more than attempts ran at the same time, because an attempt takes one that is kept.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Session, asyncio.TimerHandle] = {}
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        for session, timer in self._kept.items():
+            timer.cancel()
+            session.connection.terminate()
+        self._kept.clear()
+
+    def take(self, address: str) -> Session | None:
+        """A session that was opened with this address, if one is kept. The server may have ended it meanwhile."""
+        while self._kept:
+            session, timer = self._kept.popitem()
+            timer.cancel()
+            if session.address == address and not session.connection.is_closed():
+                return session
+            session.connection.terminate()
+        return None
+
+    def keep(self, session: Session) -> None:
+        """Keep a session that has no transaction, or end it if it is too old."""
+        if self._closed or time.monotonic() - session.opened_at > _AGE.total_seconds():
+            session.connection.terminate()
+        else:
+            self._kept[session] = asyncio.get_running_loop().call_later(_IDLE.total_seconds(), self._end, session)
+
+    def _end(self, session: Session) -> None:
+        del self._kept[session]
+        session.connection.terminate()
