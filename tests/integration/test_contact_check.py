@@ -521,7 +521,7 @@ async def test_the_server_ends_a_statement_that_is_too_slow_before_the_client_as
     )
     async with postgres_proxy(crm.url) as network:
         network.set_mode(Mode.DELAY)
-        report = await check(as_role(network.url, crm.role), seconds=1, space_id=1)
+        report = await check(as_role(network.url, crm.role), seconds=2, space_id=1)
         assert {"slow", "endless"} <= {each.code for each in report.findings}
         assert network.cancel_requests == 0
 
