@@ -20,8 +20,6 @@ from service.postgres.session import connect_to_contacts
 from service.postgres.snapshot import Snapshot
 
 _CALL_TIMEOUT = timedelta(seconds=10)
-_KEPT_TIMEOUT = timedelta(seconds=2)
-"""Longest wait for a kept session: a firewall may have dropped its connection. Then a new one is opened."""
 
 log = structlog.get_logger()
 
@@ -81,12 +79,12 @@ class ContactSource:
         try:
             snapshot = await self._kept_snapshot(claim) or await self._new_snapshot(claim)
         except SourceUnreadable as failure:
-            raise await self._unreadable(failure) from failure
+            raise SourceUnreadable(detail=await self.fault() or failure.detail) from failure
         try:
             yield snapshot
         except SourceUnreadable as failure:
             snapshot.terminate()
-            raise await self._unreadable(failure) from failure
+            raise await self._unreadable(snapshot, failure) from failure
         except SourceSlow as failure:
             snapshot.terminate()
             raise await self._slow(snapshot, failure) from failure
@@ -99,7 +97,7 @@ class ContactSource:
     async def _new_snapshot(self, claim: Claim) -> Snapshot:
         address = current(self.dsn)
         session = Session(await connect_to_contacts(address, self.fetch_timeout), address)
-        return await self._begun(session, claim, _CALL_TIMEOUT)
+        return await self._begun(session, claim)
 
     async def _kept_snapshot(self, claim: Claim) -> Snapshot | None:
         """A snapshot in a kept session. None if there is none that works: that is no failure of the attempt."""
@@ -107,23 +105,29 @@ class ContactSource:
         if session is None:
             return None
         try:
-            return await self._begun(session, claim, _KEPT_TIMEOUT)
+            return await self._begun(session, claim)
         except ExportFailure as failure:
             log.info("kept_session_ended", detail=failure.detail)
             return None
 
-    async def _begun(self, session: Session, claim: Claim, timeout: timedelta) -> Snapshot:
+    async def _begun(self, session: Session, claim: Claim) -> Snapshot:
         snapshot = Snapshot(session, claim, fetch_timeout=self.fetch_timeout, slack=self.slack)
         try:
-            await snapshot.begin(timeout)
+            await snapshot.begin()
         except BaseException:
             snapshot.terminate()
             raise
         return snapshot
 
-    async def _unreadable(self, failure: SourceUnreadable) -> SourceUnreadable:
-        """The failure with what the check of the relations finds."""
-        return SourceUnreadable(detail=await self.fault() or failure.detail)
+    async def _unreadable(self, snapshot: Snapshot, failure: SourceUnreadable) -> SourceUnavailable:
+        """The failure with what the check of the relations finds.
+
+        If it finds nothing in a new session, a session with outdated defaults is the reason, and a retry helps.
+        """
+        fault = await self.fault()
+        if fault is None and snapshot.session.reused:
+            return SourceUnavailable(detail=failure.detail)
+        return SourceUnreadable(detail=fault or failure.detail)
 
     async def _slow(self, snapshot: Snapshot, failure: SourceSlow) -> SourceUnavailable:
         """The failure with the plan of the query. A database that does not plan it in time is unavailable, not slow."""

@@ -49,6 +49,7 @@ _EXPORT_SESSION = {
     **_READS_CONTACTS,
     "application_name": APPLICATION_NAME,
     "idle_in_transaction_session_timeout": "600s",
+    "idle_session_timeout": "0",
     # The index returns rows in file order: a sort would delay the first row, and a parallel plan cannot be suspended between
     # two fetches.
     "enable_sort": "off",

@@ -1,4 +1,4 @@
-"""Reads one snapshot of the contacts in batches, on a dedicated connection."""
+"""Reads one snapshot of the contacts in batches, in a session that nothing else uses meanwhile."""
 
 import asyncio
 import json
@@ -32,6 +32,9 @@ _FETCH_BYTES = 1024 * 1024
 """Target bytes per fetch, estimated from the rows encoded so far, because contacts can be wide."""
 _READ_AHEAD = 2
 """Fetches that are done or in flight while the rows of an earlier one are encoded."""
+_CALL_TIMEOUT = timedelta(seconds=10)
+_KEPT_TIMEOUT = timedelta(seconds=2)
+"""Longest wait for the first response of a reused session: a firewall may have dropped its connection."""
 _ROLLBACK_TIMEOUT = timedelta(seconds=2)
 _TIMEOUT_SHARE = 0.9
 """Share of the fetch timeout after which a cancelled fetch counts as timed out. The two clocks do not start together."""
@@ -70,11 +73,12 @@ class Snapshot:
         """Why complete_until is None: words of `source_horizon`, empty if it is known."""
         self.rows_estimated: int
 
-    async def begin(self, timeout: timedelta) -> None:
+    async def begin(self) -> None:
         """Take the snapshot. Raises SourceUnavailable, SourceUnreadable."""
         with source_errors():
-            async with asyncio.timeout(timeout.total_seconds()):
+            async with asyncio.timeout((_KEPT_TIMEOUT if self.session.reused else _CALL_TIMEOUT).total_seconds()):
                 row = await self._connection.fetchrow(statement("source_horizon"), APPLICATION_NAME, self._slack)
+            async with asyncio.timeout(_CALL_TIMEOUT.total_seconds()):
                 await self._transaction.start()
                 self.taken_at = await self._connection.fetchval(statement("snapshot_time"))
                 self.rows_estimated = await estimated_rows(self._connection, self._claim.space_id, self._claim.window)
@@ -138,7 +142,7 @@ class Snapshot:
     async def close(self) -> None:
         """End the snapshot early, because it delays the vacuum of every table. May be called twice.
 
-        Everything must have been read: in the middle of a cursor, ending the session is faster.
+        If a fetch is in flight, the session ends too.
         """
         if self.ended or self._connection.is_closed():
             return

@@ -7,7 +7,8 @@ import asyncpg
 import pytest
 
 from service.failures import SourceUnavailable
-from service.postgres import contact_source, kept_sessions
+from service.postgres import kept_sessions
+from service.postgres import snapshot as snapshot_module
 from service.postgres.contact_source import ContactSource
 from service.postgres.kept_sessions import KeptSessions
 from service.postgres.snapshot import Snapshot
@@ -116,7 +117,7 @@ async def test_a_kept_session_that_the_server_ended_costs_no_attempt(
 async def test_a_kept_session_whose_connection_is_silent_costs_two_seconds_and_no_attempt(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contact_source, "_KEPT_TIMEOUT", timedelta(seconds=0.2))
+    monkeypatch.setattr(snapshot_module, "_KEPT_TIMEOUT", timedelta(seconds=0.2))
     async with postgres_proxy(database_url) as proxy, KeptSessions() as kept:
         contacts = ContactSource(proxy.url, timedelta(seconds=FETCH_SECONDS), kept=kept)
         first = await read_all(contacts)
@@ -136,3 +137,18 @@ async def test_a_changed_address_is_used_at_once(database_url: str, sql: asyncpg
         with pytest.raises(SourceUnavailable):
             await read_all(contacts)
     await until_closed(sql)
+
+
+async def test_an_outdated_search_path_is_no_lasting_failure(contacts: ContactSource, sql: asyncpg.Connection) -> None:
+    await read_all(contacts)
+    await sql.execute("CREATE SCHEMA moved")
+    for table in ("contacts", "contact_emails", "comet_tokens"):
+        await sql.execute(f"CREATE TABLE moved.{table} (LIKE public.{table} INCLUDING ALL)")
+    await sql.execute("DROP TABLE comet_tokens")
+    await sql.execute("DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET search_path TO moved', current_database()); END$$")
+    with pytest.raises(SourceUnavailable) as failure:
+        async with contacts.snapshot(claim_on(tokens=True)) as snapshot:
+            await read(snapshot)
+    assert not failure.value.permanent
+    async with contacts.snapshot(claim_on(tokens=True)) as snapshot:
+        assert await read(snapshot) == 0

@@ -80,17 +80,24 @@ async def https_in_front_of(url: str, certificate: Path) -> AsyncIterator[str]:
     context.load_cert_chain(certificate)
     server = urlsplit(url)
 
+    ended = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner, outer = await asyncio.open_connection(server.hostname, server.port)
-        carrying = [asyncio.create_task(_carry(reader, outer)), asyncio.create_task(_carry(inner, writer))]
+        tasks = [_carry(reader, outer), _carry(inner, writer), ended.wait()]
+        carrying = [asyncio.ensure_future(task) for task in tasks]
         await asyncio.wait(carrying, return_when=asyncio.FIRST_COMPLETED)
-        for task, end in zip(carrying, (writer, outer), strict=True):
+        for task in carrying:
             task.cancel()
-            end.close()
+        for end in (writer, outer):
+            end.transport.abort()
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    async with listener:
+    try:
         yield f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        ended.set()
+        listener.close()
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -63,17 +63,21 @@ async def test_a_signer_in_the_table_of_signers_chooses_the_payload_hash() -> No
             await client.operations.upload_part(Bucket="bucket", Key="key", UploadId="1", PartNumber=1, Body=body)
 
 
+@pytest.mark.parametrize("checked", [True, False])
 @pytest.mark.parametrize("sign_payload", [None, True, False])
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_part_is_signed_with_its_hash_over_http_only_unless_the_settings_say_so(
-    scheme: str, sign_payload: bool | None
+    scheme: str, sign_payload: bool | None, checked: bool
 ) -> None:
-    """botocore signs a part over HTTPS only if it has no Content-MD5; `BucketClient.signs_payload` must say the same."""
+    """`auth.UNSIGNED_PAYLOAD`. botocore itself would hash a part that has a CRC32 in place of Content-MD5."""
     settings = replace(SETTINGS, endpoint_url=f"{scheme}://s3.invalid", sign_payload=sign_payload)
     signed = scheme == "http" if sign_payload is None else sign_payload
     async with open_clients(settings, timedelta(minutes=15)) as (client, _):
         assert client.signs_payload == signed
-        body = await PartBody.prepare([b"part"], signed=signed, checked=False)
+        body = await PartBody.prepare([b"part"], signed=signed, checked=checked)
+        checksum = (
+            {"ChecksumCRC32": b64encode(body.crc32).decode()} if checked else {"ContentMD5": b64encode(body.md5).decode()}
+        )
         client.operations.meta.events.register("before-send.s3.UploadPart", _stop)
         with pytest.raises(_Sent, match=sha256(b"part").hexdigest() if signed else "UNSIGNED-PAYLOAD"):
             await client.operations.upload_part(
@@ -82,5 +86,5 @@ async def test_a_part_is_signed_with_its_hash_over_http_only_unless_the_settings
                 UploadId="1",
                 PartNumber=1,
                 Body=body,
-                ContentMD5=b64encode(body.md5).decode(),
+                **checksum,  # type: ignore[arg-type]  # one of two parameters
             )

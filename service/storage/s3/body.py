@@ -49,15 +49,17 @@ class PartBody(BytesIO):
 
 
 class _GivenHashAuth(botocore.auth.S3SigV4Auth):
-    """Signs a `PartBody` with the SHA-256 that it carries."""
+    """Signs a `PartBody` with the SHA-256 that it carries, or unsigned if it carries none."""
 
     def payload(self, request: "AWSRequest") -> str:
-        """Return the payload's SHA-256 in hex for the signature."""
-        return cast("PartBody", request.body).sha256
+        """Return the payload's SHA-256 in hex for the signature, or what stands for an unsigned payload."""
+        return cast("PartBody", request.body).sha256 or botocore.auth.UNSIGNED_PAYLOAD
 
 
 def sign_with_given_hash(client: "S3Client") -> None:
-    """Make this client sign UploadPart, whose body must be a PartBody, with the body's SHA-256 instead of its own.
+    """Make this client sign UploadPart, whose body must be a PartBody, with the hash that the body carries.
+
+    botocore would also hash a part on its own that has a CRC32 and should be unsigned.
 
     botocore documents neither the table of signers nor `payload`. tests/unit/test_storage_botocore.py fails if they change.
     """

@@ -98,8 +98,7 @@ async def open_clients(settings: S3Settings, link_lifetime: timedelta) -> AsyncI
         signs_payload = settings.sign_payload
         if signs_payload is None:
             signs_payload = urlsplit(operations.meta.endpoint_url).scheme == "http"
-        if signs_payload:
-            sign_with_given_hash(operations)
+        sign_with_given_hash(operations)
         internal = PresignedLinks(credentials, operations, settings.bucket, link_lifetime)
         public = PresignedLinks(credentials, signing, settings.bucket, link_lifetime)
         ca_bundle: str | None = session.get_config_variable("ca_bundle")
