@@ -127,7 +127,9 @@ class Settings(BaseSettings):
     )
     rate_limit_create: Limit = Field("5/minute", description="Limit on creating exports, per Space.")
     rate_limit_status: Limit = Field("30/minute", description="Limit on status calls, per Space.")
-    rate_limit_other: Limit = Field("30/minute", description="Limit on listing and cancelling exports together, per Space.")
+    rate_limit_other: Limit = Field(
+        "30/minute", description="Limit on listing, cancelling and downloading exports together, per Space."
+    )
     rate_limit_contacts: Limit = Field("15/minute", description="Limit on listing contacts, per Space.")
     rate_limit_contact: Limit = Field("30/minute", description="Limit on getting single contacts, per Space.")
     rate_limit_storage_url: RateLimitStorageUrl = Field(

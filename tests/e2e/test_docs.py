@@ -1,6 +1,7 @@
 """Every command of the README and of docs/ is run: by a test of this module, by another test, or by CI."""
 
 import asyncio
+import gzip
 import hashlib
 import json
 import os
@@ -65,6 +66,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (CONSUMING, "import duckdb"): _CONSUMERS,
     (OPERATING, "./run serve\n"): _NEWCOMER,
     (OPERATING, "./run spaces create"): _NEWCOMER,
+    (OPERATING, "CONTACT_EXPORTS_API_KEY=KEY"): _NEWCOMER,
     (OPERATING, "python3 -m venv"): ".ci/package",
     (OPERATING, "export DATABASE_URL"): "test_the_commands_for_a_real_database_bring_the_service_up",
     (OPERATING, "pg_dump"): "test_a_restored_backup_works",
@@ -91,6 +93,7 @@ _RUN_BY: dict[tuple[str, str], str] = {
     (WEBHOOKS, "from standardwebhooks"): "tests/e2e/test_webhooks.py",
     (WEBHOOKS, "SELECT"): "test_the_recipe_runs",
     (WEBHOOKS, "--"): "test_the_recipe_runs",
+    (RUNNING, "python3 -m venv"): ".ci/package",
     (RUNNING, "set -a"): "tests/e2e/test_deployments.py",
     (RUNNING, "install"): "tests/e2e/test_deployments.py",
     (RUNNING, "CREATE TABLE contacts"): "tests/e2e/test_partitioned_contacts.py",
@@ -171,6 +174,10 @@ async def test_a_newcomer_gets_from_nothing_to_a_file_with_the_commands_of_the_p
         assert json.loads(await shell(docs.block("sh", README, "DELETE"), calls))["status"] == "expired"
         named = docs.block("sh", CONSUMING, "Idempotency-Key")
         assert await shell(named, calls) == await shell(named, calls) == '{"export_id":2,"status":"queued"}'
+        with_command = docs.block("sh", OPERATING, "CONTACT_EXPORTS_API_KEY=KEY").replace("./run ", "contact-exports ")
+        with_command = with_command.replace("=KEY", f"={key}").replace("http://127.0.0.1:8080", program.address)
+        await shell(with_command.replace("/tmp", str(short_path)), settings)
+        assert gzip.decompress((short_path / "space-one.ndjson.gz").read_bytes()).count(b"\n") == status["row_count"]
     assert checksum.split()[0] == status["sha256"]
     assert [list(json.loads(text)) for text in lines] == [list(line)] * 3
 
@@ -314,7 +321,7 @@ async def test_the_service_works_with_the_documented_grants_and_no_more(
 ) -> None:
     space: Tenant = await tenant(database_url)
     await add_contacts(connection, space.space_id, 20)
-    grants = docs.block("sql", OPERATING, "GRANT")
+    grants = docs.block("sql", OPERATING, "GRANT SELECT")
     role = f"documented_{os.getpid()}"
     await connection.execute(f"CREATE ROLE {role} LOGIN; " + grants.replace("contact_exports;", f"{role};"))
     limited = re.sub(r"//[^@/]*@", f"//{role}@", database_url)
