@@ -254,6 +254,7 @@ async def test_the_recipe_kicks_a_running_export(database_url: str, connection: 
     await connection.close()
 
 
+@pytest.mark.long
 async def test_the_recipes_cancel_and_retry_an_export(
     database_url: str, connection: asyncpg.Connection, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ async def page(program: Program, path: str = "/") -> tuple[int, str]:
         return response.status, await response.text()
 
 
+@pytest.mark.long
 async def test_the_page_and_the_metrics_keep_their_last_figures_while_the_database_is_down(
     program: Program, own_postgres: EmbeddedPostgres
 ) -> None:
@@ -94,6 +95,7 @@ async def test_metrics_and_the_page_of_a_program_that_never_reached_its_database
         assert "Nothing has been read yet." in (await page(program))[1]
 
 
+@pytest.mark.long
 async def test_a_database_that_hangs_delays_a_scrape_and_the_page_by_seconds_at_most(
     program: Program, own_postgres: EmbeddedPostgres
 ) -> None:

@@ -29,6 +29,7 @@ async def program(
             yield program
 
 
+@pytest.mark.long
 async def test_create_requests_are_accepted_while_the_store_does_not_respond(program: Program, space: Tenant) -> None:
     async with asyncio.timeout(60), aiohttp.ClientSession(headers=space.headers) as session:
         while True:

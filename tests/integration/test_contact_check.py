@@ -346,6 +346,7 @@ async def test_tables_that_were_never_analyzed_are_named_with_the_statement(post
         assert "not_analyzed" not in {each.code for each in (await crm.check()).findings}
 
 
+@pytest.mark.long
 async def test_an_index_on_an_expression_without_statistics_is_named_with_the_statement(postgres_server: str) -> None:
     async with adopted(postgres_server, 5_000) as crm:
         (missing,) = [each for each in (await crm.check()).findings if "COALESCE" in each.mend]

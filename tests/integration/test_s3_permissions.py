@@ -212,6 +212,7 @@ async def test_with_the_policy_the_rehearsal_succeeds_and_leaves_nothing(life: L
     assert (await life.every.objects(), await life.every.uploads()) == ([], [])
 
 
+@pytest.mark.long
 async def test_with_the_policy_the_program_carries_an_export_through_its_whole_life(
     life: Life, faults: S3Faults, database_url: str, tmp_path: Path
 ) -> None:
