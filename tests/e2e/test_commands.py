@@ -335,12 +335,13 @@ async def test_a_deleted_space_leaves_nothing_and_its_export_that_runs_elsewhere
                 assert await connection.fetchval("SELECT count(*) FROM spaces WHERE subscription_active") == 2
                 deleted = await contact_exports("spaces", "delete", str(space.space_id), "--yes", **settings)
             assert deleted.code == 0, deleted.errors
-            assert deleted.output.splitlines() == [
+            # The process that runs the export may clean up its attempt before the command does.
+            steps = [line for line in deleted.output.splitlines() if line != "attempts cleaned up: 1"]
+            assert steps == [
                 "keys revoked: 1",
                 "running exports cancelled: 1",
                 "files deleted: 1",
                 "attempts that ended just now: waiting for their last calls to the store: 1",
-                "attempts cleaned up: 1",
                 "exports deleted: 2",
                 "Space deleted: 1",
             ]
