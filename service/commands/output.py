@@ -64,7 +64,7 @@ def visible(text: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Prepare standard output and standard error at the start of the program, so that they accept any text.
+    """Make standard output and standard error accept any text. Call it once, at the start of the program.
 
     Standard streams that the caller closed are opened on /dev/null, so that no file or socket gets their descriptors.
     Characters that the terminal's encoding does not have are written as escapes. Lost notes do not change the exit code.

@@ -33,7 +33,7 @@ class Session:
 class KeptSessions:
     """Keeps sessions for 5 s inside the block.
 
-    There are never more than attempts ran at the same time, because an attempt takes one that is kept.
+    An attempt takes a kept session before it opens one. So there are never more sessions than attempts that overlapped.
     """
 
     def __init__(self) -> None:

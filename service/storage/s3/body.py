@@ -59,7 +59,7 @@ class _GivenHashAuth(botocore.auth.S3SigV4Auth):
 def sign_with_given_hash(client: "S3Client") -> None:
     """Make this client sign UploadPart, whose body must be a PartBody, with the hash that the body carries.
 
-    botocore would also hash a part on its own that has a CRC32 and should be unsigned.
+    Without this, botocore hashes a part that has a CRC32 even if the part is to be unsigned.
 
     botocore documents neither the table of signers nor `payload`. tests/unit/test_storage_botocore.py fails if they change.
     """
