@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -19,7 +18,6 @@ from service.postgres.rate_limits import Admission, PostgresWindows
 from service.web import recent
 from service.web.rate_limit_windows import LibraryWindows
 from service.web.rate_limits import parse_limit
-from sql import statement
 from tests.support.jobs import connect, end_session, holding, until_waited_for
 from tests.support.web import BODY, EXPORTS, Site, SiteOptions, site
 
@@ -191,10 +189,3 @@ async def test_only_the_right_hash_the_scope_and_an_active_space_record_a_hit(da
         assert remaining == [1, 0, None]
         granted, window = await PostgresWindows(database).hit(parse_limit("2/minute"), "a-bucket", str(space_id))
         assert (granted, window.remaining) == (False, 0)
-
-
-def test_both_statements_record_a_hit_in_the_same_way() -> None:
-    texts = [re.search(r"ON CONFLICT \(key\).* AS age", statement(name), re.DOTALL) for name in ("record_hit", "admit")]
-    assert texts[0]
-    assert texts[1]
-    assert texts[0][0] == texts[1][0]

@@ -75,6 +75,67 @@ async def test_hits_leave_the_window_one_by_one_and_are_removed_by_the_next_hit(
     assert await hits_stored(database) == [2]
 
 
+HIGH = "150/minute"
+"""A limit whose hits are merged."""
+
+
+async def stored_calls(database: Database) -> list[int]:
+    """The number of calls at each time of the only window."""
+    async with database.connection() as connection:
+        return list(await connection.fetchval("SELECT calls FROM rate_limit_windows"))
+
+
+async def test_concurrent_hits_of_a_high_limit_are_counted_exactly_at_a_few_times(
+    database: Database, database_url: str
+) -> None:
+    async with Database(database_url, application_name="another replica", size=5) as other:
+        windows = [PostgresWindows(database), PostgresWindows(other)]
+        hits = await asyncio.gather(*(windows[i % 2].hit(parse_limit(HIGH), "key") for i in range(200)))
+    granted = [remaining for accepted, (_, remaining) in hits if accepted]
+    assert sorted(granted) == list(range(150))
+    calls = await stored_calls(database)
+    assert sum(calls[1:]) + 1 == 150  # the first hit has its exact time, and stands for itself
+    assert len(calls) < 50
+    for reset_time, remaining in (await windows[0].stats(parse_limit(HIGH), "key"), hits[-1][1]):
+        assert remaining == 0
+        assert 30 < reset_time - time.time() <= 61
+
+
+async def test_hits_of_a_high_limit_leave_the_window_with_all_their_calls(database: Database) -> None:
+    windows = PostgresWindows(database)
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO rate_limit_windows (key, hits, calls, expires_at) SELECT $1, ARRAY[now() - interval '61 s',"
+            " now() - interval '59 s', now() - interval '10 s'], ARRAY[100, 70, 80], now() + interval '1 s'",
+            parse_limit(HIGH).key_for("key"),
+        )
+    assert not await taken(windows, HIGH)
+    async with asyncio.timeout(10):
+        while not await taken(windows, HIGH):
+            await asyncio.sleep(0.05)
+    assert sorted(await stored_calls(database)) == [1, 80]
+    assert (await windows.stats(parse_limit(HIGH), "key")).remaining == 150 - 81
+
+
+async def test_hits_of_an_earlier_release_stand_for_one_call_each(database: Database) -> None:
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO rate_limit_windows (key, hits, expires_at)"
+            " SELECT $1, array_agg(now() - interval '1 ms' * n), now() + interval '1 m' FROM generate_series(1, 148) n",
+            parse_limit(HIGH).key_for("key"),
+        )
+    windows = PostgresWindows(database)
+    assert [await taken(windows, HIGH) for _ in range(3)] == [True, True, False]
+
+
+async def test_a_window_of_a_high_limit_stores_at_most_66_times(database: Database) -> None:
+    windows = PostgresWindows(database)
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        assert await taken(windows, "100000/second")
+    assert 40 < len(await stored_calls(database)) <= 66
+
+
 async def test_a_new_pool_still_sees_the_hits(database_url: str) -> None:
     for expected in (True, True, True, False, False):
         async with Database(database_url, application_name="restarted", size=1) as database:
