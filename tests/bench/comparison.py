@@ -29,9 +29,17 @@ async def compare(bench: Bench) -> Figures:
         for name in bench.plan.workloads:
             comparison = _Comparison(bench, contacts, service, rivals, WORKLOADS[name])
             figures[name] = await comparison.figures(names)
-    ratios = [each["ratios"].get("psql_igzip1") for each in figures.values()]
-    whole = len(ratios) == len(WORKLOADS) and all(ratios)
-    return {"workloads": figures, "geomean": {"psql_igzip1": geometric_mean(ratios) if whole else None}}
+    means = {
+        "psql_igzip1": _mean([each["ratios"].get("psql_igzip1") for each in figures.values()]),
+        "cpu_vs_psql_igzip1": _mean([each["cpu_vs_psql_igzip1"] for each in figures.values()]),
+    }
+    return {"workloads": figures, "geomean": means}
+
+
+def _mean(ratios: Sequence[float | None]) -> float | None:
+    """The geometric mean of one ratio for each workload; None if one is missing."""
+    known = [ratio for ratio in ratios if ratio]
+    return geometric_mean(known) if len(known) == len(WORKLOADS) else None
 
 
 class _Comparison:
@@ -87,7 +95,8 @@ class _Comparison:
         size, lines = self._exports[-1].size, self._expected.records.count
         rivals = {name: _rival_figures(runs, self._sizes[name]) for name, runs in self._runs.items()}
         cpu_server = median(export.cpu_server for export in self._exports)
-        of_psql = rivals.get("psql_igzip1", {}).get("cpu_server_s")
+        cpu = median(export.cpu_client + export.cpu_server for export in self._exports)
+        of_psql = rivals.get("psql_igzip1", {})
         gzip6 = self._sizes.get("psql_gzip6")
         return {
             "lines": lines,
@@ -96,7 +105,8 @@ class _Comparison:
             "rows_per_second": lines / seconds,
             "cpu_client_s": median(export.cpu_client for export in self._exports),
             "cpu_server_s": cpu_server,
-            "cpu_server_vs_psql": cpu_server / of_psql if of_psql else None,
+            "cpu_server_vs_psql": cpu_server / of_psql["cpu_server_s"] if of_psql else None,
+            "cpu_vs_psql_igzip1": cpu / of_psql["cpu_s"] if of_psql else None,
             "first_part_s": median(export.first_part for export in self._exports),
             "size": size,
             "size_vs_gzip6": size / gzip6 if gzip6 else None,
@@ -128,6 +138,7 @@ def _rival_figures(runs: Sequence[Run], size: int) -> Figures:
         "all_seconds": [run.seconds for run in runs],
         "cpu_client_s": median(run.cpu_client for run in runs),
         "cpu_server_s": median(run.cpu_server for run in runs),
+        "cpu_s": median(run.cpu_client + run.cpu_server for run in runs),
         "fsync_s": median(run.fsync for run in runs),
         "size": size,
     }

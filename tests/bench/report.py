@@ -14,7 +14,15 @@ from tests.bench.dataset import PARAMETERS
 from tests.bench.rivals import ALL
 from tests.bench.workloads import WORKLOADS
 
-_OF_A_WORKLOAD = ("seconds", "rows_per_second", "cpu_client_s", "cpu_server_s", "first_part_s", "size_vs_gzip6")
+_OF_A_WORKLOAD = (
+    "seconds",
+    "rows_per_second",
+    "cpu_client_s",
+    "cpu_server_s",
+    "cpu_vs_psql_igzip1",
+    "first_part_s",
+    "size_vs_gzip6",
+)
 _OF_A_SIDE = tuple(
     f"{name}_{which}" for name in ("export_cpu_s", "create_to_claim_p95_ms") for which in ("min", "median", "max")
 )
@@ -25,7 +33,7 @@ _PAGES: Figures = {
 _COMPARED = ("without", "without_min", "without_max", "with", "with_min", "with_max", "within_spread")
 _FIXED: Figures = {
     "workloads": {name: {**dict.fromkeys(_OF_A_WORKLOAD), "ratios": dict.fromkeys(ALL)} for name in WORKLOADS},
-    "geomean": {"psql_igzip1": None},
+    "geomean": {"psql_igzip1": None, "cpu_vs_psql_igzip1": None},
     "memory": {"rss_mib": {str(size): None for size in memory.SIZES}},
     "latency": {
         "status_p50_ms": dict.fromkeys(latency.LEVELS),

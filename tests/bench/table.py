@@ -41,9 +41,13 @@ def _workloads(result: Figures) -> Iterable[Table]:
             _contender(table, name, rival, its, each)
         table.add_section()
     yield table
-    judged = {"geometric mean of the ratios": result["geomean"]["psql_igzip1"]}
+    judged = {
+        "geometric mean of the ratios": result["geomean"]["psql_igzip1"],
+        "geometric mean of the CPU time, ours over its": result["geomean"]["cpu_vs_psql_igzip1"],
+    }
     for name, each in measured.items():
         if its := each["rivals"].get("psql_igzip1"):
+            judged[f"{name}: CPU time of client and server, ours over its"] = each["cpu_vs_psql_igzip1"]
             judged[f"{name}: the server's CPU time, ours over its"] = each["cpu_server_vs_psql"]
             judged[f"{name}: size, ours over its"] = each["size"] / its["size"]
         judged[f"{name}: cores kept busy by other programs"] = each["others_busy_cores"]
