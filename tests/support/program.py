@@ -16,6 +16,8 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 60.0
 _KEPT = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "TMPDIR", "LD_LIBRARY_PATH", "POSTGRES_BIN", "COVERAGE_PROCESS_CONFIG")
 _FOR_TESTS = {
+    # With any other interpreter `./run` would make .venv again, from which these tests run.
+    "PYTHON": sys.executable,
     # Short delays, and a lease that a busy machine can renew in time; tests that wait for its end set a shorter one.
     "LEASE_SECONDS": "10",
     "SWEEP_SECONDS": "0.5",
