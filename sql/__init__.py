@@ -2,7 +2,7 @@
 
 Each file in `queries/` belongs to the module of `service.postgres` with the same stem. A statement starts with
 `-- name: its_name` and at least one comment line that says what it does, and ends with a semicolon. A fragment starts with
-`-- fragment: its_name`; it is an expression that is inserted into a statement, and has no semicolon.
+`-- fragment: its_name`; it is a part that is inserted into a statement, such as an expression, and has no semicolon.
 """
 
 import hashlib

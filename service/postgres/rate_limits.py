@@ -55,7 +55,7 @@ class PostgresWindows:
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
-                _recording(statement("record_hit"), item), item.amount, _length(item), item.key_for(*identifiers)
+                _recording(statement("record_hit"), item), item.amount, _length(item), _key(item, *identifiers)
             )
         if row is None:
             return False, await self.stats(item, *identifiers)
@@ -66,7 +66,7 @@ class PostgresWindows:
 
         Retried once if the connection was lost, as after a restart of the database; then the hit may count twice.
         """
-        before, after = item.key_for(bucket, _SPACE).split(_SPACE)
+        before, after = _key(item, bucket, _SPACE).split(_SPACE)
         admit = partial(self._admit, item, key_id, key_sha256, scope, before, after)
         try:
             row = await admit()
@@ -85,7 +85,7 @@ class PostgresWindows:
 
     async def stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """When the oldest hit leaves the window, as `time.time()`, and how many calls still fit."""
-        row = await self._database.read_row("rate_limit_window", item.key_for(*identifiers), _length(item))
+        row = await self._database.read_row("rate_limit_window", _key(item, *identifiers), _length(item))
         assert row is not None
         return _stats(item, row["age"], row["hits"])
 
@@ -96,7 +96,16 @@ class PostgresWindows:
 
 def _recording(text: str, item: RateLimitItem) -> str:
     """A statement with the fragment that records a hit of this limit, in place of its marker."""
-    return text.replace("/* hit */", fragment("exact_hit" if item.amount <= _MOST_EXACT else "merged_hit"))
+    return text.replace("/* hit */", fragment("merged_hit" if _merges(item) else "exact_hit"))
+
+
+def _key(item: RateLimitItem, *identifiers: str) -> str:
+    """The key of a window. The release before knows no merged hits, and must not write into a window that has them."""
+    return item.key_for(*identifiers) + "/merged" * _merges(item)
+
+
+def _merges(item: RateLimitItem) -> bool:
+    return item.amount > _MOST_EXACT
 
 
 def _length(item: RateLimitItem) -> timedelta:

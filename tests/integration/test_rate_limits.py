@@ -94,7 +94,7 @@ async def test_concurrent_hits_of_a_high_limit_are_counted_exactly_at_a_few_time
     granted = [remaining for accepted, (_, remaining) in hits if accepted]
     assert sorted(granted) == list(range(150))
     calls = await stored_calls(database)
-    assert sum(calls[1:]) + 1 == 150  # the first hit has its exact time, and stands for itself
+    assert sum(calls) == 150
     assert len(calls) < 50
     for reset_time, remaining in (await windows[0].stats(parse_limit(HIGH), "key"), hits[-1][1]):
         assert remaining == 0
@@ -107,7 +107,7 @@ async def test_hits_of_a_high_limit_leave_the_window_with_all_their_calls(databa
         await connection.execute(
             "INSERT INTO rate_limit_windows (key, hits, calls, expires_at) SELECT $1, ARRAY[now() - interval '61 s',"
             " now() - interval '59 s', now() - interval '10 s'], ARRAY[100, 70, 80], now() + interval '1 s'",
-            parse_limit(HIGH).key_for("key"),
+            parse_limit(HIGH).key_for("key") + "/merged",
         )
     assert not await taken(windows, HIGH)
     async with asyncio.timeout(10):
@@ -117,15 +117,15 @@ async def test_hits_of_a_high_limit_leave_the_window_with_all_their_calls(databa
     assert (await windows.stats(parse_limit(HIGH), "key")).remaining == 150 - 81
 
 
-async def test_hits_of_an_earlier_release_stand_for_one_call_each(database: Database) -> None:
+async def test_hits_of_an_earlier_release_are_in_another_window(database: Database) -> None:
     async with database.connection() as connection:
         await connection.execute(
             "INSERT INTO rate_limit_windows (key, hits, expires_at)"
-            " SELECT $1, array_agg(now() - interval '1 ms' * n), now() + interval '1 m' FROM generate_series(1, 148) n",
+            " SELECT $1, array_agg(now() - interval '1 ms' * n), now() + interval '1 m' FROM generate_series(1, 150) n",
             parse_limit(HIGH).key_for("key"),
         )
-    windows = PostgresWindows(database)
-    assert [await taken(windows, HIGH) for _ in range(3)] == [True, True, False]
+    assert await taken(PostgresWindows(database), HIGH)
+    assert sorted(await hits_stored(database)) == [1, 150]
 
 
 async def test_a_window_of_a_high_limit_stores_at_most_66_times(database: Database) -> None:
@@ -133,7 +133,7 @@ async def test_a_window_of_a_high_limit_stores_at_most_66_times(database: Databa
     until = time.monotonic() + 2.5
     while time.monotonic() < until:
         assert await taken(windows, "100000/second")
-    assert 40 < len(await stored_calls(database)) <= 66
+    assert 2 < len(await stored_calls(database)) <= 66
 
 
 async def test_a_new_pool_still_sees_the_hits(database_url: str) -> None:
