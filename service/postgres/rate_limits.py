@@ -22,8 +22,8 @@ from service.postgres.pool import Database
 from sql import fragment, statement
 
 _MOST_EXACT = 100
-"""Highest limit whose hits are stored one by one. A hit then costs Postgres 90 µs for a limit of 30 per minute. For 1000 per
-second it would cost 475 µs, and more for every hit in the window; merged into 64 times it costs 100 µs for any limit."""
+"""Highest limit whose hits are stored one by one. With 30 stored times a hit costs Postgres 90 µs, with 1,000 it would cost
+475 µs. Merged into 1/64 of the window it costs 100 µs for any limit."""
 _PRUNE_BATCH = 1000
 """Rows per call, so that the statement finishes well within its timeout."""
 
@@ -53,10 +53,7 @@ class PostgresWindows:
 
         A granted hit is one statement: each further one would make the request wait for the event loop.
         """
-        async with self._database.connection() as connection:
-            row = await connection.fetchrow(
-                _recording(statement("record_hit"), item), item.amount, _length(item), _key(item, *identifiers)
-            )
+        row = await self._record(statement("record_hit"), item, _key(item, *identifiers))
         if row is None:
             return False, await self.stats(item, *identifiers)
         return True, _stats(item, row["age"], row["hits"])
@@ -67,7 +64,7 @@ class PostgresWindows:
         Retried once if the connection was lost, as after a restart of the database; then the hit may count twice.
         """
         before, after = _key(item, bucket, _SPACE).split(_SPACE)
-        admit = partial(self._admit, item, key_id, key_sha256, scope, before, after)
+        admit = partial(self._record, statement("admit"), item, key_id, key_sha256, scope, before, after)
         try:
             row = await admit()
         except DatabaseUnavailable as error:
@@ -79,9 +76,11 @@ class PostgresWindows:
         window = None if row["hits"] is None else _stats(item, row["age"], row["hits"])
         return Admission(Credential.of_row(row), window)
 
-    async def _admit(self, item: RateLimitItem, *arguments: Any) -> asyncpg.Record | None:
+    async def _record(self, text: str, item: RateLimitItem, *arguments: Any) -> asyncpg.Record | None:
+        """Run a statement with the fragment that records a hit of this limit, in place of its marker."""
+        text = text.replace("/* hit */", fragment("merged_hit" if _merges(item) else "exact_hit"))
         async with self._database.connection() as connection:
-            return await connection.fetchrow(_recording(statement("admit"), item), item.amount, _length(item), *arguments)
+            return await connection.fetchrow(text, item.amount, _length(item), *arguments)
 
     async def stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
         """When the oldest hit leaves the window, as `time.time()`, and how many calls still fit."""
@@ -92,11 +91,6 @@ class PostgresWindows:
     async def prune(self) -> int:
         """Delete windows whose hits have all expired, one batch per call; returns the count."""
         return len(await self._database.fetch("prune_rate_limits", _PRUNE_BATCH))
-
-
-def _recording(text: str, item: RateLimitItem) -> str:
-    """A statement with the fragment that records a hit of this limit, in place of its marker."""
-    return text.replace("/* hit */", fragment("merged_hit" if _merges(item) else "exact_hit"))
 
 
 def _key(item: RateLimitItem, *identifiers: str) -> str:

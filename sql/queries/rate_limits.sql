@@ -39,7 +39,7 @@ RETURNING (SELECT sum(coalesce(calls, 1)) FROM unnest(w.hits, w.calls) stored(hi
 -- name: admit
 -- The credential of key $3 with its Space, as live_api_key reads it; and if the hash of the key is $4, the key has the scope $5
 -- and the Space is active, a hit in the window $6 || (id of the Space) || $7, as record_hit adds it. Without a hit, hits and age
--- are null: the call is not allowed, or does not fit.
+-- are null: the call is not allowed, or does not fit. The marker as in record_hit.
 WITH key AS MATERIALIZED (
   SELECT k.key_sha256, k.scopes, s.id AS space_id, s.timezone, s.subscription_active
     FROM api_keys k JOIN spaces s ON s.id = k.space_id
